@@ -1,0 +1,44 @@
+# Two commands: make demo, make test. Both need Python 3.10 or newer, git and make.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+DATA ?=
+
+.PHONY: demo test lint bench check-accuracy doc clean
+
+# Installs into .venv, with the versions that were tested.
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints.txt -e '.[offline,dev]'
+	touch $@
+
+# Fits and scores on real images, writes heat maps to demo_output/.
+# On your own images, in MVTec layout: make demo DATA=path/to/category
+demo: $(INSTALLED)
+	$(BIN)/python -m skdinoad.demo $(DATA)
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+# Speed, memory and searches. Accuracy too with DATA=folder of MVTec-style categories.
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/search.py
+	$(BIN)/python benchmarks/memory.py
+
+check-accuracy: $(INSTALLED)
+	@test -n "$(DATA)" || { echo "usage: make check-accuracy DATA=folder"; exit 2; }
+	$(BIN)/python benchmarks/layers.py $(DATA)
+	$(BIN)/python benchmarks/accuracy.py $(DATA)
+
+doc: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	$(BIN)/python -m sphinx -W -b html doc doc/_build/html
+
+clean:
+	rm -rf .venv demo_output doc/_build

@@ -1,0 +1,115 @@
+"""DinoPatch with and without PCAAligner on every category below a folder.
+
+One default setting for all categories; the test images are only scored.
+
+    python benchmarks/accuracy.py ../shared/data
+    python benchmarks/accuracy.py ../shared/data --posed hazelnut aliens
+"""
+
+import warnings
+
+import cv2
+import numpy as np
+from _common import (
+    categories,
+    environment,
+    image_auroc,
+    parser,
+    pixel_auroc,
+    print_table,
+)
+from sklearn.utils import Bunch
+
+from skdinoad import DinoFeatures, DinoPatch, PCAAligner, Pipeline
+from skdinoad._images import as_images
+from skdinoad.datasets import read_mask
+
+
+def build(kind, size, neighborhood):
+    features = DinoFeatures(image_size=size)
+    detector = DinoPatch(features=features)
+    if neighborhood is not None:
+        detector.set_params(neighborhood=neighborhood)
+    if kind == "plain":
+        return Pipeline([detector])
+    polarity = {"aligned": "moment", "aligned by features": "features"}[kind]
+    extractor = DinoFeatures(image_size=224) if polarity == "features" else None
+    aligner = PCAAligner(output_size=size, polarity=polarity, features=extractor)
+    return Pipeline([aligner, detector])
+
+
+def measure(pipe, data):
+    """Return image and pixel AUROC, false alarms and misses at the own threshold."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pipe.fit(data.train)
+    decision = pipe.decision_function(data.test)
+    alarms = (decision < 0)[data.y == 1].mean()
+    misses = (decision >= 0)[data.y == -1].mean()
+    pixel = pixel_auroc(data, pipe.predict_map(data.test))
+    return image_auroc(data.y, decision), pixel, alarms, misses
+
+
+def posed(data, seed=0):
+    """Return the data on square canvases, each test image turned and shifted."""
+    rng = np.random.default_rng(seed)
+    test, masks = [], []
+    for image, mask in zip(as_images(data.test), data.masks):
+        angle, shift = rng.uniform(0, 360), rng.uniform(-0.05, 0.05, 2)
+        test.append(move(image[..., :3], angle, shift, cv2.BORDER_REPLICATE))
+        if mask is not None:
+            mask = read_mask(mask).astype(np.uint8)
+            mask = move(mask, angle, shift, cv2.BORDER_CONSTANT) > 0
+        masks.append(mask)
+    train = [
+        move(image[..., :3], 0, (0, 0), cv2.BORDER_REPLICATE)
+        for image in as_images(data.train)
+    ]
+    return Bunch(train=train, test=test, y=data.y, masks=masks)
+
+
+def move(image, angle, shift, border):
+    """Turn an image about its middle on a square canvas 1.2 times its longer edge."""
+    height, width = image.shape[:2]
+    side = round(1.2 * max(height, width))
+    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, 1)
+    matrix[:, 2] += [(side - width) / 2, (side - height) / 2] + side * np.array(shift)
+    nearest = image.ndim == 2
+    flags = cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
+    return cv2.warpAffine(image, matrix, (side, side), flags=flags, borderMode=border)
+
+
+def main():
+    arguments = parser(__doc__)
+    arguments.add_argument("--sizes", nargs="*", type=int, default=[224, 448])
+    arguments.add_argument("--kinds", nargs="*", default=["plain", "aligned"])
+    arguments.add_argument("--neighborhood", type=int, help="default: DinoPatch's own")
+    arguments.add_argument("--posed", nargs="*", help="turn and shift these categories")
+    arguments = arguments.parse_args()
+    print(environment() + "\n")
+    header = ["category", "pixels", "pipeline", "image AUROC", "pixel AUROC"]
+    print_table([*header, "false alarms", "misses"], [])
+    names = arguments.posed or arguments.categories
+    for name, data in categories(arguments.root, names):
+        for label, version in versions(name, data, arguments.posed):
+            for size in arguments.sizes:
+                for kind in arguments.kinds:
+                    pipe = build(kind, size, arguments.neighborhood)
+                    figures = [
+                        f"{x:.3f}" if x is not None else "-"
+                        for x in measure(pipe, version)
+                    ]
+                    print(
+                        f"| {label} | {size} | {kind} | " + " | ".join(figures) + " |",
+                        flush=True,
+                    )
+
+
+def versions(name, data, turned):
+    if not turned:
+        return [(name, data)]
+    return [(f"{name}, turned", posed(data))]
+
+
+if __name__ == "__main__":
+    main()

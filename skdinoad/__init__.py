@@ -1,0 +1,21 @@
+"""Visual anomaly detection that feels like scikit-learn."""
+
+from skdinoad._labels import to_labels
+from skdinoad._version import __version__
+from skdinoad.alignment import PCAAligner
+from skdinoad.detectors import DinoPatch
+from skdinoad.features import DinoFeatures
+from skdinoad.persistence import dump
+from skdinoad.pipeline import Pipeline, make_pipeline, predict_map
+
+__all__ = [
+    "DinoFeatures",
+    "DinoPatch",
+    "PCAAligner",
+    "Pipeline",
+    "__version__",
+    "dump",
+    "make_pipeline",
+    "predict_map",
+    "to_labels",
+]

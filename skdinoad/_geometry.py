@@ -1,0 +1,131 @@
+"""Pixel affines ("frames") and the two resamplings they serve.
+
+A frame is a float64 (3, 3) matrix that takes an output pixel (x, y, 1) to the input
+pixel it shows: x = column, y = row, pixel centres at integers, OpenCV's convention.
+Frames compose by ``@``: (aligned -> source) @ (patch -> aligned) = patch -> source.
+"""
+
+import cv2
+import numpy as np
+import torch
+
+__all__ = ["BORDERS", "resize_frame", "warp", "warp_back"]
+
+BORDERS = {
+    "wrap": cv2.BORDER_WRAP,
+    "reflect": cv2.BORDER_REFLECT_101,
+    "replicate": cv2.BORDER_REPLICATE,
+    "constant": cv2.BORDER_CONSTANT,
+}
+
+
+def resize_frame(source_size: tuple, size: tuple) -> np.ndarray:
+    """Return the frame of a resize that maps the whole image onto the whole image.
+
+    Parameters
+    ----------
+    source_size, size : tuple of int
+        (height, width) before and after.
+
+    Returns
+    -------
+    frame : ndarray of shape (3, 3), float64
+        Resized pixel -> source pixel. A patch grid is a resize too: with patches of
+        14 pixels it gives 14 k + 6.5.
+
+    Examples
+    --------
+    >>> from skdinoad._geometry import resize_frame
+    >>> resize_frame((28, 42), (2, 3))
+    array([[14. ,  0. ,  6.5],
+           [ 0. , 14. ,  6.5],
+           [ 0. ,  0. ,  1. ]])
+    """
+    ys, xs = np.divide(source_size, size)
+    return np.array([[xs, 0, (xs - 1) / 2], [0, ys, (ys - 1) / 2], [0, 0, 1.0]])
+
+
+def warp(image, frame, size, *, border="replicate", nearest=False) -> np.ndarray:
+    """Resample an image into a frame.
+
+    Parameters
+    ----------
+    image : ndarray of shape (H, W) or (H, W, channels), uint8 or float32
+    frame : ndarray of shape (3, 3)
+        Output pixel -> pixel of ``image``.
+    size : tuple of int
+        (height, width) of the output.
+    border : {"wrap", "reflect", "replicate", "constant"}
+        What lies outside the image ("constant" is 0).
+    nearest : bool
+        Nearest instead of bilinear sampling.
+
+    Returns
+    -------
+    ndarray of shape (height, width[, channels])
+        Where the frame shrinks more than twofold the image is averaged first, so
+        that fine structure does not alias.
+    """
+    shrink = np.sqrt(abs(np.linalg.det(frame[:2, :2])))
+    if shrink > 2 and not nearest:
+        height, width = image.shape[:2]
+        small = (max(1, round(height / shrink)), max(1, round(width / shrink)))
+        to_small = np.linalg.inv(resize_frame((height, width), small))
+        image = cv2.resize(image, small[::-1], interpolation=cv2.INTER_AREA)
+        frame = to_small @ frame
+    sampling = cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
+    return cv2.warpAffine(
+        image,
+        frame[:2],
+        size[::-1],
+        flags=sampling | cv2.WARP_INVERSE_MAP,
+        borderMode=BORDERS[border],
+    )
+
+
+def warp_back(grid, frame, size) -> np.ndarray:
+    """Carry a grid of scores home to the image it was computed from.
+
+    Parameters
+    ----------
+    grid : ndarray of shape (h, w), float
+        Scores; NaN = invalid cell.
+    frame : ndarray of shape (3, 3)
+        Grid index -> source pixel.
+    size : tuple of int
+        (H, W) of the source image.
+
+    Returns
+    -------
+    ndarray of shape (H, W), float32
+        Bilinear between cell centres, constant in the outer half cells. A pixel that
+        the grid does not cover, or whose surroundings are mostly invalid, is 0.
+
+    Notes
+    -----
+    torch samples at exact positions; OpenCV rounds them to 1/32 cell, visible as
+    steps when a cell is 14 pixels wide.
+    """
+    h, w = grid.shape
+    x, y = _grid_positions(np.linalg.inv(frame), size)
+    valid = np.isfinite(grid)
+    layers = torch.from_numpy(np.stack([np.where(valid, grid, 0), valid]))
+    scale = [2 / max(w - 1, 1), 2 / max(h - 1, 1)]
+    position = torch.stack([x * scale[0] - 1, y * scale[1] - 1], dim=-1)
+    total, weight = torch.nn.functional.grid_sample(
+        layers[None].float(),
+        position[None].float(),
+        padding_mode="border",
+        align_corners=True,
+    )[0]
+    inside = (x >= -0.5) & (x <= w - 0.5) & (y >= -0.5) & (y <= h - 0.5)
+    trusted = inside & (weight >= 0.5)
+    return torch.where(trusted, total / weight.clamp_min(0.5), 0).numpy()
+
+
+def _grid_positions(to_grid, size):
+    """Return the grid coordinates (x, y) of every pixel, two (H, W) tensors."""
+    rows = torch.arange(size[0], dtype=torch.float64)[:, None]
+    columns = torch.arange(size[1], dtype=torch.float64)[None]
+    (a, b, c), (d, e, f) = to_grid[:2]
+    return a * columns + (b * rows + c), d * columns + (e * rows + f)

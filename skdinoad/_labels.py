@@ -1,0 +1,90 @@
+"""Labels: +1 normal, -1 anomalous, as for every outlier detector of scikit-learn."""
+
+import numpy as np
+
+__all__ = ["normal_rows", "to_labels"]
+
+
+def to_labels(y, *, defect=1) -> np.ndarray:
+    """Translate any binary labels to +1 (normal) and -1 (anomalous).
+
+    Parameters
+    ----------
+    y : array-like of shape (n,)
+        Labels of any kind: 0/1, booleans, names of defect kinds.
+    defect : scalar or sequence, default=1
+        The value, or values, that mean "anomalous"; all others mean normal.
+
+    Returns
+    -------
+    ndarray of shape (n,), int
+
+    Raises
+    ------
+    ValueError
+        If ``y`` is not one-dimensional.
+
+    Examples
+    --------
+    >>> from skdinoad import to_labels
+    >>> to_labels([0, 0, 1])
+    array([ 1,  1, -1])
+    >>> to_labels(["good", "crack", "hole"], defect=["crack", "hole"])
+    array([ 1, -1, -1])
+    """
+    y = np.asarray(y)
+    if y.ndim != 1:
+        raise ValueError(f"y has shape {y.shape}; expected one label per image, (n,).")
+    return np.where(np.isin(y, np.atleast_1d(defect)), -1, 1)
+
+
+def normal_rows(y, n: int) -> np.ndarray:
+    """Return the indices of the rows that ``y`` does not call anomalous.
+
+    Parameters
+    ----------
+    y : None, array-like of shape (n,), or masks
+        Labels +1 / -1; or masks of shape (n, H, W), or a list of (H, W) masks, where
+        any true pixel makes the image anomalous.
+    n : int
+        Number of samples.
+
+    Returns
+    -------
+    ndarray of int
+
+    Raises
+    ------
+    ValueError
+        If labels are not +1 / -1, lengths differ, or no normal row is left.
+
+    Examples
+    --------
+    >>> from skdinoad._labels import normal_rows
+    >>> normal_rows([1, -1, 1], 3)
+    array([0, 2])
+    """
+    if y is None:
+        return np.arange(n)
+    if len(y) != n:
+        raise ValueError(f"y has {len(y)} entries, X has {n} samples.")
+    if np.ndim(y[0]) >= 2:
+        normal = np.array([not np.any(mask) for mask in y])
+    else:
+        normal = _checked_labels(y) == 1
+    if not normal.any():
+        raise ValueError(f"All {n} rows are labelled anomalous; fit needs normal ones.")
+    return np.flatnonzero(normal)
+
+
+def _checked_labels(y):
+    y = np.asarray(y)
+    if y.ndim != 1 or y.dtype.kind not in "iuf" or not np.isin(y, [1, -1]).all():
+        found = np.unique(y)[:5].tolist()
+        raise ValueError(
+            f"y holds {found} (shape {y.shape}, dtype {y.dtype}); expected +1 (normal) "
+            "and -1 (anomalous), as everywhere in scikit-learn's outlier detection. "
+            "With 0/1 labels scikit-learn's roc_auc would silently give 1 - AUC. "
+            "Translate them: y = skdinoad.to_labels(y, defect=1)."
+        )
+    return y

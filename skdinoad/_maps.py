@@ -1,0 +1,108 @@
+"""Operations on grids of patch scores: higher = more anomalous, NaN = invalid."""
+
+import cv2
+import numpy as np
+from scipy import ndimage
+
+__all__ = ["aggregate", "clean", "smooth"]
+
+
+def smooth(grids, sigma: float) -> np.ndarray:
+    """Smooth score grids with a Gaussian that looks at valid cells only.
+
+    Parameters
+    ----------
+    grids : ndarray of shape (n, h, w), float
+        NaN = invalid.
+    sigma : float
+        Standard deviation in cells; 0 returns the grids as they are.
+
+    Returns
+    -------
+    ndarray of shape (n, h, w)
+        Invalid cells stay NaN and give their neighbours nothing.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdinoad._maps import smooth
+    >>> smooth(np.array([[[2.0, 2.0, np.nan]]]), sigma=1.0)
+    array([[[ 2.,  2., nan]]])
+    """
+    if sigma == 0:
+        return grids
+    valid = np.isfinite(grids)
+    total = _gaussian(np.where(valid, grids, 0), sigma)
+    weight = _gaussian(valid.astype(total.dtype), sigma)
+    return np.divide(total, weight, out=np.full_like(total, np.nan), where=valid)
+
+
+def _gaussian(grids, sigma):
+    return ndimage.gaussian_filter(grids, sigma, axes=(1, 2), mode="nearest")
+
+
+def clean(grids, threshold: float, opening: int = 0, closing: int = 0) -> np.ndarray:
+    """Set to 0 what lies below a threshold or is too small to be a defect.
+
+    Parameters
+    ----------
+    grids : ndarray of shape (n, h, w), float
+    threshold : float
+        Cells below it become 0. Take it from held-out normal images: a percentile
+        of each map would keep the same area in every image, good or bad.
+    opening, closing : int
+        Diameter in cells of the ellipse that opens, then closes, the set of cells
+        above the threshold; 0 = off.
+
+    Returns
+    -------
+    ndarray of shape (n, h, w)
+        The scores inside the cleaned set, 0 outside, NaN where invalid.
+    """
+    keep = (grids >= threshold).astype(np.uint8)
+    for operation, size in ((cv2.MORPH_OPEN, opening), (cv2.MORPH_CLOSE, closing)):
+        if size:
+            kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
+            keep = np.stack([cv2.morphologyEx(k, operation, kernel) for k in keep])
+    return np.where(np.isnan(grids) | (keep > 0), grids, 0)
+
+
+def aggregate(grids, how: str = "top", top_fraction: float = 0.01) -> np.ndarray:
+    """Reduce each score grid to one image score over its valid cells.
+
+    Parameters
+    ----------
+    grids : ndarray of shape (n, h, w), float
+    how : {"top", "max", "mean", "p99"}
+        "top" is the mean of the largest ``floor(top_fraction * m)`` of the m valid
+        cells, at least one; "p99" the interpolated 99th percentile.
+    top_fraction : float
+        In (0, 1].
+
+    Returns
+    -------
+    ndarray of shape (n,), float64
+        Higher = more anomalous; NaN where a grid has no valid cell.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdinoad._maps import aggregate
+    >>> grid = np.array([[[1.0, 2.0], [3.0, np.nan]]])
+    >>> [float(aggregate(grid, how)[0]) for how in ("max", "mean", "top")]
+    [3.0, 2.0, 3.0]
+    """
+    return np.array([_aggregate_one(grid, how, top_fraction) for grid in grids])
+
+
+def _aggregate_one(grid, how, top_fraction):
+    values = grid[np.isfinite(grid)].astype(np.float64)
+    if values.size == 0:
+        return np.nan
+    if how == "p99":
+        return np.percentile(values, 99)
+    if how == "top":
+        # The tiny term keeps floor(0.29 * 100) at 29 although 0.29 is not exact.
+        count = max(1, int(top_fraction * values.size + 1e-9))
+        return np.partition(values, -count)[-count:].mean()
+    return values.max() if how == "max" else values.mean()

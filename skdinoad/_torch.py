@@ -1,0 +1,50 @@
+"""Small helpers around torch: which device, which dtype, which random state."""
+
+import warnings
+from contextlib import contextmanager
+
+import torch
+
+__all__ = ["resolve_device", "resolve_dtype", "seeded"]
+
+
+def resolve_device(device: str = "auto") -> torch.device:
+    """Return the torch device that a ``device`` parameter asks for.
+
+    ``"auto"`` takes CUDA, then Apple's MPS, then the CPU. A device that this
+    machine lacks falls back to the CPU with a warning, so that a model fitted on a
+    GPU opens on a laptop.
+    """
+    if device == "auto":
+        return torch.device(_best_device())
+    wanted = torch.device(device)
+    if wanted.type != "cpu" and not _available(wanted.type):
+        warnings.warn(
+            f"device={device!r} is not available on this machine; using the CPU.",
+            UserWarning,
+            stacklevel=2,
+        )
+        return torch.device("cpu")
+    return wanted
+
+
+def _best_device() -> str:
+    return next((name for name in ("cuda", "mps") if _available(name)), "cpu")
+
+
+def _available(kind: str) -> bool:
+    backend = {"cuda": torch.cuda, "mps": torch.backends.mps}.get(kind)
+    return backend is not None and backend.is_available()
+
+
+def resolve_dtype(dtype: str) -> torch.dtype:
+    """Return the torch dtype of that name ("float32", "bfloat16" or "float16")."""
+    return getattr(torch, dtype)
+
+
+@contextmanager
+def seeded(seed: int):
+    """Seed torch inside the block; the caller's global random state never moves."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,531 @@
+"""PCAAligner: centre, axis and size of a part from the moments of its outline."""
+
+import warnings
+from numbers import Integral, Real
+
+import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.utils.validation import check_is_fitted
+
+from skdinoad._geometry import BORDERS, warp
+from skdinoad._images import as_images, take
+from skdinoad._labels import normal_rows
+from skdinoad._sklearn import Interval, StrOptions
+from skdinoad.alignment._pose import SUPPORTS, find_pose
+
+__all__ = ["PCAAligner"]
+
+_FLAGS = ("no_object", "isotropic", "ambiguous", "clamped", "full_frame")
+
+
+class PCAAligner(TransformerMixin, BaseEstimator):
+    r"""Bring every part to the image centre, its main axis level, at one size.
+
+    Edges outline the part; the moments of the outlined area give its centroid, the
+    direction of its major axis (first principal component) and its extent. One affine
+    warp moves the part into the output, and the alpha channel tells which output
+    pixels come from inside the photograph.
+
+    Parameters
+    ----------
+    support : {"hull", "filled", "edges", "mask"}, default="hull"
+        What weighs in the moments: the convex hull of the outline (its pieces above
+        a tenth of the largest together), the largest outline filled, all contour
+        points (the original recipe, sensitive to edges inside the part), or the
+        alpha channel of RGBA images as the caller's mask.
+    mode : {"full", "centre+scale", "centre", "none"}, default="full"
+        How much of the pose is undone; "none" only fits the image into the output.
+    polarity : {"moment", "features"} or None, default="moment"
+        How the two ends of the axis are told apart: by the third moment along it, by
+        the features right against left of the centre, or not at all.
+    flip : {"rotate", "mirror"}, default="rotate"
+        How a reversed part is turned: by 180 degrees, or mirrored as the original
+        does, which changes the handedness of threads and print.
+    output_size : int or (int, int), default=448
+        Side, or (height, width), of the output: a long part wants a strip. For a
+        strip to stay one, give ``DinoFeatures(image_size=None)``. Where nothing is
+        aligned, a number is the smaller side, and the images keep their shape.
+    scale : float, default=0.9
+        Share of the output width that 4 standard deviations along the axis fill; for
+        a filled ellipse that is its length, for a rod 1.15 times its length. If any
+        part of the training images would then leave the output, it is reduced, for
+        all images alike, until they just fit.
+    rotation : float, default=0
+        Degrees from the output's x axis to the part's axis, clockwise.
+    border : {"wrap", "reflect", "replicate", "constant"}, default="wrap"
+        What fills the output where the photograph ends. Those pixels are invalid.
+    canny : (float, float) or "auto", default=(30, 90)
+        Edge thresholds, on the image reduced to at most 256 pixels; "auto" takes 0.66 and 1.33 times the median grey.
+    blur : int, default=5
+        Odd size of the Gaussian kernel before edge detection, 0 = off.
+    closing : int, default=7
+        Size of the square that closes gaps in the edges, 0 = off.
+    min_contour : int, default=30
+        Contours of fewer points are ignored.
+    min_share, max_share : float, default=0.005, 0.95
+        A support outside these shares of the image is no object, or full frame.
+    features : extractor or None, default=None
+        For ``polarity="features"``: an object with ``transform``, such as
+        DinoFeatures.
+
+    Attributes
+    ----------
+    mode_ : str
+        ``mode``, or "none" if most training images show no single object.
+    output_size_ : (int, int)
+        Height and width of the aligned images.
+    isotropic_ : bool
+        Whether most training parts have no main axis; then none is rotated.
+    scale_ : float
+        ``scale``, or what it had to be reduced to.
+    zoom_ : float
+        Median of (output pixels per source pixel) over the training images.
+    polarity_reference_ : ndarray of shape (c,) or None
+        Mean feature difference between the right and the left half.
+    features_ : extractor or None
+        The fitted extractor.
+
+    Notes
+    -----
+    With support "hull" the moments are those of the area inside the convex hull, so
+    threads, print and reflections, which come and go with rotation, have no say.
+
+    Flags tell where an image is special, and what is done:
+
+    - ``no_object``: no outline, or a support below ``min_share``: fitted whole into
+      the output. ``fit_transform`` makes such a training image invalid (alpha 0), so
+      that a detector behind leaves it out and never learns "no part" as normal.
+    - ``full_frame``: support above ``max_share`` or touching three borders: likewise.
+    - ``isotropic``: eigenvalue ratio above 0.83, the axis is undefined: not rotated.
+    - ``ambiguous``: the two ends look alike (skewness below 0.05, cosine below 0.1):
+      not flipped.
+    - ``clamped``: size beyond 4 times, or a quarter of, the training median: limited.
+
+    References
+    ----------
+    kroezem, "DinoPatch", github.com/kroezem/DinoPatch: Canny, contours, PCA, wrap
+    padding, polarity from a reference vector. Hull support, rotation instead of
+    mirroring, and the third moment are ours.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdinoad import PCAAligner
+    >>> image = np.zeros((100, 100, 3), dtype=np.uint8)
+    >>> image[20:80, 40:50] = 255                     # an upright bar
+    >>> aligner = PCAAligner(output_size=64).fit([image])
+    >>> aligned, frames, flags = aligner.align([image])
+    >>> aligned.shape, (frames[0] @ [31.5, 31.5, 1]).round().tolist()  # its middle
+    ((1, 64, 64, 4), [44.0, 49.0, 1.0])
+    >>> bool(aligned[0, 32, 10, 0] > 200), bool(aligned[0, 10, 32, 0] > 200)
+    (True, False)
+    """
+
+    _parameter_constraints = {
+        "support": [StrOptions(set(SUPPORTS))],
+        "mode": [StrOptions({"full", "centre+scale", "centre", "none"})],
+        "polarity": [StrOptions({"moment", "features"}), None],
+        "flip": [StrOptions({"rotate", "mirror"})],
+        "output_size": [Interval(Integral, 1, None, closed="left"), tuple, list],
+        "scale": [Interval(Real, 0, None, closed="neither")],
+        "rotation": [Interval(Real, -360, 360, closed="both")],
+        "border": [StrOptions(set(BORDERS))],
+        "canny": [StrOptions({"auto"}), tuple, list],
+        "blur": [Interval(Integral, 0, None, closed="left")],
+        "closing": [Interval(Integral, 0, None, closed="left")],
+        "min_contour": [Interval(Integral, 1, None, closed="left")],
+        "min_share": [Interval(Real, 0, 1, closed="both")],
+        "max_share": [Interval(Real, 0, 1, closed="both")],
+        "features": "no_validation",
+    }
+
+    def __init__(
+        self,
+        *,
+        support="hull",
+        mode="full",
+        polarity="moment",
+        flip="rotate",
+        output_size=448,
+        scale=0.9,
+        rotation=0,
+        border="wrap",
+        canny=(30, 90),
+        blur=5,
+        closing=7,
+        min_contour=30,
+        min_share=0.005,
+        max_share=0.95,
+        features=None,
+    ):
+        self.support = support
+        self.mode = mode
+        self.polarity = polarity
+        self.flip = flip
+        self.output_size = output_size
+        self.scale = scale
+        self.rotation = rotation
+        self.border = border
+        self.canny = canny
+        self.blur = blur
+        self.closing = closing
+        self.min_contour = min_contour
+        self.min_share = min_share
+        self.max_share = max_share
+        self.features = features
+
+    def fit(self, X, y=None):
+        """Learn the usual size, and whether the parts have an axis at all.
+
+        Parameters
+        ----------
+        X : array, list of images or paths
+            uint8 0..255 or float 0..1, (n, H, W[, 1 | 3 | 4]), a list, or paths.
+        y : None, array-like of shape (n,), or masks of shape (n, H, W)
+            +1 normal, -1 anomalous; **rows labelled anomalous are left out**.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError, TypeError
+            If a parameter or an image is invalid.
+
+        Warns
+        -----
+        UserWarning
+            If some, or most, images show no single object.
+        """
+        self._fit(X, y)
+        return self
+
+    def fit_transform(self, X, y=None):
+        """Fit and align; training images without an object come out invalid.
+
+        Equals ``fit(X, y).transform(X)``, except that images flagged ``no_object``
+        have alpha 0 everywhere: a detector behind leaves them out of its training.
+
+        Parameters
+        ----------
+        X : array, list of images or paths
+        y : None, array-like of shape (n,), or masks of shape (n, H, W)
+
+        Returns
+        -------
+        Z : ndarray of shape (n, height, width, 4), uint8
+        """
+        Z, _, flags = self._align(as_images(X), self._fit(X, y))
+        if self.mode_ != "none":
+            Z[flags["no_object"], ..., 3] = 0
+        return Z
+
+    def transform(self, X):
+        """Return the aligned images.
+
+        Parameters
+        ----------
+        X : array, list of images or paths
+
+        Returns
+        -------
+        Z : ndarray of shape (n, height, width, 4), uint8
+            RGB and alpha, 255 = the pixel comes from inside the photograph.
+        """
+        return self.align(X)[0]
+
+    def transform_frames(self, X):
+        """Return the aligned images and where their pixels come from.
+
+        Parameters
+        ----------
+        X : array, list of images or paths
+
+        Returns
+        -------
+        Z : ndarray of shape (n, height, width, 4), uint8
+        frames : ndarray of shape (n, 3, 3), float64
+            Aligned pixel (x, y, 1) -> source pixel.
+        """
+        return self.align(X)[:2]
+
+    def align(self, X):
+        """Return the aligned images, their frames, and what is special about each.
+
+        Parameters
+        ----------
+        X : array, list of images or paths
+
+        Returns
+        -------
+        Z : ndarray of shape (n, height, width, 4), uint8
+        frames : ndarray of shape (n, 3, 3), float64
+        flags : structured ndarray of shape (n,)
+            Boolean fields no_object, isotropic, ambiguous, clamped, full_frame.
+        """
+        check_is_fitted(self)
+        return self._align(as_images(X), {})
+
+    # -- fitting ----------------------------------------------------------------------
+
+    def _fit(self, X, y):
+        """Fit; return the poses found, by row, so that they need no second search."""
+        self._check_parameters()
+        images = as_images(X)
+        rows = normal_rows(y, len(images))
+        poses = {int(row): self._find(images[row]) for row in rows}
+        self._fit_sizes(poses, images)
+        self.features_, self.polarity_reference_ = None, None
+        if self.polarity == "features":
+            self._fit_polarity(take(images, rows), list(poses.values()))
+        return poses
+
+    def _check_parameters(self):
+        self._validate_params()
+        if self.blur and self.blur % 2 == 0:
+            raise ValueError(f"blur={self.blur}: expected an odd kernel size, or 0.")
+        for name, count in (("output_size", 2), ("canny", 2)):
+            value = getattr(self, name)
+            if not isinstance(value, (str, Integral)) and len(value) != count:
+                raise ValueError(f"{name}={value!r}: expected {count} numbers.")
+        if self.polarity == "features" and not hasattr(self.features, "transform"):
+            raise TypeError(
+                f"polarity='features' needs features= with a method transform, got "
+                f"{self.features!r}; pass features=DinoFeatures()."
+            )
+
+    def _find(self, image):
+        return find_pose(
+            image,
+            support=self.support,
+            canny=self.canny,
+            blur=self.blur,
+            closing=self.closing,
+            min_contour=self.min_contour,
+        )
+
+    def _fit_sizes(self, poses, images):
+        usable = [p for p in poses.values() if not (self._absent(p) or self._fills(p))]
+        ratios = np.array([pose.ratio for pose in usable])
+        self.mode_ = self.mode
+        if self.mode != "none":
+            self._check_usable(poses, images, ratios)
+        self.output_size_ = self._fit_output(images, list(poses))
+        self.isotropic_ = bool(len(ratios)) and bool((ratios > _MAX_RATIO).mean() > 0.5)
+        self.scale_ = self.scale / max([1.0, *(self._overflow(p) for p in usable)])
+        zooms = [self._zoom(pose) for pose in usable]
+        self.zoom_ = float(np.median(zooms)) if zooms else 1.0
+
+    def _fit_output(self, images, rows):
+        """Return the output's (height, width)."""
+        if not isinstance(self.output_size, Integral):
+            return tuple(int(edge) for edge in self.output_size)
+        if self.mode_ != "none":
+            return (int(self.output_size),) * 2
+        sizes = np.array([images.size(row) for row in rows], float)
+        shape = np.median(sizes / sizes.min(axis=1, keepdims=True), axis=0)
+        return tuple(int(edge) for edge in np.round(self.output_size * shape))
+
+    def _check_usable(self, poses, images, ratios):
+        """Switch alignment off where the training images show no common part."""
+        absent = [images.name(row) for row, p in poses.items() if self._absent(p)]
+        reason = None
+        if len(ratios) <= len(poses) / 2:
+            reason = (
+                f"only {len(ratios)} of {len(poses)} training images show a single "
+                f"object ({len(absent)} show none, the others fill the frame)"
+            )
+        elif len(ratios) > 2 and np.std(ratios) > _MAX_SHAPE_SPREAD:
+            reason = "the outlines found in the training images have no common shape"
+        if reason:
+            self.mode_ = "none"
+            self._warn(
+                f"Nothing is aligned: {reason}. For a texture pass mode='none'; for "
+                f"parts change canny={self.canny}, or pass RGBA images whose alpha is "
+                "the part, and support='mask'."
+            )
+        elif absent:
+            self._warn(
+                f"No object found in {', '.join(absent[:5])} ({len(absent)} of "
+                f"{len(poses)} training images): left out of training. Lower canny="
+                f"{self.canny} or remove them."
+            )
+
+    @staticmethod
+    def _warn(message):
+        warnings.warn(message, UserWarning, stacklevel=6)
+
+    def _fit_polarity(self, images, poses):
+        self.features_ = clone(self.features).fit(images)
+        pairs = [self._place(image, pose) for image, pose in zip(images, poses)]
+        turned = [not (f["no_object"] or f["full_frame"]) for _, f in pairs]
+        sides = self._sides(images, [frame for frame, _ in pairs])[turned]
+        reference = sides[0] if len(sides) else None
+        for _ in range(3):
+            if reference is not None:
+                reference = np.mean(np.sign(sides @ reference)[:, None] * sides, axis=0)
+        self.polarity_reference_ = reference
+
+    # -- alignment --------------------------------------------------------------------
+
+    def _align(self, images, poses):
+        """Align all images; poses already known are not sought again."""
+        frames = np.empty((len(images), 3, 3))
+        flags = np.zeros(len(images), [(name, bool) for name in _FLAGS])
+        Z = np.empty((len(images), *self.output_size_, 4), np.uint8)
+        for i, image in enumerate(images):
+            pose = poses[i] if i in poses else self._pose_if_needed(image)
+            frames[i], flags[i] = self._place(image, pose)
+            Z[i] = self._warp(image, frames[i])
+        if self.polarity_reference_ is not None:
+            self._turn_by_features(images, Z, frames, flags)
+        return Z, frames, flags
+
+    def _pose_if_needed(self, image):
+        return None if self.mode_ == "none" else self._find(image)
+
+    def _place(self, image, pose):
+        """Return an image's frame, by its pose alone, and its flags as a tuple."""
+        flag = np.zeros((), [(name, bool) for name in _FLAGS])
+        whole = self.mode_ == "none" or self._absent(pose) or self._fills(pose)
+        if whole:
+            if self.mode_ != "none":
+                flag["no_object"] = self._absent(pose)
+                flag["full_frame"] = not flag["no_object"]
+            return self._frame(_middle(image), 0.0, self._contain(image)), flag
+        angle = self._angle(pose, flag)
+        zoom = self._clamped_zoom(image, pose, flag)
+        frame = self._frame(pose.centre, angle, zoom)
+        if self._points_left(pose, flag):
+            frame = frame @ self._turn()
+        return frame, flag
+
+    def _absent(self, pose):
+        return pose is None or pose.share < self.min_share
+
+    def _fills(self, pose):
+        return pose is not None and (pose.share > self.max_share or pose.borders >= 3)
+
+    def _angle(self, pose, flag):
+        if self.mode_ != "full":
+            return 0.0
+        flag["isotropic"] = self.isotropic_ or pose.ratio > _MAX_RATIO
+        return 0.0 if flag["isotropic"] else pose.angle - np.deg2rad(self.rotation)
+
+    def _points_left(self, pose, flag):
+        """Whether the third moment says that the part is reversed."""
+        rotated = self.mode_ == "full" and not flag["isotropic"]
+        if not rotated or self.polarity != "moment":
+            return False
+        flag["ambiguous"] = abs(pose.skewness) < _MIN_SKEWNESS
+        return pose.skewness < 0 and not flag["ambiguous"]
+
+    def _zoom(self, pose):
+        height, width = self.output_size_
+        # A part that is not rotated may lie across the output's shorter side.
+        length = width if self.mode_ == "full" else min(height, width)
+        return self.scale_ * length / (4 * pose.sigma)
+
+    def _overflow(self, pose):
+        """How many times too large a part is for the output at ``scale``."""
+        height, width = self.output_size_
+        if self.mode_ == "full" and not self.isotropic_:
+            extent = np.multiply(pose.reach, self.scale * width / 2)
+            return max(extent / [width, height])
+        return self.scale / 2 * np.hypot(*pose.reach)
+
+    def _clamped_zoom(self, image, pose, flag):
+        if self.mode_ == "centre":
+            return self._contain(image)
+        zoom = self._zoom(pose)
+        clamped = np.clip(zoom, self.zoom_ / _MAX_ZOOM, self.zoom_ * _MAX_ZOOM)
+        flag["clamped"] = clamped != zoom
+        return clamped
+
+    def _contain(self, image):
+        return min(np.divide(self.output_size_, image.shape[:2]))
+
+    def _frame(self, centre, angle, zoom):
+        """Return the frame that puts a source point, turned and zoomed, in the middle."""
+        height, width = self.output_size_
+        to_middle = np.array(
+            [[1, 0, (1 - width) / 2], [0, 1, (1 - height) / 2], [0, 0, 1]]
+        )
+        c, s = np.cos(angle) / zoom, np.sin(angle) / zoom
+        return np.array([[c, -s, centre[0]], [s, c, centre[1]], [0, 0, 1]]) @ to_middle
+
+    def _turn(self):
+        """Return the frame that reverses the output along its x axis."""
+        height, width = self.output_size_
+        if self.flip == "mirror":
+            return np.array([[-1.0, 0, width - 1], [0, 1, 0], [0, 0, 1]])
+        return np.array([[-1.0, 0, width - 1], [0, -1, height - 1], [0, 0, 1]])
+
+    def _warp(self, image, frame):
+        size = self.output_size_
+        valid = np.full(image.shape[:2], 255, np.uint8)
+        if image.shape[-1] == 4:
+            valid = np.where(image[..., 3] >= 128, valid, 0).astype(np.uint8)
+        color = np.ascontiguousarray(image[..., :3])
+        alpha = warp(valid, frame, size, border="constant", nearest=True)
+        return np.dstack([warp(color, frame, size, border=self.border), alpha])
+
+    # -- polarity by features ---------------------------------------------------------
+
+    def _turn_by_features(self, images, Z, frames, flags):
+        rotated = self.mode_ == "full" and not self.isotropic_
+        fixed = flags["no_object"] | flags["full_frame"] | flags["isotropic"]
+        if not rotated or fixed.all():
+            return
+        rows = np.flatnonzero(~fixed)
+        sides, reference = self._side_vectors(Z[rows]), self.polarity_reference_
+        lengths = np.linalg.norm(sides, axis=1) * np.linalg.norm(reference)
+        cosine = sides @ reference / np.maximum(lengths, np.finfo(np.float32).tiny)
+        flags["ambiguous"][rows] = np.abs(cosine) < _MIN_COSINE
+        for row in rows[cosine <= -_MIN_COSINE]:
+            frames[row] = frames[row] @ self._turn()
+            Z[row] = self._warp(images[row], frames[row])
+
+    def _sides(self, images, frames):
+        aligned = [self._warp(image, frame) for image, frame in zip(images, frames)]
+        return self._side_vectors(np.stack(aligned))
+
+    def _side_vectors(self, Z):
+        """Return (n, c): mean features right minus left of the centre, middle rows."""
+        F = np.asarray(self.features_.transform(Z))
+        h, w = F.shape[1:3]
+        band = F[:, max(0, h // 2 - 2) : h // 2 + 2]
+        right, left = band[:, :, w - w // 2 :], band[:, :, : w // 2]
+        return _mean_valid(right) - _mean_valid(left)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.three_d_array = True
+        return tags
+
+
+#: Eigenvalue ratio above which the axis is noise (aspect ratio below about 1.1).
+_MAX_RATIO = 0.83
+#: Standard deviation of the eigenvalue ratio above which outlines are accidents of a
+#: texture: parts have 0.002 (screws) to 0.15 (cookies), paper 0.21 and 0.25.
+_MAX_SHAPE_SPREAD = 0.18
+#: Zoom factors beyond this multiple of the training median are limited.
+_MAX_ZOOM = 4.0
+#: Skewness, and cosine to the reference, below which two ends count as alike. Then
+#: the part stays as found: if all photographs show one pose, it stays the same.
+_MIN_SKEWNESS = 0.05
+_MIN_COSINE = 0.1
+
+
+def _middle(image):
+    height, width = image.shape[:2]
+    return np.array([(width - 1) / 2, (height - 1) / 2])
+
+
+def _mean_valid(F):
+    """Mean feature vector (n, c) over the valid patches of (n, h, w, c), else 0."""
+    valid = np.isfinite(F).all(-1)
+    total = np.where(valid[..., None], F, 0).sum(axis=(1, 2))
+    return total / np.maximum(valid.sum(axis=(1, 2)), 1)[:, None]

@@ -1,0 +1,363 @@
+"""What all detectors share: input, features, batches, scores, offset, maps."""
+
+import warnings
+from numbers import Real
+
+import numpy as np
+from sklearn.base import BaseEstimator, OutlierMixin, clone
+from sklearn.utils.validation import check_is_fitted
+from tqdm.auto import tqdm
+
+from skdinoad._geometry import warp_back
+from skdinoad._images import as_images, take
+from skdinoad._labels import normal_rows
+from skdinoad._maps import aggregate
+from skdinoad._sklearn import Interval, StrOptions
+
+__all__ = ["BaseDetector"]
+
+
+class BaseDetector(OutlierMixin, BaseEstimator):
+    """Base class of the detectors that score a grid of patch features.
+
+    A subclass writes three methods, and names its default extractor:
+
+    - ``_default_features()`` -> an unfitted extractor;
+    - ``_fit_grid(F)`` learns from features (n, h, w, c), NaN = invalid patch;
+    - ``_score_grid(F)`` -> (n, h, w) scores, higher = more anomalous, NaN = invalid;
+    - ``_holdout_grids()`` -> such scores of the training images, each held out.
+
+    An extractor is any object with ``fit`` and ``transform_frames(X) -> (F, frames)``.
+    """
+
+    _parameter_constraints = {
+        "features": "no_validation",
+        "aggregate": [StrOptions({"top", "max", "mean", "p99"})],
+        "top_fraction": [Interval(Real, 0, 1, closed="right")],
+        "contamination": [StrOptions({"auto"}), Interval(Real, 0, 0.5, closed="right")],
+        "verbose": ["boolean"],
+    }
+
+    # -- fitting ----------------------------------------------------------------------
+
+    def fit(self, X, y=None):
+        """Learn what normal images look like.
+
+        Parameters
+        ----------
+        X : array, list of images or paths, or feature grids
+            Images: uint8 0..255 or float 0..1 of shape (n, H, W), (n, H, W, 1),
+            (n, H, W, 3) or (n, H, W, 4) with alpha = valid; a list of images; file
+            paths. Features: float (n, h, w, c) with c > 4, as DinoFeatures gives them.
+        y : None, array-like of shape (n,), or masks of shape (n, H, W)
+            +1 normal, -1 anomalous. **Rows labelled anomalous are left out**, so a
+            cross-validation with any splitter never trains on a defect.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an image cannot be used (naming its row or path), labels are 0/1, no
+            normal row is left, or a parameter is out of range.
+        """
+        self._validate_params()
+        X = self._check_input(X)
+        rows = normal_rows(y, len(X))
+        self.features_ = self._fit_extractor(X)
+        self._fit_grid(self._collect(take(X, rows)))
+        self._set_offset()
+        return self
+
+    def fit_predict(self, X, y=None):
+        """Fit and return the labels of the same images, as ``fit(X, y).predict(X)``.
+
+        The training images are in what was learned: expect all of them +1.
+        """
+        return self.fit(X, y).predict(X)
+
+    def set_params(self, **params):
+        """Set parameters; ``features__...`` reaches the default extractor too."""
+        if self.features is None and any(p.startswith("features__") for p in params):
+            if params.get("features") is None:
+                self.features = self._default_features()
+        return super().set_params(**params)
+
+    def _fit_extractor(self, X):
+        """Return a fitted copy of the extractor, or None for feature grids."""
+        if self.features == "passthrough" or not _holds_images(X):
+            return None
+        extractor = self.features
+        if extractor is None:
+            extractor = self._default_features()
+        lacking = [m for m in ("fit", "transform_frames") if not hasattr(extractor, m)]
+        if lacking:
+            raise TypeError(
+                f"features={extractor!r} lacks {' and '.join(lacking)}; expected an "
+                "extractor such as DinoFeatures, 'passthrough' or None."
+            )
+        return clone(extractor).fit(X)
+
+    def _collect(self, X):
+        """Return the features of all rows of X as one (n, h, w, c) array."""
+        bank, kept, start = None, [], 0
+        for F, _ in self._batches(X, "fit"):
+            for grid in F:
+                if bank is None:
+                    # Stored (h, w, n, c), seen as (n, h, w, c): detectors that keep
+                    # a bank per location get it without a second copy.
+                    shape = (*grid.shape[:2], len(X), grid.shape[2])
+                    bank = np.empty(shape, np.float32).transpose(2, 0, 1, 3)
+                self._check_shape(grid.shape, bank.shape[1:], start)
+                bank[len(kept)] = grid
+                if np.isfinite(grid).all(-1).any():
+                    kept.append(start)
+                start += 1
+        return self._usable(bank, kept, start)
+
+    def _usable(self, bank, kept, n):
+        if not kept:
+            raise ValueError(
+                f"None of the {n} images has a valid patch: nothing to fit on. If an "
+                "aligner found no object, try its mode='none'."
+            )
+        if len(kept) < n:
+            dropped = sorted(set(range(n)) - set(kept))
+            warnings.warn(
+                f"{len(dropped)} of {n} images have no valid patch (rows {dropped[:9]} "
+                "of the normal ones) and are left out.",
+                UserWarning,
+                stacklevel=4,
+            )
+        return bank[: len(kept)]
+
+    def _check_shape(self, shape, expected, row):
+        if shape != expected:
+            raise ValueError(
+                f"Image {row} gives a patch grid of shape {shape}, expected {expected}:"
+                f" {type(self).__name__} compares images location by location. Bring "
+                "them to one size: PCAAligner() in front, or "
+                "features__image_size=(height, width)."
+            )
+
+    def _set_offset(self):
+        """Set the threshold and display limits from held-out scores of normals."""
+        grids = self._holdout_grids()
+        if grids is None:
+            warnings.warn(
+                "Fitted on a single image: no image can be held out, so there is no "
+                "threshold. score_samples and predict_map work; for predict, fit on "
+                "more images or set offset_ yourself.",
+                UserWarning,
+                stacklevel=3,
+            )
+            self.holdout_scores_, self.offset_ = np.empty(0), np.nan
+            self.map_limits_ = (0.0, 1.0)
+            return
+        self.holdout_scores_ = -self._aggregate(grids)
+        self.offset_ = _offset(self.holdout_scores_, self.contamination)
+        self.map_limits_ = _display_limits(grids)
+
+    # -- scoring ----------------------------------------------------------------------
+
+    def score_samples(self, X):
+        """Return the normality of each image.
+
+        Parameters
+        ----------
+        X : array, list of images or paths, or feature grids
+            As in ``fit``.
+
+        Returns
+        -------
+        scores : ndarray of shape (n,), float64
+            Higher = more normal; the papers' anomaly score with its sign changed,
+            hence <= 0 for distances.
+
+        Raises
+        ------
+        ValueError
+            If an image cannot be read, has no valid patch, or gives another grid
+            than the training images.
+        """
+        check_is_fitted(self)
+        scores = [self._aggregate(D) for D, _ in self._scored(X, "score")]
+        scores = np.concatenate(scores)
+        if np.isnan(scores).any():
+            row = int(np.flatnonzero(np.isnan(scores))[0])
+            raise ValueError(
+                f"X[{row}] has no valid patch where the training images have one, so "
+                "it has no score. Check its alpha channel and alignment."
+            )
+        return -scores
+
+    def decision_function(self, X):
+        """Return ``score_samples(X) - offset_``: below 0 is anomalous.
+
+        Parameters
+        ----------
+        X : array, list of images or paths, or feature grids
+
+        Returns
+        -------
+        decision : ndarray of shape (n,), float64
+        """
+        check_is_fitted(self)
+        if np.isnan(self.offset_):
+            raise ValueError(
+                "This detector has no threshold (offset_ is NaN), because it was "
+                "fitted on a single image. Fit on more images or set offset_ yourself."
+            )
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X):
+        """Return +1 for images that look normal and -1 for anomalous ones.
+
+        Parameters
+        ----------
+        X : array, list of images or paths, or feature grids
+
+        Returns
+        -------
+        labels : ndarray of shape (n,), int
+        """
+        return np.where(self.decision_function(X) < 0, -1, 1)
+
+    def predict_map(self, X):
+        """Return a heat map for each image, in the coordinates of the image given.
+
+        Parameters
+        ----------
+        X : array, list of images or paths, or feature grids
+
+        Returns
+        -------
+        maps : ndarray of shape (n, H, W), float32
+            Higher = more anomalous, 0 where nothing could be scored. A list of (H, W)
+            arrays if the images differ in size.
+
+        See Also
+        --------
+        skdinoad.predict_map : The same for any Pipeline or search.
+        """
+        check_is_fitted(self)
+        X = self._check_input(X)
+        return self.map_frames(X, None, [_size(X, i) for i in range(len(X))])
+
+    def map_frames(self, X, frames, sizes):
+        """Return heat maps in the coordinates of the images that X was made from.
+
+        Parameters
+        ----------
+        X : array, list of images or paths, or feature grids
+            What this detector scores.
+        frames : ndarray of shape (n, 3, 3) or None
+            Pixel of X -> pixel of the image it was made from; None = the same.
+        sizes : list of (int, int)
+            (H, W) of those images.
+
+        Returns
+        -------
+        maps : ndarray of shape (n, H, W), float32, or list of (H, W)
+        """
+        maps = []
+        for D, inner in self._scored(X, "maps"):
+            for grid, frame in zip(D, inner):
+                i = len(maps)
+                outer = np.eye(3) if frames is None else frames[i]
+                maps.append(warp_back(grid, outer @ frame, sizes[i]))
+        return np.stack(maps) if len(set(sizes)) == 1 else maps
+
+    # -- private ----------------------------------------------------------------------
+
+    def _aggregate(self, D):
+        return aggregate(D, self.aggregate, self.top_fraction)
+
+    def _scored(self, X, task):
+        """Yield (score grids, frames) batch by batch."""
+        for F, frames in self._batches(self._check_input(X), task):
+            yield self._score_grid(np.asarray(F, np.float32)), frames
+
+    def _check_input(self, X):
+        if self.features != "passthrough" and _holds_images(X):
+            return as_images(X)
+        return _check_grids(X)
+
+    def _batches(self, X, task):
+        """Yield (features, frames) of a few images at a time: memory stays bounded."""
+        size = getattr(self.features_, "batch_size", 16)
+        starts = range(0, len(X), size)
+        quiet = not self.verbose or len(starts) == 1
+        for start in tqdm(starts, desc=task, unit="batch", disable=quiet):
+            batch = X[start : start + size]
+            if self.features_ is not None:
+                yield self.features_.transform_frames(batch)
+            else:
+                yield batch, np.broadcast_to(np.eye(3), (len(batch), 3, 3))
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.three_d_array = True
+        return tags
+
+
+def _holds_images(X):
+    """Whether X holds images (or paths) rather than grids of patch features."""
+    if isinstance(X, np.ndarray) and X.dtype != object:
+        return not (X.ndim == 4 and X.dtype.kind == "f" and _is_wide(X))
+    if isinstance(X, (list, tuple, np.ndarray)) and len(X):
+        first = X[0]
+        is_grid = isinstance(first, np.ndarray) and first.ndim == 3
+        return not (is_grid and first.dtype.kind == "f" and _is_wide(first))
+    return True
+
+
+def _is_wide(array):
+    # Channels first, (n, 3, H, W), is an image by mistake and gets its own message.
+    return array.shape[-1] > 4 and not (array.ndim == 4 and array.shape[1] in (1, 3))
+
+
+def _check_grids(X):
+    for row, grid in enumerate(X):
+        if np.ndim(grid) != 3 or np.isinf(grid).any():
+            raise ValueError(
+                f"X[{row}] has shape {np.shape(grid)}; expected features (h, w, c) "
+                "that are finite, or NaN where a patch is invalid."
+            )
+    return X
+
+
+def _size(X, i):
+    return X.size(i) if hasattr(X, "name") else X[i].shape[:2]
+
+
+def _offset(scores, contamination):
+    """Return the threshold on held-out normal scores (higher = more normal).
+
+    "auto" is the least normal of them. A number alpha is the share of good images to
+    be flagged: the k-th lowest score, k = floor((n + 1) * alpha), so that a new
+    normal image falls below it with probability <= alpha (split conformal bound).
+    """
+    if contamination == "auto":
+        return float(scores.min())
+    rank = int((len(scores) + 1) * contamination + 1e-9)
+    if rank < 1:
+        needed = int(np.ceil(1 / contamination)) - 1
+        warnings.warn(
+            f"contamination={contamination} needs {needed} normal images, fit has "
+            f"{len(scores)}: the threshold is their lowest held-out score, and about "
+            f"1 in {len(scores) + 1} good images will be flagged.",
+            UserWarning,
+            stacklevel=4,
+        )
+    return float(np.sort(scores)[max(rank, 1) - 1])
+
+
+def _display_limits(grids):
+    """Return (low, high) for heat maps: the hottest normal patch is half way up."""
+    values = grids[np.isfinite(grids)]
+    low, top = float(np.median(values)), float(values.max())
+    return low, max(low + 2 * (top - low), low + np.finfo(np.float32).eps)

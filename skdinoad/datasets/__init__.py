@@ -1,0 +1,7 @@
+"""Images to try things on: rendered parts, planted defects, folders on disk."""
+
+from skdinoad.datasets._defects import plant_defect
+from skdinoad.datasets._folder import load_folder, read_mask
+from skdinoad.datasets._screws import make_screws
+
+__all__ = ["load_folder", "make_screws", "plant_defect", "read_mask"]

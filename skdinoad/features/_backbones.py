@@ -1,0 +1,131 @@
+"""Frozen networks: loaded once per process, never pickled, named by their digest."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from skdinoad._timm import timm
+from skdinoad._torch import seeded
+from skdinoad.features import _weights
+
+__all__ = ["Backbone", "get_backbone", "load_backbone"]
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen ViT and what a report must say about it.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        In evaluation mode, on its device, without gradients.
+    digest : str
+        sha256 over names, shapes and values of all parameters: the same weights
+        have the same digest whatever file they came in.
+    known : KnownWeights
+        The registry's entry for these weights.
+    """
+
+    network: torch.nn.Module
+    digest: str
+    known: "_weights.KnownWeights"
+
+    @property
+    def patch_size(self) -> int:
+        return self.network.patch_embed.patch_size[0]
+
+    @property
+    def depth(self) -> int:
+        return len(self.network.blocks)
+
+    @property
+    def mean_std(self) -> torch.Tensor:
+        """(2, 3) channel mean and standard deviation for values in 0..1."""
+        config = self.network.pretrained_cfg
+        return torch.tensor([config["mean"], config["std"]])
+
+
+def get_backbone(model: str, weights: str, device, dtype) -> Backbone:
+    """Return the network from the process-level cache; load it the first time."""
+    loaded = load_backbone(model, str(weights))
+    return _on_device(loaded, torch.device(device), dtype)
+
+
+@lru_cache(maxsize=2)
+def _on_device(backbone, device, dtype):
+    if device.type == "cpu" and dtype is torch.float32:
+        return backbone
+    import copy
+
+    network = copy.deepcopy(backbone.network).to(device=device, dtype=dtype)
+    return Backbone(network, backbone.digest, backbone.known)
+
+
+@lru_cache(maxsize=2)
+def load_backbone(model: str, weights: str) -> Backbone:
+    """Build a timm ViT and load its weights (on the CPU, in float32).
+
+    Raises
+    ------
+    ValueError
+        If timm has no such model, it is no plain ViT, or the file does not fit it.
+    WeightsNotFoundError
+        If no weights were found.
+    """
+    if weights.startswith("random:"):
+        network, known = _random(model, weights), None
+    else:
+        network, known = _pretrained(model, weights), _weights.GENUINE
+    network.eval().requires_grad_(False)
+    digest = content_digest(network)
+    if known is None:
+        known = _weights.KnownWeights(weights, "random initialisation", (-1,), True)
+    return Backbone(network, digest, _weights.REGISTRY.get(digest, known))
+
+
+def _random(model, weights):
+    try:
+        seed = int(weights.removeprefix("random:"))
+    except ValueError:
+        raise ValueError(
+            f"weights={weights!r}: expected 'random:SEED' with an integer seed."
+        ) from None
+    with seeded(seed):
+        return _create(model, pretrained=False)
+
+
+def _pretrained(model, weights):
+    path = _weights.find(model, weights)
+    overlay = {"file": str(path)}
+    try:
+        return _create(model, pretrained=True, pretrained_cfg_overlay=overlay)
+    except RuntimeError as error:
+        raise ValueError(
+            f"The weights in {str(path)!r} do not fit model={model!r}: {error}"
+        ) from error
+
+
+def _create(model, **kwargs):
+    if not timm.is_model(model):
+        raise ValueError(
+            f"model={model!r} is not a timm model; see timm.list_models('vit*')."
+        )
+    network = timm.create_model(
+        model, num_classes=0, dynamic_img_size=True, scriptable=False, **kwargs
+    )
+    if not hasattr(network, "blocks") or not hasattr(network, "patch_embed"):
+        raise ValueError(
+            f"model={model!r} is a {type(network).__name__}, expected a plain ViT."
+        )
+    return network
+
+
+def content_digest(network) -> str:
+    """Return the sha256 over all parameters and buffers of a network."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.contiguous().numpy())
+    return digest.hexdigest()

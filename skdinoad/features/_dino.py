@@ -1,0 +1,374 @@
+"""Patch features of a frozen Vision Transformer."""
+
+from numbers import Integral, Real
+from pathlib import Path
+
+import joblib
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, TransformerMixin
+from tqdm.auto import tqdm
+
+from skdinoad._geometry import resize_frame
+from skdinoad._images import as_images
+from skdinoad._sklearn import Interval, Options, StrOptions
+from skdinoad._torch import resolve_device, resolve_dtype
+from skdinoad.features._backbones import get_backbone
+from skdinoad.features._store import image_key, open_store
+
+__all__ = ["DinoFeatures"]
+
+
+class DinoFeatures(TransformerMixin, BaseEstimator):
+    """Turn images into grids of DINOv2 patch features.
+
+    An image is resized so that both its sides are whole numbers of patches, every
+    pixel is seen, and its frame says exactly where each patch lies: nothing is
+    cropped, padded or shifted. Nothing is learned from the images; ``fit`` checks the
+    parameters and records which weights are used.
+
+    Parameters
+    ----------
+    model : str, default="vit_small_patch14_dinov2.lvd142m"
+        Any Vision Transformer of timm, with its pretrained tag.
+    weights : str or path, default="auto"
+        "auto" takes the genuine weights from the local hub cache, else downloads
+        them, else takes those in the package of ``skdinoad[offline]``. "hub" and
+        "package" allow that one source. A path names a ``.safetensors`` file, or a
+        ``.pt`` / ``.pth`` file, which is read as weights only. "random:SEED" draws
+        random weights, for tests.
+    layers : "auto", "last", int or sequence of int, default="auto"
+        Blocks whose tokens are taken, 0-based, negative from the end. "auto" follows
+        what is known of the weights: the last block for genuine DINOv2, a measured
+        choice for the packaged copy (``benchmarks/layers.py``). The network stops at
+        the last block needed.
+    norm : "auto" or bool, default="auto"
+        Whether the network's final LayerNorm is applied to every layer taken. "auto"
+        follows ``layers="auto"``'s knowledge; with explicit layers it is on for the
+        last block and off otherwise.
+    concatenate : bool, default=True
+        Whether several layers are joined along the channels, (n, h, w, l * c), or
+        kept apart, (n, h, w, l, c).
+    image_size : int, (int, int) or None, default=448
+        The smaller edge, the exact (height, width), or None for the image's own
+        size. Rounded to whole patches; an int keeps the aspect ratio to within half
+        a patch.
+    dtype : {"float32", "bfloat16", "float16"}, default="float32"
+        Precision of the network; features are float32 always.
+    device : str, default="auto"
+        "auto" takes a GPU if there is one.
+    batch_size : int, default=8
+        Images per forward pass.
+    min_valid : float, default=0.5
+        A patch is invalid (NaN) if a smaller share of its pixels has alpha >= 128.
+    cache : None, False, path or joblib.Memory, default=None
+        Where features are kept, per image and by content: None in this process (up
+        to 1 GiB), False nowhere, else on disk.
+    verbose : bool, default=False
+        Show a progress bar.
+
+    Attributes
+    ----------
+    weights_name_ : str
+        Which weights were used, and their source.
+    weights_digest_ : str
+        sha256 over the content of the network.
+    layers_ : tuple of int
+        The blocks taken, 0-based.
+    norm_ : bool
+        Whether the final LayerNorm is applied.
+    patch_size_ : int
+        Pixels per patch side.
+
+    See Also
+    --------
+    PCAAligner : Brings parts into one pose first.
+    DinoPatch : Scores the features.
+
+    References
+    ----------
+    Oquab et al., "DINOv2: Learning Robust Visual Features without Supervision",
+    TMLR 2024, arXiv 2304.07193. Network and weight loading: timm.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdinoad import DinoFeatures
+    >>> features = DinoFeatures(model="test_vit", weights="random:0", image_size=64)
+    >>> F, frames = features.transform_frames(np.zeros((2, 60, 90, 3)))
+    >>> F.shape, frames[0, 0].tolist()
+    ((2, 4, 6, 64), [15.0, 0.0, 7.0])
+    """
+
+    _parameter_constraints = {
+        "model": [str],
+        "weights": [str, Path],
+        "layers": [StrOptions({"auto", "last"}), Integral, "array-like"],
+        "norm": [StrOptions({"auto"}), "boolean"],
+        "concatenate": ["boolean"],
+        "image_size": [Interval(Integral, 1, None, closed="left"), tuple, list, None],
+        "dtype": [StrOptions({"float32", "bfloat16", "float16"})],
+        "device": [str],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "min_valid": [Interval(Real, 0, 1, closed="both")],
+        "cache": [None, Options(bool, {False}), str, Path, joblib.Memory],
+        "verbose": ["boolean"],
+    }
+
+    def __init__(
+        self,
+        *,
+        model="vit_small_patch14_dinov2.lvd142m",
+        weights="auto",
+        layers="auto",
+        norm="auto",
+        concatenate=True,
+        image_size=448,
+        dtype="float32",
+        device="auto",
+        batch_size=8,
+        min_valid=0.5,
+        cache=None,
+        verbose=False,
+    ):
+        self.model = model
+        self.weights = weights
+        self.layers = layers
+        self.norm = norm
+        self.concatenate = concatenate
+        self.image_size = image_size
+        self.dtype = dtype
+        self.device = device
+        self.batch_size = batch_size
+        self.min_valid = min_valid
+        self.cache = cache
+        self.verbose = verbose
+
+    def fit(self, X=None, y=None):
+        """Check the parameters and record which weights are used.
+
+        Parameters
+        ----------
+        X : ignored
+            Nothing is learned from images; rows labelled anomalous in ``y`` cannot
+            leak into the features.
+        y : ignored
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If a parameter is out of range, the model is unknown or the weights do
+            not fit it.
+        WeightsNotFoundError
+            If no weights were found; the message names the remedies.
+        """
+        self._validate_params()
+        backbone = self._backbone()
+        self.layers_, self.norm_ = self._layers(backbone)
+        self.patch_size_ = backbone.patch_size
+        self.weights_digest_ = backbone.digest
+        self.weights_name_ = f"{backbone.known.name} [{backbone.known.source}]"
+        return self
+
+    def transform(self, X):
+        """Return the patch features of images.
+
+        Parameters
+        ----------
+        X : array, list of images or paths
+            Images as everywhere: uint8 0..255 or float 0..1, (n, H, W[, 1 | 3 | 4]),
+            a list of images of any sizes, or file paths.
+
+        Returns
+        -------
+        F : ndarray of shape (n, h, w, c), float32
+            NaN vector = invalid patch. A list of (h, w, c) arrays if the grids differ
+            in size. (n, h, w, l, c) with ``concatenate=False``.
+        """
+        return self.transform_frames(X)[0]
+
+    def transform_frames(self, X):
+        """Return the patch features of images and where the patches lie.
+
+        Parameters
+        ----------
+        X : array, list of images or paths
+            As in ``transform``.
+
+        Returns
+        -------
+        F : ndarray of shape (n, h, w, c), float32, or list of (h, w, c)
+        frames : ndarray of shape (n, 3, 3), float64
+            Patch index (x, y, 1) -> pixel of the image given in.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an image cannot be read (naming its row or path), or the weights found
+            now are not those of ``fit`` (naming both digests).
+        """
+        images = as_images(X)
+        extract = self._extractor()
+        batches = torch.arange(len(images)).split(self.batch_size)
+        # A single batch is over in a moment, and would only make bars flicker.
+        quiet = not self.verbose or len(batches) == 1
+        parts = [
+            extract(images[rows.numpy()])
+            for rows in tqdm(batches, desc="features", unit="batch", disable=quiet)
+        ]
+        grids = [grid for part in parts for grid in part[0]]
+        frames = np.concatenate([part[1] for part in parts])
+        same = len({grid.shape for grid in grids}) == 1
+        return (np.stack(grids) if same else grids), frames
+
+    # -- private ----------------------------------------------------------------------
+
+    def _backbone(self):
+        device, dtype = resolve_device(self.device), resolve_dtype(self.dtype)
+        return get_backbone(self.model, self.weights, device, dtype)
+
+    def _layers(self, backbone):
+        """Return the 0-based blocks to take and whether the final norm is applied."""
+        known, depth = backbone.known, backbone.depth
+        if isinstance(self.layers, str):
+            chosen = known.layers if self.layers == "auto" else (-1,)
+        else:
+            chosen = tuple(int(i) for i in np.atleast_1d(self.layers))
+        wrong = [i for i in chosen if not -depth <= i < depth]
+        if wrong or not chosen:
+            raise ValueError(
+                f"layers={self.layers!r}: expected block numbers from {-depth} to "
+                f"{depth - 1}; {self.model} has {depth} blocks."
+            )
+        layers = tuple(i % depth for i in chosen)
+        if self.norm != "auto":
+            return layers, bool(self.norm)
+        if isinstance(self.layers, str) and self.layers == "auto":
+            return layers, known.norm
+        return layers, layers == (depth - 1,)
+
+    def _extractor(self):
+        """Return the function that turns one batch of images into (grids, frames)."""
+        if not hasattr(self, "weights_digest_"):
+            # Nothing is learned, so transform works without fit, on a copy that is.
+            return type(self)(**self.get_params(deep=False)).fit()._extract
+        backbone = self._backbone()
+        if backbone.digest != self.weights_digest_:
+            raise ValueError(
+                f"This model was fitted with weights {self.weights_digest_} "
+                f"({self.weights_name_}), but model={self.model!r}, "
+                f"weights={str(self.weights)!r} now gives {backbone.digest} "
+                f"({backbone.known.name} [{backbone.known.source}]). Provide the same "
+                "weights, or fit again."
+            )
+        return self._extract
+
+    def _extract(self, images):
+        """Return grids and frames of one batch, from the store where it has them."""
+        store, settings = open_store(self.cache), self._settings()
+        images = list(images)
+        keys = [image_key(image, settings) for image in images]
+        grids = [store.get(key) for key in keys]
+        missing = [i for i, grid in enumerate(grids) if grid is None]
+        for i, grid in zip(missing, self._forward([images[i] for i in missing])):
+            grids[i] = grid
+            store.put(keys[i], grid)
+        frames = [
+            resize_frame(image.shape[:2], grid.shape[:2])
+            for image, grid in zip(images, grids)
+        ]
+        return grids, np.stack(frames)
+
+    def _settings(self):
+        """Everything besides the pixels that shapes the features, as a string."""
+        shaping = (self.weights_digest_, self.layers_, self.norm_, self.image_size)
+        return repr((*shaping, self.concatenate, self.dtype, self.min_valid))
+
+    def _forward(self, images):
+        """Run the network once per grid size and return the grids in order."""
+        sizes = [self._grid_size(image.shape[:2]) for image in images]
+        grids = [None] * len(images)
+        for size in dict.fromkeys(sizes):
+            rows = [i for i, other in enumerate(sizes) if other == size]
+            tokens = self._tokens([images[i] for i in rows], size)
+            for i, grid in zip(rows, tokens):
+                grids[i] = _invalidate(grid, images[i], self.min_valid)
+        return grids
+
+    def _grid_size(self, size):
+        """Return the patch grid (h, w) of an image of (height, width)."""
+        if self.image_size is None:
+            wanted = size
+        elif np.ndim(self.image_size):
+            wanted = self.image_size
+        else:
+            wanted = np.multiply(size, self.image_size / min(size))
+        return tuple(max(1, round(edge / self.patch_size_)) for edge in wanted)
+
+    @torch.inference_mode()
+    def _tokens(self, images, size):
+        """Return float32 tokens (n, h, w, c) or (n, h, w, l, c) of equal-sized grids."""
+        backbone = self._backbone()
+        pixels = tuple(edge * self.patch_size_ for edge in size)
+        x = torch.cat([_resize(image[..., :3], pixels) for image in images])
+        mean, std = backbone.mean_std[:, None, :, None, None] * 255
+        device, dtype = resolve_device(self.device), resolve_dtype(self.dtype)
+        x = ((x - mean) / std).to(device=device, dtype=dtype)
+        layers = backbone.network.forward_intermediates(
+            x,
+            indices=list(self.layers_),
+            norm=self.norm_,
+            stop_early=True,
+            output_fmt="NLC",
+            intermediates_only=True,
+        )
+        join = torch.cat if self.concatenate else torch.stack
+        # timm answers in network order; the caller's order is the one promised.
+        order = np.argsort(np.argsort(self.layers_))
+        tokens = join([layers[i] for i in order], dim=-1 if self.concatenate else -2)
+        return tokens.unflatten(1, size).float().cpu().numpy()
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = False
+        tags.input_tags.two_d_array = False
+        tags.input_tags.three_d_array = True
+        return tags
+
+
+def _resize(image, size):
+    """Resize uint8 (H, W, 3) to float (1, 3, *size), bicubic with antialiasing.
+
+    torch's resize on uint8 equals Pillow's, with which DINOv2 was trained and the
+    papers measure; OpenCV's cubic does not average where it shrinks.
+    """
+    x = torch.from_numpy(image).permute(2, 0, 1)[None]
+    if image.shape[:2] != size:
+        x = torch.nn.functional.interpolate(x, size, mode="bicubic", antialias=True)
+    return x.float()
+
+
+def _invalidate(grid, image, min_valid):
+    """Set to NaN the patches of which too few pixels are valid."""
+    if image.shape[-1] == 4:
+        grid[_valid_share(image[..., 3] >= 128, grid.shape[:2]) < min_valid] = np.nan
+    return grid
+
+
+def _valid_share(valid, size):
+    """Return the share of valid pixels in each cell of a grid that covers the image."""
+    rows = _cell_weights(valid.shape[0], size[0])
+    columns = _cell_weights(valid.shape[1], size[1])
+    return rows @ valid.astype(np.float32) @ columns.T
+
+
+def _cell_weights(pixels, cells):
+    """(cells, pixels) overlap of each pixel with each cell; every row sums to 1."""
+    edges = np.linspace(0, pixels, cells + 1)
+    start = np.maximum(edges[:-1, None], np.arange(pixels))
+    stop = np.minimum(edges[1:, None], np.arange(1, pixels + 1))
+    return (np.clip(stop - start, 0, None) * cells / pixels).astype(np.float32)
