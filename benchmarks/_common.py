@@ -60,7 +60,7 @@ def image_auroc(y, scores):
 
 
 def pixel_auroc(data, maps):
-    """AUROC over all pixels of the test images that have a mask or are good; or None."""
+    """AUROC over the pixels of good and of masked test images; None without masks."""
     has_mask = [mask is not None for mask in data.masks]
     usable = np.flatnonzero(has_mask | (data.y == 1))
     if not any(has_mask):

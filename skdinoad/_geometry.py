@@ -9,7 +9,14 @@ import cv2
 import numpy as np
 import torch
 
-__all__ = ["BORDERS", "resize_frame", "warp", "warp_back"]
+__all__ = [
+    "BORDERS",
+    "pose_frame",
+    "resize_frame",
+    "turn_frame",
+    "warp",
+    "warp_back",
+]
 
 BORDERS = {
     "wrap": cv2.BORDER_WRAP,
@@ -43,6 +50,45 @@ def resize_frame(source_size: tuple, size: tuple) -> np.ndarray:
     """
     ys, xs = np.divide(source_size, size)
     return np.array([[xs, 0, (xs - 1) / 2], [0, ys, (ys - 1) / 2], [0, 0, 1.0]])
+
+
+def pose_frame(centre, angle: float, zoom: float, size: tuple) -> np.ndarray:
+    """Return the frame that puts a source point in the middle, turned and zoomed.
+
+    Parameters
+    ----------
+    centre : array-like of shape (2,)
+        (x, y) in the source of the output's middle.
+    angle : float
+        Radians from the source's x axis, towards y, of what becomes the output's x.
+    zoom : float
+        Output pixels per source pixel.
+    size : tuple of int
+        (height, width) of the output.
+
+    Returns
+    -------
+    frame : ndarray of shape (3, 3), float64
+        Output pixel -> source pixel.
+
+    Examples
+    --------
+    >>> from skdinoad._geometry import pose_frame
+    >>> pose_frame((10, 20), angle=0, zoom=2, size=(5, 5)) @ [2, 2, 1]
+    array([10., 20.,  1.])
+    """
+    height, width = size
+    to_middle = [[1, 0, (1 - width) / 2], [0, 1, (1 - height) / 2], [0, 0, 1]]
+    c, s = np.cos(angle) / zoom, np.sin(angle) / zoom
+    turn = [[c, -s, centre[0]], [s, c, centre[1]], [0, 0, 1]]
+    return np.array(turn) @ np.array(to_middle)
+
+
+def turn_frame(size: tuple, *, mirror: bool = False) -> np.ndarray:
+    """Return the frame of a turn by 180 degrees, or of a swap of left and right."""
+    height, width = size
+    row = [0, 1, 0] if mirror else [0, -1, height - 1]
+    return np.array([[-1, 0, width - 1], row, [0, 0, 1]], dtype=np.float64)
 
 
 def warp(image, frame, size, *, border="replicate", nearest=False) -> np.ndarray:

@@ -68,7 +68,7 @@ def normal_rows(y, n: int) -> np.ndarray:
         return np.arange(n)
     if len(y) != n:
         raise ValueError(f"y has {len(y)} entries, X has {n} samples.")
-    if np.ndim(y[0]) >= 2:
+    if np.ndim(next(iter(y))) >= 2:
         normal = np.array([not np.any(mask) for mask in y])
     else:
         normal = _checked_labels(y) == 1

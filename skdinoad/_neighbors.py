@@ -9,7 +9,9 @@ score does not depend on which images share its batch.
 import numpy as np
 import torch
 
-__all__ = ["nearest_local"]
+from skdinoad._torch import as_tensor
+
+__all__ = ["nearest_local", "squared_norms"]
 
 #: Distances held at one time, in numbers (64 MiB of float32).
 _TILE = 2**24
@@ -18,7 +20,24 @@ _TILE = 2**24
 _COLUMNS = 8
 
 
-def nearest_local(queries, bank, valid, *, radius=0, exclude_self=False) -> np.ndarray:
+def squared_norms(bank, valid) -> np.ndarray:
+    """Return the squared length of each bank vector, infinity where it is invalid.
+
+    Parameters
+    ----------
+    bank : ndarray of shape (..., c), float32
+    valid : ndarray of shape (...), bool
+
+    Returns
+    -------
+    ndarray of shape (...), float32
+        Infinity keeps an invalid vector from ever being nearest.
+    """
+    squares = np.einsum("...c,...c->...", bank, bank)
+    return np.where(valid, squares, np.float32(np.inf))
+
+
+def nearest_local(queries, bank, squares, *, radius=0, exclude_self=False):
     """Return each patch's distance to the nearest bank vector near its location.
 
     Parameters
@@ -27,7 +46,8 @@ def nearest_local(queries, bank, valid, *, radius=0, exclude_self=False) -> np.n
         NaN vector = invalid patch.
     bank : ndarray of shape (h, w, m, c), float32
         The m nominal vectors of every location; anything finite where invalid.
-    valid : ndarray of shape (h, w, m), bool
+    squares : ndarray of shape (h, w, m), float32
+        Their squared norms, as :func:`squared_norms` gives them.
     radius : int
         Locations up to this far away in rows and in columns count as well.
     exclude_self : bool
@@ -40,19 +60,17 @@ def nearest_local(queries, bank, valid, *, radius=0, exclude_self=False) -> np.n
         Euclidean distance >= 0; NaN where the query is invalid or no bank vector is
         within reach.
     """
-    queries, bank = torch.from_numpy(queries), torch.from_numpy(bank)
-    squares = bank.square().sum(-1)
-    squares[~torch.from_numpy(valid)] = torch.inf
+    queries, bank, squares = (as_tensor(x) for x in (queries, bank, squares))
     search = _search_window if radius else _search_location
     out = torch.empty(queries.shape[:3])
     images = torch.arange(len(queries))
-    for rows in images.split(_images_at_once(queries, bank, radius)):
+    for rows in images.split(_images_at_once(bank, radius)):
         own = rows if exclude_self else None
         out[rows] = search(queries[rows], bank, squares, own, radius)
     return out.numpy()
 
 
-def _images_at_once(queries, bank, radius):
+def _images_at_once(bank, radius):
     reach = min(_COLUMNS + 2 * radius, bank.shape[1]) if radius else 1
     columns = _COLUMNS if radius else 1
     return max(1, _TILE // (columns * reach * bank.shape[2]))

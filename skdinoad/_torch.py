@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-__all__ = ["resolve_device", "resolve_dtype", "seeded"]
+__all__ = ["as_tensor", "resolve_device", "resolve_dtype", "seeded"]
 
 
 def resolve_device(device: str = "auto") -> torch.device:
@@ -40,6 +40,17 @@ def _available(kind: str) -> bool:
 def resolve_dtype(dtype: str) -> torch.dtype:
     """Return the torch dtype of that name ("float32", "bfloat16" or "float16")."""
     return getattr(torch, dtype)
+
+
+def as_tensor(array) -> torch.Tensor:
+    """Return a tensor that shares a numpy array's memory; never write to it.
+
+    torch warns of read-only arrays, such as a bank that ``joblib.load`` maps from
+    disk; for reading they are as good as any.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(array)
 
 
 @contextmanager

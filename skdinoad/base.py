@@ -9,7 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
 from skdinoad._geometry import warp_back
-from skdinoad._images import as_images, take
+from skdinoad._images import Images, as_images, take
 from skdinoad._labels import normal_rows
 from skdinoad._maps import aggregate
 from skdinoad._sklearn import Interval, StrOptions
@@ -80,9 +80,9 @@ class BaseDetector(OutlierMixin, BaseEstimator):
 
     def set_params(self, **params):
         """Set parameters; ``features__...`` reaches the default extractor too."""
-        if self.features is None and any(p.startswith("features__") for p in params):
-            if params.get("features") is None:
-                self.features = self._default_features()
+        nested = any(name.startswith("features__") for name in params)
+        if nested and self.features is None and params.get("features") is None:
+            self.features = self._default_features()
         return super().set_params(**params)
 
     def _fit_extractor(self, X):
@@ -110,7 +110,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
                     # a bank per location get it without a second copy.
                     shape = (*grid.shape[:2], len(X), grid.shape[2])
                     bank = np.empty(shape, np.float32).transpose(2, 0, 1, 3)
-                self._check_shape(grid.shape, bank.shape[1:], start)
+                self._check_shape(grid.shape, bank.shape[1:], _name(X, start))
                 bank[len(kept)] = grid
                 if np.isfinite(grid).all(-1).any():
                     kept.append(start)
@@ -133,11 +133,11 @@ class BaseDetector(OutlierMixin, BaseEstimator):
             )
         return bank[: len(kept)]
 
-    def _check_shape(self, shape, expected, row):
+    def _check_shape(self, shape, expected, name):
         if shape != expected:
             raise ValueError(
-                f"Image {row} gives a patch grid of shape {shape}, expected {expected}:"
-                f" {type(self).__name__} compares images location by location. Bring "
+                f"{name} gives a patch grid of shape {shape}, expected {expected}: "
+                f"{type(self).__name__} compares images location by location. Bring "
                 "them to one size: PCAAligner() in front, or "
                 "features__image_size=(height, width)."
             )
@@ -145,7 +145,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
     def _set_offset(self):
         """Set the threshold and display limits from held-out scores of normals."""
         grids = self._holdout_grids()
-        if grids is None:
+        if grids is None or not np.isfinite(grids).any():
             warnings.warn(
                 "Fitted on a single image: no image can be held out, so there is no "
                 "threshold. score_samples and predict_map work; for predict, fit on "
@@ -156,7 +156,8 @@ class BaseDetector(OutlierMixin, BaseEstimator):
             self.holdout_scores_, self.offset_ = np.empty(0), np.nan
             self.map_limits_ = (0.0, 1.0)
             return
-        self.holdout_scores_ = -self._aggregate(grids)
+        scores = -self._aggregate(grids)
+        self.holdout_scores_ = scores[np.isfinite(scores)]
         self.offset_ = _offset(self.holdout_scores_, self.contamination)
         self.map_limits_ = _display_limits(grids)
 
@@ -183,13 +184,14 @@ class BaseDetector(OutlierMixin, BaseEstimator):
             than the training images.
         """
         check_is_fitted(self)
+        X = self._check_input(X)
         scores = [self._aggregate(D) for D, _ in self._scored(X, "score")]
         scores = np.concatenate(scores)
         if np.isnan(scores).any():
             row = int(np.flatnonzero(np.isnan(scores))[0])
             raise ValueError(
-                f"X[{row}] has no valid patch where the training images have one, so "
-                "it has no score. Check its alpha channel and alignment."
+                f"{_name(X, row)} has no valid patch where the training images have "
+                "one, so it has no score. Check its alpha channel and alignment."
             )
         return -scores
 
@@ -330,8 +332,12 @@ def _check_grids(X):
     return X
 
 
-def _size(X, i):
-    return X.size(i) if hasattr(X, "name") else X[i].shape[:2]
+def _name(X, row):
+    return X.name(row) if isinstance(X, Images) else f"X[{row}]"
+
+
+def _size(X, row):
+    return X.size(row) if isinstance(X, Images) else X[row].shape[:2]
 
 
 def _offset(scores, contamination):

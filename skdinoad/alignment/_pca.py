@@ -7,10 +7,11 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
-from skdinoad._geometry import BORDERS, warp
+from skdinoad._geometry import BORDERS, pose_frame, turn_frame, warp
 from skdinoad._images import as_images, take
 from skdinoad._labels import normal_rows
 from skdinoad._sklearn import Interval, StrOptions
+from skdinoad.alignment._polarity import common_direction, cosines, side_vectors
 from skdinoad.alignment._pose import SUPPORTS, find_pose
 
 __all__ = ["PCAAligner"]
@@ -55,7 +56,8 @@ class PCAAligner(TransformerMixin, BaseEstimator):
     border : {"wrap", "reflect", "replicate", "constant"}, default="wrap"
         What fills the output where the photograph ends. Those pixels are invalid.
     canny : (float, float) or "auto", default=(30, 90)
-        Edge thresholds, on the image reduced to at most 256 pixels; "auto" takes 0.66 and 1.33 times the median grey.
+        Edge thresholds, on the image reduced to at most 256 pixels; "auto" takes
+        0.66 and 1.33 times the median grey.
     blur : int, default=5
         Odd size of the Gaussian kernel before edge detection, 0 = off.
     closing : int, default=7
@@ -357,15 +359,17 @@ class PCAAligner(TransformerMixin, BaseEstimator):
         warnings.warn(message, UserWarning, stacklevel=6)
 
     def _fit_polarity(self, images, poses):
+        """Learn how the two ends differ, on parts placed by their pose alone."""
         self.features_ = clone(self.features).fit(images)
-        pairs = [self._place(image, pose) for image, pose in zip(images, poses)]
-        turned = [not (f["no_object"] or f["full_frame"]) for _, f in pairs]
-        sides = self._sides(images, [frame for frame, _ in pairs])[turned]
-        reference = sides[0] if len(sides) else None
-        for _ in range(3):
-            if reference is not None:
-                reference = np.mean(np.sign(sides @ reference)[:, None] * sides, axis=0)
-        self.polarity_reference_ = reference
+        placed = [self._place(image, pose) for image, pose in zip(images, poses)]
+        aligned = [
+            self._warp(image, frame)
+            for image, (frame, flag) in zip(images, placed)
+            if not (flag["no_object"] or flag["full_frame"])
+        ]
+        if aligned:
+            sides = side_vectors(self.features_.transform(np.stack(aligned)))
+            self.polarity_reference_ = common_direction(sides)
 
     # -- alignment --------------------------------------------------------------------
 
@@ -393,12 +397,14 @@ class PCAAligner(TransformerMixin, BaseEstimator):
             if self.mode_ != "none":
                 flag["no_object"] = self._absent(pose)
                 flag["full_frame"] = not flag["no_object"]
-            return self._frame(_middle(image), 0.0, self._contain(image)), flag
+            return pose_frame(
+                _middle(image), 0.0, self._contain(image), self.output_size_
+            ), flag
         angle = self._angle(pose, flag)
         zoom = self._clamped_zoom(image, pose, flag)
-        frame = self._frame(pose.centre, angle, zoom)
+        frame = pose_frame(pose.centre, angle, zoom, self.output_size_)
         if self._points_left(pose, flag):
-            frame = frame @ self._turn()
+            frame = frame @ self._turn
         return frame, flag
 
     def _absent(self, pose):
@@ -446,21 +452,9 @@ class PCAAligner(TransformerMixin, BaseEstimator):
     def _contain(self, image):
         return min(np.divide(self.output_size_, image.shape[:2]))
 
-    def _frame(self, centre, angle, zoom):
-        """Return the frame that puts a source point, turned and zoomed, in the middle."""
-        height, width = self.output_size_
-        to_middle = np.array(
-            [[1, 0, (1 - width) / 2], [0, 1, (1 - height) / 2], [0, 0, 1]]
-        )
-        c, s = np.cos(angle) / zoom, np.sin(angle) / zoom
-        return np.array([[c, -s, centre[0]], [s, c, centre[1]], [0, 0, 1]]) @ to_middle
-
+    @property
     def _turn(self):
-        """Return the frame that reverses the output along its x axis."""
-        height, width = self.output_size_
-        if self.flip == "mirror":
-            return np.array([[-1.0, 0, width - 1], [0, 1, 0], [0, 0, 1]])
-        return np.array([[-1.0, 0, width - 1], [0, -1, height - 1], [0, 0, 1]])
+        return turn_frame(self.output_size_, mirror=self.flip == "mirror")
 
     def _warp(self, image, frame):
         size = self.output_size_
@@ -471,33 +465,18 @@ class PCAAligner(TransformerMixin, BaseEstimator):
         alpha = warp(valid, frame, size, border="constant", nearest=True)
         return np.dstack([warp(color, frame, size, border=self.border), alpha])
 
-    # -- polarity by features ---------------------------------------------------------
-
     def _turn_by_features(self, images, Z, frames, flags):
         rotated = self.mode_ == "full" and not self.isotropic_
         fixed = flags["no_object"] | flags["full_frame"] | flags["isotropic"]
         if not rotated or fixed.all():
             return
         rows = np.flatnonzero(~fixed)
-        sides, reference = self._side_vectors(Z[rows]), self.polarity_reference_
-        lengths = np.linalg.norm(sides, axis=1) * np.linalg.norm(reference)
-        cosine = sides @ reference / np.maximum(lengths, np.finfo(np.float32).tiny)
-        flags["ambiguous"][rows] = np.abs(cosine) < _MIN_COSINE
-        for row in rows[cosine <= -_MIN_COSINE]:
-            frames[row] = frames[row] @ self._turn()
+        sides = side_vectors(self.features_.transform(Z[rows]))
+        agreement = cosines(sides, self.polarity_reference_)
+        flags["ambiguous"][rows] = np.abs(agreement) < _MIN_COSINE
+        for row in rows[agreement <= -_MIN_COSINE]:
+            frames[row] = frames[row] @ self._turn
             Z[row] = self._warp(images[row], frames[row])
-
-    def _sides(self, images, frames):
-        aligned = [self._warp(image, frame) for image, frame in zip(images, frames)]
-        return self._side_vectors(np.stack(aligned))
-
-    def _side_vectors(self, Z):
-        """Return (n, c): mean features right minus left of the centre, middle rows."""
-        F = np.asarray(self.features_.transform(Z))
-        h, w = F.shape[1:3]
-        band = F[:, max(0, h // 2 - 2) : h // 2 + 2]
-        right, left = band[:, :, w - w // 2 :], band[:, :, : w // 2]
-        return _mean_valid(right) - _mean_valid(left)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -522,10 +501,3 @@ _MIN_COSINE = 0.1
 def _middle(image):
     height, width = image.shape[:2]
     return np.array([(width - 1) / 2, (height - 1) / 2])
-
-
-def _mean_valid(F):
-    """Mean feature vector (n, c) over the valid patches of (n, h, w, c), else 0."""
-    valid = np.isfinite(F).all(-1)
-    total = np.where(valid[..., None], F, 0).sum(axis=(1, 2))
-    return total / np.maximum(valid.sum(axis=(1, 2)), 1)[:, None]

@@ -139,7 +139,7 @@ def _defect_mask(defect, tip):
 
 def _scratch(color, mask, rng):
     start = np.array([rng.uniform(120, 220), _AXIS + rng.uniform(-14, 0)])
-    stop = start + [rng.uniform(50, 80), rng.uniform(6, 14)]
+    stop = start + np.array([rng.uniform(50, 80), rng.uniform(6, 14)])
     ends = [tuple(int(v) for v in point) for point in (start, stop)]
     cv2.line(color, *ends, (250, 250, 250), 5)
     cv2.line(mask, *ends, 255, 9)

@@ -8,7 +8,7 @@ from sklearn.utils.validation import check_is_fitted
 from skdinoad._images import take
 from skdinoad._labels import normal_rows
 from skdinoad._maps import clean, smooth
-from skdinoad._neighbors import nearest_local
+from skdinoad._neighbors import nearest_local, squared_norms
 from skdinoad._sklearn import Interval, StrOptions
 from skdinoad.base import BaseDetector
 from skdinoad.features import DinoFeatures
@@ -176,7 +176,7 @@ class DinoPatch(BaseDetector):
         self._validate_params()
         X = self._check_input(X)
         F = self._collect(take(X, normal_rows(y, len(X))))
-        self._check_shape(F.shape[1:], self._grid_shape(), 0)
+        self._check_shape(F.shape[1:], self._grid_shape(), "X")
         bank, valid = self._prepare(F)
         self._learn(
             np.concatenate([self.bank_, bank], axis=2),
@@ -196,7 +196,9 @@ class DinoPatch(BaseDetector):
     def _score_grid(self, F):
         check_is_fitted(self)
         for row, grid in enumerate(F):
-            self._check_shape(grid.shape, self._grid_shape(), row)
+            self._check_shape(
+                grid.shape, self._grid_shape(), f"Image {row} of the batch"
+            )
         return self._finish(self._nearest(self._scaled(F)), self.baseline_)
 
     def _holdout_grids(self):
@@ -213,6 +215,7 @@ class DinoPatch(BaseDetector):
 
     def _learn(self, bank, valid):
         self.bank_, self.bank_valid_ = bank, valid
+        self._squares = squared_norms(bank, valid)
         self.threshold_, self._holdout = None, None
         self.baseline_ = np.zeros(bank.shape[:2], np.float32)
         if bank.shape[2] > 1:
@@ -244,7 +247,7 @@ class DinoPatch(BaseDetector):
         D = nearest_local(
             np.ascontiguousarray(F),
             self.bank_,
-            self.bank_valid_,
+            self._squares,
             radius=self.neighborhood,
             exclude_self=exclude_self,
         )

@@ -14,9 +14,13 @@ from skdinoad._images import as_images
 from skdinoad._sklearn import Interval, Options, StrOptions
 from skdinoad._torch import resolve_device, resolve_dtype
 from skdinoad.features._backbones import get_backbone
+from skdinoad.features._preprocess import invalidate, resize
 from skdinoad.features._store import image_key, open_store
 
 __all__ = ["DinoFeatures"]
+
+#: A panorama one pixel high must not ask for millions of patches.
+_MAX_PATCHES = 2**16
 
 
 class DinoFeatures(TransformerMixin, BaseEstimator):
@@ -167,6 +171,11 @@ class DinoFeatures(TransformerMixin, BaseEstimator):
             If no weights were found; the message names the remedies.
         """
         self._validate_params()
+        if np.ndim(self.image_size) and len(self.image_size) != 2:
+            raise ValueError(
+                f"image_size={self.image_size!r}: expected the smaller edge, "
+                "(height, width) or None."
+            )
         backbone = self._backbone()
         self.layers_, self.norm_ = self._layers(backbone)
         self.patch_size_ = backbone.patch_size
@@ -296,7 +305,7 @@ class DinoFeatures(TransformerMixin, BaseEstimator):
             rows = [i for i, other in enumerate(sizes) if other == size]
             tokens = self._tokens([images[i] for i in rows], size)
             for i, grid in zip(rows, tokens):
-                grids[i] = _invalidate(grid, images[i], self.min_valid)
+                grids[i] = invalidate(grid, images[i], self.min_valid)
         return grids
 
     def _grid_size(self, size):
@@ -307,14 +316,34 @@ class DinoFeatures(TransformerMixin, BaseEstimator):
             wanted = self.image_size
         else:
             wanted = np.multiply(size, self.image_size / min(size))
-        return tuple(max(1, round(edge / self.patch_size_)) for edge in wanted)
+        grid = tuple(max(1, round(edge / self.patch_size_)) for edge in wanted)
+        if grid[0] * grid[1] > _MAX_PATCHES:
+            raise ValueError(
+                f"An image of shape {size} would need a grid of {grid} patches, more "
+                f"than {_MAX_PATCHES}: image_size={self.image_size} is the smaller "
+                "edge. Lower it, pass (height, width), or cut the image in parts."
+            )
+        return grid
+
+    def _tokens(self, images, size):
+        """Return tokens of images that share a grid size, or say why memory ran out."""
+        try:
+            return self._run(images, size)
+        except RuntimeError as error:
+            if "memory" not in str(error):
+                raise
+            raise MemoryError(
+                f"Out of memory for a batch of {len(images)} images with {size} "
+                f"patches each. Lower batch_size={self.batch_size} or "
+                f"image_size={self.image_size}. The network said: {error}"
+            ) from error
 
     @torch.inference_mode()
-    def _tokens(self, images, size):
-        """Return float32 tokens (n, h, w, c) or (n, h, w, l, c) of equal-sized grids."""
+    def _run(self, images, size):
+        """Return float32 (n, h, w, c) or (n, h, w, l, c)."""
         backbone = self._backbone()
         pixels = tuple(edge * self.patch_size_ for edge in size)
-        x = torch.cat([_resize(image[..., :3], pixels) for image in images])
+        x = torch.cat([resize(image[..., :3], pixels) for image in images])
         mean, std = backbone.mean_std[:, None, :, None, None] * 255
         device, dtype = resolve_device(self.device), resolve_dtype(self.dtype)
         x = ((x - mean) / std).to(device=device, dtype=dtype)
@@ -338,37 +367,3 @@ class DinoFeatures(TransformerMixin, BaseEstimator):
         tags.input_tags.two_d_array = False
         tags.input_tags.three_d_array = True
         return tags
-
-
-def _resize(image, size):
-    """Resize uint8 (H, W, 3) to float (1, 3, *size), bicubic with antialiasing.
-
-    torch's resize on uint8 equals Pillow's, with which DINOv2 was trained and the
-    papers measure; OpenCV's cubic does not average where it shrinks.
-    """
-    x = torch.from_numpy(image).permute(2, 0, 1)[None]
-    if image.shape[:2] != size:
-        x = torch.nn.functional.interpolate(x, size, mode="bicubic", antialias=True)
-    return x.float()
-
-
-def _invalidate(grid, image, min_valid):
-    """Set to NaN the patches of which too few pixels are valid."""
-    if image.shape[-1] == 4:
-        grid[_valid_share(image[..., 3] >= 128, grid.shape[:2]) < min_valid] = np.nan
-    return grid
-
-
-def _valid_share(valid, size):
-    """Return the share of valid pixels in each cell of a grid that covers the image."""
-    rows = _cell_weights(valid.shape[0], size[0])
-    columns = _cell_weights(valid.shape[1], size[1])
-    return rows @ valid.astype(np.float32) @ columns.T
-
-
-def _cell_weights(pixels, cells):
-    """(cells, pixels) overlap of each pixel with each cell; every row sums to 1."""
-    edges = np.linspace(0, pixels, cells + 1)
-    start = np.maximum(edges[:-1, None], np.arange(pixels))
-    stop = np.minimum(edges[1:, None], np.arange(1, pixels + 1))
-    return (np.clip(stop - start, 0, None) * cells / pixels).astype(np.float32)

@@ -1,6 +1,7 @@
 """Features of single images, kept by content: in memory, or on disk by joblib."""
 
 import hashlib
+import threading
 from pathlib import Path
 
 import joblib
@@ -55,6 +56,7 @@ class _MemoryStore:
     """A dictionary with a limit in bytes, shared by all extractors of the process."""
 
     def __init__(self):
+        self._lock = threading.Lock()  # searches may run in threads
         self.clear()
 
     def clear(self):
@@ -65,12 +67,17 @@ class _MemoryStore:
         return self._values.get(key)
 
     def put(self, key, value):
-        if key in self._values or value.nbytes > MEMORY_LIMIT:
+        if value.nbytes > MEMORY_LIMIT:
             return
-        self._values[key] = value
-        self._bytes += value.nbytes
-        while self._bytes > MEMORY_LIMIT:
-            self._bytes -= self._values.pop(self._victim()).nbytes
+        value = value.copy()  # a view would keep its whole batch alive
+        value.flags.writeable = False
+        with self._lock:
+            if key in self._values:
+                return
+            self._values[key] = value
+            self._bytes += value.nbytes
+            while self._bytes > MEMORY_LIMIT:
+                self._bytes -= self._values.pop(self._victim()).nbytes
 
     def _victim(self):
         # Random, not the oldest: searches scan the same images again and again, and

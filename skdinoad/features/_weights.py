@@ -199,7 +199,7 @@ def _readable(path):
 
     try:
         with safe_open(path, framework="np") as file:
-            return "norm.weight" in file.keys()
+            return file.get_tensor("norm.weight").size > 0
     except (OSError, SafetensorError):
         return False
 
@@ -280,7 +280,7 @@ def _timm_block(index, tensors, products):
 
 
 def cache_folder() -> Path:
-    """Return the folder for converted weights: SKDINOAD_CACHE, else the user's cache."""
+    """Return the folder of converted weights: SKDINOAD_CACHE, else the user's."""
     base = os.environ.get("SKDINOAD_CACHE")
     if base:
         return Path(base).expanduser()

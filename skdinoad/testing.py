@@ -1,0 +1,279 @@
+"""Checks that every estimator of the library passes, yours too.
+
+scikit-learn's ``check_estimator`` skips nearly everything for estimators of images.
+Here stand the same questions, asked with images. Each check takes a fresh estimator
+and raises AssertionError.
+
+    from skdinoad.testing import checks_for
+    for check in checks_for(MyDetector()):
+        check(MyDetector(...))
+"""
+
+import pickle
+
+import numpy as np
+import torch
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+
+__all__ = ["checks_for", "make_images"]
+
+
+def make_images(n=6, size=(48, 64), random_state=0):
+    """Return n similar images (n, H, W, 3), uint8: a bright bar on dark noise."""
+    rng = np.random.default_rng(random_state)
+    X = rng.integers(20, 40, (n, *size, 3), dtype=np.uint8)
+    height, width = size
+    X[:, height // 3 : height // 2, width // 4 : 3 * width // 4] = 200
+    return X
+
+
+def checks_for(estimator):
+    """Return the checks that apply to an estimator, as a list of functions."""
+    if hasattr(estimator, "score_samples"):
+        return [*COMMON_CHECKS, *DETECTOR_CHECKS]
+    return [*COMMON_CHECKS, *TRANSFORMER_CHECKS]
+
+
+def _out(estimator, X):
+    """Return an estimator's main output, whichever kind it is."""
+    method = "score_samples" if hasattr(estimator, "score_samples") else "transform"
+    return getattr(estimator, method)(X)
+
+
+def _equal(a, b, **tolerance):
+    np.testing.assert_allclose(
+        np.asarray(a, np.float64), np.asarray(b, np.float64), **tolerance
+    )
+
+
+def _raises(error, words, call):
+    """The call raises that error, and its message holds each of the words."""
+    try:
+        call()
+    except error as raised:
+        lacking = [word for word in words if word not in str(raised)]
+        assert not lacking, f"message lacks {lacking}: {raised}"  # noqa: PT017
+    else:
+        raise AssertionError(f"no {error.__name__} was raised")
+
+
+# -- every estimator ----------------------------------------------------------------
+
+
+def check_fit_returns_self_and_keeps_parameters(estimator):
+    before = {k: repr(v) for k, v in estimator.get_params().items()}
+    assert estimator.fit(make_images()) is estimator
+    assert {k: repr(v) for k, v in estimator.get_params().items()} == before
+
+
+def check_parameters_are_checked_in_fit(estimator):
+    for name in estimator.get_params(deep=False):
+        if estimator._parameter_constraints.get(name) == "no_validation":
+            continue
+        broken = clone(estimator).set_params(**{name: object()})
+        _raises((ValueError, TypeError), [name], lambda e=broken: e.fit(make_images()))
+
+
+def check_fit_twice_equals_fit_once(estimator):
+    X = make_images()
+    once = _out(clone(estimator).fit(X), X)
+    _equal(_out(estimator.fit(make_images(4, random_state=1)).fit(X), X), once)
+
+
+def check_input_is_not_changed(estimator):
+    X = make_images()
+    X.flags.writeable = False
+    before = X.copy()
+    _out(estimator.fit(X), X)
+    assert np.array_equal(X, before)
+
+
+def check_forms_of_the_same_images_agree(estimator):
+    X = make_images()
+    estimator.fit(X)
+    expected = _out(estimator, X)
+    objects = np.empty(len(X), object)
+    objects[:] = list(X)
+    opaque = np.concatenate([X, np.full_like(X[..., :1], 255)], axis=-1)
+    for form in (X / 255.0, (X / 255.0).astype(np.float32), list(X), objects, opaque):
+        _equal(_out(estimator, form), expected, rtol=1e-6)
+
+
+def check_grey_equals_grey_in_three_channels(estimator):
+    X = make_images()[..., 0]
+    estimator.fit(X)
+    expected = _out(estimator, np.stack([X] * 3, axis=-1))
+    _equal(_out(estimator, X), expected)
+    _equal(_out(estimator, X[..., np.newaxis]), expected)
+
+
+def check_order_and_batches_do_not_matter(estimator):
+    X = make_images()
+    expected = np.asarray(_out(estimator.fit(X), X))
+    _equal(_out(estimator, X[::-1]), expected[::-1], rtol=1e-4, atol=1e-4)
+    single = np.concatenate([_out(estimator, X[i : i + 1]) for i in range(len(X))])
+    _equal(single, expected, rtol=1e-4, atol=1e-4)
+
+
+def check_pickle_gives_equal_results(estimator):
+    X = make_images()
+    estimator.fit(X)
+    _equal(_out(pickle.loads(pickle.dumps(estimator)), X), _out(estimator, X), rtol=0)
+
+
+def check_pickle_holds_no_network(estimator):
+    estimator.fit(make_images())
+    assert b"torch.nn" not in pickle.dumps(estimator)
+
+
+def check_global_random_state_does_not_move(estimator):
+    before = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
+    X = make_images()
+    _out(estimator.fit(X), X)
+    assert np.array_equal(np.random.get_state()[1], before[0])  # noqa: NPY002
+    assert torch.equal(torch.get_rng_state(), before[1])
+
+
+def check_bad_input_is_named(estimator):
+    X = make_images().astype(float) / 255
+    estimator.fit(X)
+    holed = X.copy()
+    holed[2, 0, 0, 0] = np.nan
+    cases = [
+        (holed, ["X[2]", "NaN"]),
+        (X * 255, ["X[0]", "0..1"]),
+        ([], ["empty"]),
+        (X[:0], ["empty"]),
+        (np.moveaxis(X, -1, 1), ["channels last"]),
+        (X[0], ["single image"]),
+        ([X[0], X[1][:0]], ["X[1]", "zero area"]),
+        ((X * 255).astype(np.int64), ["X[0]", "int64"]),
+        (["no/such/file.png"], ["X[0]", "no/such/file.png"]),
+    ]
+    for bad, words in cases:
+        error = (ValueError, TypeError, FileNotFoundError)
+        _raises(error, words, lambda bad=bad: _out(estimator, bad))
+
+
+COMMON_CHECKS = [
+    check_fit_returns_self_and_keeps_parameters,
+    check_parameters_are_checked_in_fit,
+    check_fit_twice_equals_fit_once,
+    check_input_is_not_changed,
+    check_forms_of_the_same_images_agree,
+    check_grey_equals_grey_in_three_channels,
+    check_order_and_batches_do_not_matter,
+    check_pickle_gives_equal_results,
+    check_pickle_holds_no_network,
+    check_global_random_state_does_not_move,
+    check_bad_input_is_named,
+]
+
+
+# -- transformers -------------------------------------------------------------------
+
+
+def check_frames_come_with_the_output(estimator):
+    X = make_images()
+    Z, frames = estimator.fit(X).transform_frames(X)
+    _equal(Z, estimator.transform(X))
+    assert frames.shape == (len(X), 3, 3)
+    assert frames.dtype == np.float64
+    _equal(frames[:, 2], np.tile([0.0, 0.0, 1.0], (len(X), 1)))
+
+
+def check_fit_transform_equals_fit_and_transform(estimator):
+    X = make_images()
+    _equal(clone(estimator).fit_transform(X), estimator.fit(X).transform(X))
+
+
+TRANSFORMER_CHECKS = [
+    check_frames_come_with_the_output,
+    check_fit_transform_equals_fit_and_transform,
+]
+
+
+# -- detectors ----------------------------------------------------------------------
+
+
+def check_unfitted_raises(estimator):
+    for method in ("score_samples", "decision_function", "predict", "predict_map"):
+        call = getattr(estimator, method)
+        _raises(NotFittedError, ["fit"], lambda call=call: call(make_images()))
+
+
+def check_scores_labels_and_offset_agree(estimator):
+    X = make_images(8)
+    scores = estimator.fit(X).score_samples(X)
+    decision, labels = estimator.decision_function(X), estimator.predict(X)
+    assert scores.shape == (8,)
+    assert scores.dtype == np.float64
+    _equal(decision, scores - estimator.offset_)
+    assert labels.dtype.kind == "i"
+    assert np.array_equal(labels, np.where(decision < 0, -1, 1))
+    assert np.array_equal(clone(estimator).fit_predict(X), labels)
+
+
+def check_a_gross_defect_scores_lower(estimator):
+    X = make_images(8)
+    bad = X[:1].copy()
+    bad[0, 10:40, 10:50] = [255, 0, 255]
+    estimator.fit(X[1:])
+    good, defect = estimator.score_samples(np.concatenate([X[:1], bad]))
+    assert defect < good
+    assert estimator.predict(bad)[0] == -1
+
+
+def check_rows_labelled_anomalous_are_left_out(estimator):
+    X = make_images(8)
+    X[3:5] = 255 - X[3:5]
+    y = np.array([1, 1, 1, -1, -1, 1, 1, 1])
+    masks = np.zeros((8, 4, 4), bool)
+    masks[3:5, 0, 0] = True
+    new = make_images(3, random_state=5)
+    expected = clone(estimator).fit(X[y == 1]).score_samples(new)
+    _equal(clone(estimator).fit(X, y).score_samples(new), expected, rtol=1e-6)
+    _equal(clone(estimator).fit(X, masks).score_samples(new), expected, rtol=1e-6)
+
+
+def check_zero_one_labels_are_refused(estimator):
+    for y in ([0, 0, 0, 0, 0, 1], [False] * 6, ["good"] * 6):
+        _raises(ValueError, ["to_labels"], lambda y=y: estimator.fit(make_images(), y))
+
+
+def check_maps_have_the_size_of_the_images(estimator):
+    X = make_images()
+    maps = estimator.fit(X).predict_map(X)
+    assert maps.shape == X.shape[:3]
+    assert maps.dtype == np.float32
+    assert np.isfinite(maps).all()
+    assert maps.min() >= 0
+
+
+def check_threshold_comes_from_held_out_scores(estimator):
+    X = make_images(12)
+    estimator.fit(X[:8])
+    # A threshold from training scores would flag every unseen good image.
+    assert (estimator.predict(X[8:]) == 1).any()
+    assert estimator.holdout_scores_.shape == (8,)
+    assert estimator.offset_ <= estimator.holdout_scores_.max()
+
+
+def check_a_higher_contamination_flags_more(estimator):
+    X = make_images(12)
+    low = clone(estimator).set_params(contamination=0.1).fit(X).offset_
+    high = clone(estimator).set_params(contamination=0.5).fit(X).offset_
+    assert low < high
+
+
+DETECTOR_CHECKS = [
+    check_unfitted_raises,
+    check_scores_labels_and_offset_agree,
+    check_a_gross_defect_scores_lower,
+    check_rows_labelled_anomalous_are_left_out,
+    check_zero_one_labels_are_refused,
+    check_maps_have_the_size_of_the_images,
+    check_threshold_comes_from_held_out_scores,
+    check_a_higher_contamination_flags_more,
+]

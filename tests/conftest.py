@@ -1,0 +1,49 @@
+"""Shared by all tests: a tiny random backbone, and the real one."""
+
+import os
+
+# The model hub is no part of the tests: what is installed must do.
+os.environ["SKDINOAD_OFFLINE"] = "1"
+
+import numpy as np
+import pytest
+
+from skdinoad import DinoFeatures
+from skdinoad.features import WeightsNotFoundError
+from skdinoad.features._store import clear_memory
+
+
+def tiny_features(**parameters):
+    """Return an extractor with a random network of 0.4 million weights."""
+    parameters = {"image_size": 64, "batch_size": 4, **parameters}
+    return DinoFeatures(model="test_vit", weights="random:0", **parameters)
+
+
+@pytest.fixture
+def tiny():
+    return tiny_features()
+
+
+@pytest.fixture
+def make_tiny():
+    return tiny_features
+
+
+@pytest.fixture(scope="session")
+def real_features():
+    """Return the function that builds extractors with real weights."""
+    try:
+        DinoFeatures().fit()
+    except WeightsNotFoundError as error:
+        pytest.skip(str(error))
+    return DinoFeatures
+
+
+@pytest.fixture(autouse=True)
+def _empty_store():
+    clear_memory()
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)

@@ -1,0 +1,131 @@
+"""The common checks, over every public estimator of the package."""
+
+import inspect
+
+import numpy as np
+import pytest
+from conftest import tiny_features
+from sklearn.base import BaseEstimator
+from sklearn.pipeline import Pipeline
+from sklearn.utils import estimator_checks
+
+import skdinoad
+from skdinoad import DinoFeatures, DinoPatch
+from skdinoad.base import _offset
+from skdinoad.testing import checks_for, make_images
+
+ESTIMATORS = [
+    item
+    for item in map(skdinoad.__dict__.get, skdinoad.__all__)
+    if inspect.isclass(item)
+    and issubclass(item, BaseEstimator)
+    and not issubclass(item, Pipeline)
+]
+
+#: scikit-learn's own checks that need no data; the others have twins in testing.py.
+DATA_FREE = [
+    estimator_checks.check_estimator_cloneable,
+    estimator_checks.check_estimator_repr,
+    estimator_checks.check_estimator_tags_renamed,
+    estimator_checks.check_valid_tag_types,
+    estimator_checks.check_no_attributes_set_in_init,
+    estimator_checks.check_parameters_default_constructible,
+    estimator_checks.check_get_params_invariance,
+    estimator_checks.check_set_params,
+    estimator_checks.check_mixin_order,
+    estimator_checks.check_do_not_raise_errors_in_init_or_set_params,
+]
+
+
+def build(cls):
+    """Return an instance that is quick: a tiny random network, small images."""
+    if cls is DinoFeatures:
+        return tiny_features()
+    if "features" in inspect.signature(cls).parameters and hasattr(cls, "predict"):
+        return cls(features=tiny_features())
+    return cls(output_size=64)
+
+
+@pytest.mark.parametrize("check", DATA_FREE, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("cls", ESTIMATORS)
+def test_scikit_learn_check(cls, check):
+    check(cls.__name__, cls())
+
+
+@pytest.mark.parametrize(
+    ("cls", "check"),
+    [(cls, check) for cls in ESTIMATORS for check in checks_for(cls())],
+    ids=lambda item: item.__name__,
+)
+def test_common_check(cls, check):
+    check(build(cls))
+
+
+def test_all_public_estimators_are_found():
+    assert {cls.__name__ for cls in ESTIMATORS} >= {
+        "DinoFeatures",
+        "DinoPatch",
+        "PCAAligner",
+    }
+
+
+def test_offset_is_the_conformal_order_statistic():
+    scores = -np.arange(1.0, 20)
+    assert _offset(scores, "auto") == -19
+    # k = floor(20 * 0.05) = 1: the lowest; floor(20 * 0.1) = 2: the second lowest.
+    assert _offset(scores, 0.05) == -19
+    assert _offset(scores, 0.1) == -18
+    with pytest.warns(UserWarning, match="needs 99 normal images"):
+        assert _offset(scores, 0.01) == -19
+
+
+def test_one_image_fits_but_has_no_threshold(tiny):
+    X = make_images(2)
+    with pytest.warns(UserWarning, match="single image"):
+        detector = DinoPatch(features=tiny).fit(X[:1])
+    assert detector.score_samples(X[:1])[0] == 0
+    assert detector.predict_map(X).shape == X.shape[:3]
+    with pytest.raises(ValueError, match="no threshold"):
+        detector.predict(X)
+
+
+def test_default_extractor_can_be_searched():
+    detector = DinoPatch().set_params(features__image_size=224, neighborhood=0)
+    assert detector.features.image_size == 224
+    assert detector.get_params()["features__image_size"] == 224
+
+
+def test_object_without_transform_frames_is_no_extractor():
+    with pytest.raises(TypeError, match="lacks transform_frames"):
+        DinoPatch(features=DinoPatch()).fit(make_images())
+
+
+def test_images_of_two_sizes_are_refused_with_the_remedy(tiny):
+    X = [*make_images(2), *make_images(1, size=(64, 48))]
+    with pytest.raises(ValueError, match=r"X\[2\] gives a patch grid .* PCAAligner"):
+        DinoPatch(features=tiny).fit(X)
+
+
+def test_images_without_a_valid_patch_are_left_out(make_tiny, rng):
+    X = rng.integers(0, 255, (4, 48, 64, 4), dtype="uint8")
+    X[..., 3] = 255
+    X[1, ..., 3] = 0
+    with pytest.warns(UserWarning, match="1 of 4 images have no valid patch"):
+        detector = DinoPatch(features=make_tiny()).fit(X)
+    assert detector.bank_.shape[2] == 3
+    with pytest.raises(ValueError, match=r"X\[1\] has no valid patch"):
+        detector.score_samples(X)
+
+
+def test_maps_of_different_sizes_come_as_a_list(make_tiny):
+    detector = DinoPatch(features=make_tiny(image_size=(64, 64))).fit(make_images())
+    X = [make_images(1)[0], make_images(1, size=(30, 90))[0]]
+    assert [m.shape for m in detector.predict_map(X)] == [(48, 64), (30, 90)]
+
+
+def test_display_limits_hold_for_normal_images(tiny):
+    detector = DinoPatch(features=tiny).fit(make_images(8))
+    low, high = detector.map_limits_
+    maps = detector.predict_map(make_images(8, random_state=3))
+    assert low < high
+    assert (maps - low).max() < 0.9 * (high - low)  # good parts stay clear of red

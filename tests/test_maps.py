@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from skdinoad._maps import aggregate, clean, smooth
+
+
+def test_smooth_equals_scipy_where_all_is_valid(rng):
+    grids = rng.random((3, 8, 9))
+    expected = [ndimage.gaussian_filter(g, 1.3, mode="nearest") for g in grids]
+    np.testing.assert_allclose(smooth(grids, 1.3), expected)
+
+
+def test_smooth_ignores_invalid_cells(rng):
+    grids = np.full((1, 6, 6), 5.0)
+    grids[0, 2:4, 2:4] = np.nan
+    out = smooth(grids, 1.0)
+    assert np.isnan(out[0, 2:4, 2:4]).all()
+    np.testing.assert_allclose(out[np.isfinite(out)], 5.0)
+
+
+def test_smooth_zero_is_identity(rng):
+    grids = rng.random((1, 3, 3))
+    assert smooth(grids, 0) is grids
+
+
+def test_clean_removes_specks_and_keeps_areas():
+    grid = np.zeros((1, 9, 9))
+    grid[0, 1, 1] = 9.0
+    grid[0, 4:8, 4:8] = 5.0
+    out = clean(grid, threshold=1.0, opening=3)
+    assert out[0, 1, 1] == 0
+    assert out[0, 5, 5] == 5
+    assert clean(grid, threshold=1.0)[0, 1, 1] == 9
+    assert not clean(grid, threshold=10.0).any()
+
+
+def test_clean_closing_restores_scores_in_holes():
+    grid = np.full((1, 9, 9), 5.0)
+    grid[0, 4, 4] = 0.5
+    assert clean(grid, threshold=1.0, closing=3)[0, 4, 4] == 0.5
+    assert clean(grid, threshold=1.0)[0, 4, 4] == 0
+
+
+def test_clean_keeps_invalid_cells_invalid():
+    out = clean(np.array([[[np.nan, 3.0]]]), threshold=1.0)
+    assert np.isnan(out[0, 0, 0])
+
+
+@pytest.mark.parametrize(("n", "count"), [(99, 1), (100, 1), (200, 2), (1024, 10)])
+def test_top_counts_by_the_floor_rule(n, count):
+    grid = np.arange(float(n)).reshape(1, 1, n)
+    assert aggregate(grid)[0] == np.arange(n - count, n).mean()
+
+
+def test_aggregate_equals_numpy(rng):
+    grids = rng.random((4, 10, 12))
+    flat = grids.reshape(4, -1)
+    np.testing.assert_allclose(aggregate(grids, "max"), flat.max(1))
+    np.testing.assert_allclose(aggregate(grids, "mean"), flat.mean(1))
+    np.testing.assert_allclose(aggregate(grids, "p99"), np.percentile(flat, 99, axis=1))
+    top = np.sort(flat)[:, -12:].mean(1)
+    np.testing.assert_allclose(aggregate(grids, "top", 0.1), top)
+    assert aggregate(np.ones((1, 10, 10)), "top", 0.29) == 1
+
+
+def test_masked_cells_never_raise_a_score(rng):
+    grids = rng.random((2, 6, 6))
+    masked = grids.copy()
+    masked[:, :2] = np.nan
+    for how in ("max", "top"):
+        assert (aggregate(masked, how) <= aggregate(grids, how)).all()
+
+
+def test_nothing_valid_gives_nan():
+    assert np.isnan(aggregate(np.full((1, 2, 2), np.nan))[0])
