@@ -25,17 +25,25 @@ from skdinoad._images import as_images
 from skdinoad.datasets import read_mask
 
 
-def build(kind, size, neighborhood):
+def build(kind, size, neighborhood, mixed):
     features = DinoFeatures(image_size=size)
     detector = DinoPatch(features=features)
     if neighborhood is not None:
         detector.set_params(neighborhood=neighborhood)
     if kind == "plain":
-        return Pipeline([detector])
+        # Only to bring images of slightly different sizes to one.
+        same = PCAAligner(output_size=size, mode="none")
+        return Pipeline([same, detector]) if mixed else Pipeline([detector])
     polarity = {"aligned": "moment", "aligned by features": "features"}[kind]
     extractor = DinoFeatures(image_size=224) if polarity == "features" else None
     aligner = PCAAligner(output_size=size, polarity=polarity, features=extractor)
     return Pipeline([aligner, detector])
+
+
+def mixed(data):
+    """Whether the images of a category differ in size."""
+    images = [as_images(part) for part in (data.train, data.test)]
+    return len({part.size(i) for part in images for i in range(len(part))}) > 1
 
 
 def measure(pipe, data):
@@ -94,7 +102,7 @@ def main():
         for label, version in versions(name, data, arguments.posed):
             for size in arguments.sizes:
                 for kind in arguments.kinds:
-                    pipe = build(kind, size, arguments.neighborhood)
+                    pipe = build(kind, size, arguments.neighborhood, mixed(version))
                     figures = [
                         f"{x:.3f}" if x is not None else "-"
                         for x in measure(pipe, version)

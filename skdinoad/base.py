@@ -138,7 +138,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
             raise ValueError(
                 f"{name} gives a patch grid of shape {shape}, expected {expected}: "
                 f"{type(self).__name__} compares images location by location. Bring "
-                "them to one size: PCAAligner() in front, or "
+                "them to one size: PCAAligner() in front (mode='none' for textures), or "
                 "features__image_size=(height, width)."
             )
 
@@ -280,7 +280,13 @@ class BaseDetector(OutlierMixin, BaseEstimator):
     def _scored(self, X, task):
         """Yield (score grids, frames) batch by batch."""
         for F, frames in self._batches(self._check_input(X), task):
-            yield self._score_grid(np.asarray(F, np.float32)), frames
+            yield self._score(F), frames
+
+    def _score(self, F):
+        """Score features; a list means grids of different sizes."""
+        if isinstance(F, list):
+            return [self._score_grid(np.asarray(f[None], np.float32))[0] for f in F]
+        return self._score_grid(np.asarray(F, np.float32))
 
     def _check_input(self, X):
         if self.features != "passthrough" and _holds_images(X):

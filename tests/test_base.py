@@ -104,6 +104,9 @@ def test_images_of_two_sizes_are_refused_with_the_remedy(tiny):
     X = [*make_images(2), *make_images(1, size=(64, 48))]
     with pytest.raises(ValueError, match=r"X\[2\] gives a patch grid .* PCAAligner"):
         DinoPatch(features=tiny).fit(X)
+    detector = DinoPatch(features=tiny).fit(X[:2])
+    with pytest.raises(ValueError, match="gives a patch grid .* PCAAligner"):
+        detector.score_samples(X)
 
 
 def test_images_without_a_valid_patch_are_left_out(make_tiny, rng):

@@ -112,14 +112,15 @@ def _create(model, **kwargs):
         raise ValueError(
             f"model={model!r} is not a timm model; see timm.list_models('vit*')."
         )
-    network = timm.create_model(
-        model, num_classes=0, dynamic_img_size=True, scriptable=False, **kwargs
-    )
-    if not hasattr(network, "blocks") or not hasattr(network, "patch_embed"):
+    try:
+        return timm.create_model(model, num_classes=0, dynamic_img_size=True, **kwargs)
+    except TypeError as error:
+        if "dynamic_img_size" not in str(error):
+            raise
         raise ValueError(
-            f"model={model!r} is a {type(network).__name__}, expected a plain ViT."
-        )
-    return network
+            f"model={model!r} takes images of no other size than its own; expected a "
+            "Vision Transformer such as 'vit_small_patch14_dinov2.lvd142m'."
+        ) from error
 
 
 def content_digest(network) -> str:

@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from skdinoad.features import _backbones
+from skdinoad.features._backbones import content_digest, get_backbone, load_backbone
+
+
+def test_network_is_built_once(monkeypatch):
+    load_backbone.cache_clear()
+    built, create = [], _backbones._create
+
+    def counted(*args, **kwargs):
+        built.append(args)
+        return create(*args, **kwargs)
+
+    monkeypatch.setattr(_backbones, "_create", counted)
+    for _ in range(3):
+        get_backbone("test_vit", "random:3", "cpu", torch.float32)
+    get_backbone("test_vit", "random:3", "cpu", torch.bfloat16)
+    assert len(built) == 1
+
+
+def test_network_is_frozen():
+    network = load_backbone("test_vit", "random:0").network
+    assert not network.training
+    assert not any(p.requires_grad for p in network.parameters())
+
+
+def test_seed_decides_random_weights():
+    digests = [load_backbone("test_vit", f"random:{s}").digest for s in (0, 1)]
+    load_backbone.cache_clear()
+    assert load_backbone("test_vit", "random:0").digest == digests[0] != digests[1]
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".pt"])
+def test_digest_does_not_depend_on_the_file_format(tmp_path, suffix):
+    backbone = load_backbone("test_vit", "random:0")
+    path = tmp_path / f"weights{suffix}"
+    state = backbone.network.state_dict()
+    if suffix == ".safetensors":
+        safetensors.torch.save_file(state, path)
+    else:
+        torch.save(state, path)
+    loaded = load_backbone("test_vit.r160_in1k", str(path))
+    assert loaded.digest == backbone.digest
+    assert loaded.known.layers == (-1,)
+
+
+def test_pickle_that_runs_code_is_not_executed(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return print, ("executed",)
+
+    torch.save({"norm.weight": Evil()}, tmp_path / "evil.pth")
+    with pytest.raises(Exception, match=r"[Ww]eights.only|Unsupported"):
+        load_backbone("test_vit.r160_in1k", str(tmp_path / "evil.pth"))
+
+
+def test_file_for_another_model_is_refused(tmp_path):
+    path = tmp_path / "small.safetensors"
+    safetensors.torch.save_file({"norm.weight": torch.zeros(3)}, path)
+    with pytest.raises(ValueError, match="do not fit model='test_vit"):
+        load_backbone("test_vit.r160_in1k", str(path))
+
+
+def test_digest_sees_every_value():
+    network = torch.nn.Linear(2, 2)
+    before = content_digest(network)
+    with torch.no_grad():
+        network.bias[1] += 1e-3
+    assert content_digest(network) != before
+
+
+def test_mean_and_std_come_from_the_model():
+    backbone = load_backbone("test_vit", "random:0")
+    np.testing.assert_allclose(backbone.mean_std, [[0.5] * 3, [0.5] * 3])
+    assert (backbone.patch_size, backbone.depth) == (16, 6)

@@ -1,0 +1,181 @@
+import numpy as np
+import pytest
+import torch
+
+from skdinoad import DinoFeatures
+from skdinoad.features._backbones import load_backbone
+from skdinoad.testing import make_images
+
+
+def raw(image, size, layers, norm):
+    """The features of one image by timm's own calls, resized beforehand."""
+    backbone = load_backbone("test_vit", "random:0")
+    x = torch.tensor(image).permute(2, 0, 1)[None]
+    x = torch.nn.functional.interpolate(x, size, mode="bicubic", antialias=True)
+    mean, std = backbone.mean_std
+    x = (x.float() / 255 - mean[:, None, None]) / std[:, None, None]
+    with torch.inference_mode():
+        out = backbone.network.forward_intermediates(
+            x, indices=layers, norm=norm, intermediates_only=True
+        )
+    return [y[0].permute(1, 2, 0).numpy() for y in out]
+
+
+def test_equals_timm_for_one_layer(make_tiny):
+    X = make_images(1)
+    expected = raw(X[0], (64, 80), [3], norm=False)[0]  # 85 pixels wide: 5 patches
+    F = make_tiny(layers=3).transform(X)
+    assert F.shape == (1, 4, 5, 64)
+    np.testing.assert_allclose(F[0], expected, atol=1e-4)
+
+
+def test_last_layer_has_the_final_norm():
+    """norm=True equals the patch tokens of forward_features."""
+    backbone = load_backbone("test_vit", "random:0")
+    X = make_images(1, size=(64, 64))
+    x = torch.tensor(X).permute(0, 3, 1, 2)
+    mean, std = backbone.mean_std[:, :, None, None]
+    with torch.inference_mode():
+        tokens = backbone.network.forward_features((x / 255 - mean) / std)
+    expected = tokens[0, backbone.network.num_prefix_tokens :].reshape(4, 4, 64)
+    F = DinoFeatures(model="test_vit", weights="random:0", image_size=64).transform(X)
+    np.testing.assert_allclose(F[0], expected, atol=1e-4)
+
+
+def test_several_layers_are_joined_or_stacked_in_the_order_asked(make_tiny):
+    X = make_images(2)
+    first, last = make_tiny(layers=1).transform(X), make_tiny(layers=-1).transform(X)
+    last_raw = make_tiny(layers=-1, norm=False).transform(X)
+    joined = make_tiny(layers=[-1, 1]).transform(X)
+    np.testing.assert_allclose(joined, np.concatenate([last_raw, first], -1), atol=1e-5)
+    stacked = make_tiny(layers=[-1, 1], concatenate=False).transform(X)
+    assert stacked.shape == (2, 4, 5, 2, 64)
+    np.testing.assert_allclose(stacked.reshape(joined.shape), joined)
+    assert abs(last - last_raw).max() > 0.1
+
+
+def test_network_stops_at_the_last_layer_needed(make_tiny):
+    backbone = load_backbone("test_vit", "random:0")
+    ran = []
+    hooks = [
+        block.register_forward_hook(lambda *_, i=i: ran.append(i))
+        for i, block in enumerate(backbone.network.blocks)
+    ]
+    make_tiny(layers=2).transform(make_images(1))
+    for hook in hooks:
+        hook.remove()
+    assert ran == [0, 1, 2]
+
+
+@pytest.mark.parametrize("size", [(48, 64), (100, 37), (65, 65), (31, 200)])
+@pytest.mark.parametrize("image_size", [64, 50, (40, 90), None])
+def test_grid_covers_the_whole_image(make_tiny, size, image_size):
+    """The outer edges of the grid are the outer edges of the image, at any size."""
+    F, frames = make_tiny(image_size=image_size).transform_frames(make_images(1, size))
+    h, w = F.shape[1:3]
+    np.testing.assert_allclose(frames[0] @ [-0.5, -0.5, 1], [-0.5, -0.5, 1])
+    corner = frames[0] @ [w - 0.5, h - 0.5, 1]
+    np.testing.assert_allclose(corner, [size[1] - 0.5, size[0] - 0.5, 1])
+
+
+def test_smaller_edge_and_aspect_ratio(make_tiny):
+    assert make_tiny(image_size=64).transform(make_images(1, (50, 100))).shape[1:3] == (
+        4,
+        8,
+    )
+    assert make_tiny(image_size=(32, 96)).transform(make_images(1)).shape[1:3] == (2, 6)
+    assert make_tiny(image_size=None).transform(make_images(1)).shape[1:3] == (3, 4)
+
+
+def test_images_of_different_sizes_give_a_list_in_order(make_tiny):
+    X = [make_images(1, size)[0] for size in [(48, 64), (64, 48), (48, 64)]]
+    F, frames = make_tiny().transform_frames(X)
+    assert [f.shape[:2] for f in F] == [(4, 5), (5, 4), (4, 5)]
+    assert frames.shape == (3, 3, 3)
+    np.testing.assert_allclose(F[0], F[2])
+    np.testing.assert_allclose(F[1], make_tiny().transform(X[1:2])[0], atol=1e-4)
+
+
+def test_transparent_patches_are_nan(make_tiny):
+    X = np.concatenate(
+        [make_images(1, (64, 64)), np.full((1, 64, 64, 1), 255, np.uint8)], -1
+    )
+    X[0, :16, :9, 3] = 0  # 9 of 16 columns of the first patch
+    X[0, 16:32, :7, 3] = 0  # 7 of 16 columns of the patch below
+    invalid = np.isnan(make_tiny().transform(X)[0]).all(-1)
+    assert np.argwhere(invalid).tolist() == [[0, 0]]
+    assert np.isnan(make_tiny(min_valid=0.6).transform(X)[0, 1, 0]).all()
+
+
+def test_works_without_fit_and_records_weights_with_it(make_tiny):
+    features = make_tiny()
+    F = features.transform(make_images())
+    assert not hasattr(features, "weights_digest_")
+    fitted = make_tiny().fit()
+    np.testing.assert_array_equal(fitted.transform(make_images()), F)
+    assert fitted.weights_digest_ == load_backbone("test_vit", "random:0").digest
+    assert "random:0" in fitted.weights_name_
+    assert (fitted.layers_, fitted.norm_, fitted.patch_size_) == ((5,), True, 16)
+
+
+def test_other_weights_than_at_fit_name_both_digests(make_tiny):
+    features = make_tiny().fit()
+    features.weights = "random:1"
+    other = load_backbone("test_vit", "random:1").digest
+    with pytest.raises(ValueError, match=f"{features.weights_digest_}.*{other}"):
+        features.transform(make_images())
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"layers": 6}, "test_vit has 6 blocks"),
+        ({"layers": []}, "expected block numbers"),
+        ({"weights": "random:x"}, "integer seed"),
+        ({"weights": "weights.bin"}, "safetensors"),
+        ({"image_size": (3, 4, 5)}, "image_size"),
+        ({"cache": True}, "cache"),
+    ],
+)
+def test_bad_parameters_are_explained(make_tiny, parameters, words):
+    with pytest.raises(ValueError, match=words):
+        make_tiny().set_params(**parameters).fit()
+
+
+def test_unknown_model_and_no_vit():
+    with pytest.raises(ValueError, match="not a timm model"):
+        DinoFeatures(model="no_such_model", weights="random:0").fit()
+    with pytest.raises(ValueError, match="expected a Vision Transformer"):
+        DinoFeatures(model="resnet18", weights="random:0").fit()
+
+
+def test_panorama_is_refused_instead_of_filling_the_memory(make_tiny):
+    with pytest.raises(ValueError, match="would need a grid"):
+        make_tiny(image_size=448).transform(make_images(1, (1, 5000)))
+
+
+def test_out_of_memory_names_the_remedy(make_tiny, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("not enough memory: you tried to allocate 99 bytes")
+
+    monkeypatch.setattr(DinoFeatures, "_run", fail)
+    with pytest.raises(MemoryError, match=r"batch of 2 images .* batch_size=4"):
+        make_tiny().transform(make_images(2))
+
+
+def test_low_precision_stays_close(make_tiny):
+    X = make_images(2)
+    full, half = (make_tiny(dtype=d).transform(X) for d in ("float32", "bfloat16"))
+    assert half.dtype == np.float32
+    assert abs(full - half).max() < 0.2 * abs(full).max()
+
+
+@pytest.mark.real
+def test_real_backbone_tells_a_cat_from_gravel(real_features):
+    """Patches of one photograph are nearer to each other than to another's."""
+    data = pytest.importorskip("skimage.data")
+    X = [data.chelsea(), np.stack([data.gravel()] * 3, -1)]
+    F = [f.reshape(-1, 384) for f in real_features(image_size=224).transform(X)]
+    unit = [f / np.linalg.norm(f, axis=1, keepdims=True) for f in F]
+    same = np.mean([np.median(u @ u.T) for u in unit])
+    assert same > np.median(unit[0] @ unit[1].T) + 0.2

@@ -1,0 +1,116 @@
+import joblib
+import numpy as np
+import pytest
+from conftest import tiny_features
+from joblib import Parallel, delayed
+
+from skdinoad import DinoFeatures
+from skdinoad.features import _store
+from skdinoad.features._store import image_key, open_store
+from skdinoad.testing import make_images
+
+
+@pytest.fixture
+def forwards(monkeypatch):
+    """Return a list that grows by the number of images in each forward pass."""
+    counts, run = [], DinoFeatures._run
+
+    def counted(self, images, size):
+        counts.append(len(images))
+        return run(self, images, size)
+
+    monkeypatch.setattr(DinoFeatures, "_run", counted)
+    return counts
+
+
+@pytest.mark.parametrize("kind", ["memory", "path", "joblib"])
+def test_each_image_passes_the_network_once(kind, tmp_path, make_tiny, forwards):
+    memory = joblib.Memory(tmp_path, verbose=0)
+    cache = {"memory": None, "path": str(tmp_path), "joblib": memory}[kind]
+    X = make_images()
+    first = make_tiny(cache=cache).transform(X)
+    again = make_tiny(cache=cache, batch_size=2).transform(X[::-1])
+    assert sum(forwards) == len(X)
+    assert np.array_equal(first, again[::-1])
+
+
+def test_without_cache_every_call_computes(make_tiny, forwards):
+    for _ in range(2):
+        make_tiny(cache=False).transform(make_images())
+    assert sum(forwards) == 12
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"image_size": 80},
+        {"layers": 2},
+        {"norm": False},
+        {"min_valid": 0.9},
+        {"dtype": "bfloat16"},
+        {"layers": [1, 2]},
+    ],
+)
+def test_whatever_shapes_a_feature_is_part_of_its_key(change, make_tiny, forwards):
+    for parameters in ({}, change):
+        make_tiny(**parameters).transform(make_images(1))
+    assert sum(forwards) == 2
+
+
+def test_weights_are_part_of_the_key(forwards):
+    for seed in range(2):
+        DinoFeatures(
+            model="test_vit", weights=f"random:{seed}", image_size=64
+        ).transform(make_images(1))
+    assert sum(forwards) == 2
+
+
+def test_alpha_and_shape_are_part_of_the_key(rng):
+    image = rng.integers(0, 255, (4, 6, 4), np.uint8)
+    keys = {image_key(x, "") for x in (image, image[..., :3], image.reshape(6, 4, 4))}
+    assert len(keys) == 3
+
+
+def test_damaged_file_is_computed_again(tmp_path, make_tiny, forwards):
+    X = make_images(2)
+    expected = make_tiny(cache=tmp_path).transform(X)
+    for path in tmp_path.rglob("output.pkl"):
+        path.write_bytes(b"damaged")
+    assert np.array_equal(make_tiny(cache=tmp_path).transform(X), expected)
+    assert sum(forwards) == 4
+
+
+def test_memory_stays_below_its_limit(monkeypatch):
+    store = _store._MemoryStore()
+    monkeypatch.setattr(_store, "MEMORY_LIMIT", 1000)
+    for i in range(20):
+        store.put(str(i), np.zeros(100, np.uint8))
+    store.put("too large", np.zeros(2000, np.uint8))
+    kept = [key for key in map(str, range(20)) if store.get(key) is not None]
+    assert len(kept) == 10
+    assert store.get("19") is not None
+    assert store.get("too large") is None
+
+
+def test_stored_arrays_cannot_be_changed_by_the_caller(make_tiny):
+    X = [make_images(1)[0], make_images(1, (64, 48))[0]]
+    for _ in range(2):
+        features = make_tiny().transform(X)
+    with pytest.raises(ValueError, match="read-only"):
+        features[0][:] = 0
+
+
+def test_several_processes_share_a_folder(tmp_path):
+    X = make_images(3)
+    jobs = [delayed(_transform)(X, str(tmp_path)) for _ in range(4)]
+    results = Parallel(n_jobs=2)(jobs)
+    assert all(np.array_equal(results[0], other) for other in results)
+
+
+def _transform(X, cache):
+    return tiny_features(cache=cache).transform(X)
+
+
+def test_open_store_accepts_all_forms(tmp_path):
+    for cache in (None, False, tmp_path, str(tmp_path), joblib.Memory(tmp_path)):
+        assert open_store(cache).get("nothing") is None
