@@ -138,8 +138,8 @@ class BaseDetector(OutlierMixin, BaseEstimator):
             raise ValueError(
                 f"{name} gives a patch grid of shape {shape}, expected {expected}: "
                 f"{type(self).__name__} compares images location by location. Bring "
-                "them to one size: PCAAligner() in front (mode='none' for textures), or "
-                "features__image_size=(height, width)."
+                "them to one size: PCAAligner() in front (mode='none' for textures) "
+                "or features__image_size=(height, width)."
             )
 
     def _set_offset(self):
@@ -324,8 +324,11 @@ def _holds_images(X):
 
 
 def _is_wide(array):
-    # Channels first, (n, 3, H, W), is an image by mistake and gets its own message.
-    return array.shape[-1] > 4 and not (array.ndim == 4 and array.shape[1] in (1, 3))
+    """Whether the last axis holds features and not pixels, channels first."""
+    channels_first = array.ndim == 4 and array.shape[1] in (1, 3)
+    if channels_first and min(array.shape[2:]) >= 16 and len(array):
+        return array.shape[-1] > 4 and array[0].min() < 0  # no pixel is negative
+    return array.shape[-1] > 4
 
 
 def _check_grids(X):

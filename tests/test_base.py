@@ -105,7 +105,7 @@ def test_images_of_two_sizes_are_refused_with_the_remedy(tiny):
     with pytest.raises(ValueError, match=r"X\[2\] gives a patch grid .* PCAAligner"):
         DinoPatch(features=tiny).fit(X)
     detector = DinoPatch(features=tiny).fit(X[:2])
-    with pytest.raises(ValueError, match="gives a patch grid .* PCAAligner"):
+    with pytest.raises(ValueError, match=r"gives a patch grid .* PCAAligner"):
         detector.score_samples(X)
 
 

@@ -55,7 +55,7 @@ class PCAAligner(TransformerMixin, BaseEstimator):
         Degrees from the output's x axis to the part's axis, clockwise.
     border : {"wrap", "reflect", "replicate", "constant"}, default="wrap"
         What fills the output where the photograph ends. Those pixels are invalid.
-    canny : (float, float) or "auto", default=(30, 90)
+    canny : (float, float) or "auto", default=(50, 100)
         Edge thresholds, on the image reduced to at most 256 pixels; "auto" takes
         0.66 and 1.33 times the median grey.
     blur : int, default=5
@@ -83,7 +83,9 @@ class PCAAligner(TransformerMixin, BaseEstimator):
     zoom_ : float
         Median of (output pixels per source pixel) over the training images.
     polarity_reference_ : ndarray of shape (c,) or None
-        Mean feature difference between the right and the left half.
+        Mean feature difference between the right and the left half of a part.
+    polarity_bias_ : ndarray of shape (c,) or None
+        The same of a part with two equal ends.
     features_ : extractor or None
         The fitted extractor.
 
@@ -152,7 +154,7 @@ class PCAAligner(TransformerMixin, BaseEstimator):
         scale=0.9,
         rotation=0,
         border="wrap",
-        canny=(30, 90),
+        canny=(50, 100),
         blur=5,
         closing=7,
         min_contour=30,
@@ -278,7 +280,7 @@ class PCAAligner(TransformerMixin, BaseEstimator):
         rows = normal_rows(y, len(images))
         poses = {int(row): self._find(images[row]) for row in rows}
         self._fit_sizes(poses, images)
-        self.features_, self.polarity_reference_ = None, None
+        self.features_ = self.polarity_reference_ = self.polarity_bias_ = None
         if self.polarity == "features":
             self._fit_polarity(take(images, rows), list(poses.values()))
         return poses
@@ -315,7 +317,8 @@ class PCAAligner(TransformerMixin, BaseEstimator):
             self._check_usable(poses, images, ratios)
         self.output_size_ = self._fit_output(images, list(poses))
         self.isotropic_ = bool(len(ratios)) and bool((ratios > _MAX_RATIO).mean() > 0.5)
-        self.scale_ = self.scale / max([1.0, *(self._overflow(p) for p in usable)])
+        overflow = max([1.0, *(self._overflow(p) / _FILL for p in usable)])
+        self.scale_ = self.scale / overflow
         zooms = [self._zoom(pose) for pose in usable]
         self.zoom_ = float(np.median(zooms)) if zooms else 1.0
 
@@ -368,8 +371,15 @@ class PCAAligner(TransformerMixin, BaseEstimator):
             if not (flag["no_object"] or flag["full_frame"])
         ]
         if aligned:
-            sides = side_vectors(self.features_.transform(np.stack(aligned)))
-            self.polarity_reference_ = common_direction(sides)
+            Z = np.stack(aligned)
+            turned = Z[:, :, ::-1] if self.flip == "mirror" else Z[:, ::-1, ::-1]
+            sides, other = (
+                side_vectors(self.features_.transform(z)) for z in (Z, turned)
+            )
+            # Features know left from right whatever they show; what stays when the
+            # part is turned is that, and not the part.
+            self.polarity_bias_ = (sides + other).mean(axis=0) / 2
+            self.polarity_reference_ = common_direction(sides - self.polarity_bias_)
 
     # -- alignment --------------------------------------------------------------------
 
@@ -471,7 +481,7 @@ class PCAAligner(TransformerMixin, BaseEstimator):
         if not rotated or fixed.all():
             return
         rows = np.flatnonzero(~fixed)
-        sides = side_vectors(self.features_.transform(Z[rows]))
+        sides = side_vectors(self.features_.transform(Z[rows])) - self.polarity_bias_
         agreement = cosines(sides, self.polarity_reference_)
         flags["ambiguous"][rows] = np.abs(agreement) < _MIN_COSINE
         for row in rows[agreement <= -_MIN_COSINE]:
@@ -485,10 +495,13 @@ class PCAAligner(TransformerMixin, BaseEstimator):
         return tags
 
 
+#: Share of the output that the farthest point of a part may reach: the outline found
+#: ends a little inside the part.
+_FILL = 0.96
 #: Eigenvalue ratio above which the axis is noise (aspect ratio below about 1.1).
 _MAX_RATIO = 0.83
 #: Standard deviation of the eigenvalue ratio above which outlines are accidents of a
-#: texture: parts have 0.002 (screws) to 0.15 (cookies), paper 0.21 and 0.25.
+#: texture: parts have 0.002 (screws) to 0.16 (cookies), paper 0.21 and 0.24.
 _MAX_SHAPE_SPREAD = 0.18
 #: Zoom factors beyond this multiple of the training median are limited.
 _MAX_ZOOM = 4.0

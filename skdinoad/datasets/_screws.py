@@ -77,7 +77,7 @@ def _random_pose(size, rng):
 def _ground(size, rng):
     """Grey cardboard: soft spots of several sizes."""
     ground = np.full((size, size), 90.0)
-    for cell, strength in ((4, 5), (16, 6)):
+    for cell, strength in ((4, 4), (16, 3)):
         noise = rng.normal(0, strength, (size // cell + 2, size // cell + 2))
         ground += cv2.resize(noise, (size, size), interpolation=cv2.INTER_CUBIC)
     return ground[..., None] * np.array([1.0, 0.97, 0.9])
