@@ -372,7 +372,8 @@ def _offset(scores, contamination):
 
 
 def _display_limits(grids):
-    """Return (low, high) for heat maps: the hottest normal patch is half way up."""
-    values = grids[np.isfinite(grids)]
-    low, top = float(np.median(values)), float(values.max())
-    return low, max(low + 2 * (top - low), low + np.finfo(np.float32).eps)
+    """Return (low, high): a normal image's hottest patch is usually half way up."""
+    low = float(np.nanmedian(grids))
+    hottest = np.array([np.nanmax(g) for g in grids if np.isfinite(g).any()])
+    high = low + 2 * (float(np.median(hottest)) - low)
+    return low, max(high, low + np.finfo(np.float32).eps)

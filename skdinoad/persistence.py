@@ -1,7 +1,6 @@
 """Saving that never destroys what was there before."""
 
 import os
-import tempfile
 from pathlib import Path
 
 import joblib
@@ -39,11 +38,10 @@ def dump(estimator, path, *, compress=0):
     DinoPatch(neighborhood=2)
     """
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         joblib.dump(estimator, temporary, compress=compress)
         os.replace(temporary, path)
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     return path

@@ -131,4 +131,5 @@ def test_display_limits_hold_for_normal_images(tiny):
     low, high = detector.map_limits_
     maps = detector.predict_map(make_images(8, random_state=3))
     assert low < high
-    assert (maps - low).max() < 0.9 * (high - low)  # good parts stay clear of red
+    share = (maps.max(axis=(1, 2)) - low) / (high - low)
+    assert 0.25 < np.median(share) < 0.75  # good parts stay clear of full colour

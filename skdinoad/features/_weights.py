@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import tempfile
 import threading
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -216,8 +215,7 @@ def _convert_package(onnx_path, path):
         )
     tensors = _timm_tensors(content)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".safetensors")
-    os.close(handle)
+    temporary = path.with_name(f".{os.getpid()}-{path.name}")
     save_file(tensors, temporary)
     os.replace(temporary, path)  # other processes see the whole file or none
 

@@ -1,0 +1,193 @@
+"""A demonstration on real photographs and rendered parts, or on your own images.
+
+python -m skdinoad.demo                 # writes demo_output/
+python -m skdinoad.demo path/to/category   # a folder in MVTec AD's layout
+"""
+
+import argparse
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+from sklearn.utils import Bunch
+
+from skdinoad import DinoFeatures, DinoPatch, PCAAligner, Pipeline, dump
+from skdinoad._images import as_images
+from skdinoad.datasets import (
+    SCREW_DEFECTS,
+    load_folder,
+    make_screws,
+    plant_defect,
+    read_mask,
+)
+from skdinoad.plotting import overlay_map
+
+#: Side, in pixels, of the texture crops, and of the network's view of them.
+_CROP, _VIEW = 128, 224
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(
+        prog="python -m skdinoad.demo",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", nargs="?", help="category folder in MVTec layout")
+    parser.add_argument("--output", type=Path, default=Path("demo_output"))
+    options = parser.parse_args(arguments)
+    print(f"Weights: {DinoFeatures().fit().weights_name_}\n")
+    print(_HEADER)
+    for name, data, pipe in _jobs(options.folder):
+        report(name, data, pipe, options.output / name)
+    print(f"\nHeat maps and saved models: {options.output.resolve()}")
+
+
+def _jobs(folder):
+    """Yield (name, data, unfitted pipeline) of each demonstration."""
+    if folder:
+        data = load_folder(folder)
+        yield Path(folder).resolve().name, data, Pipeline([PCAAligner(), DinoPatch()])
+        return
+    for texture in ("brick", "gravel", "grass"):
+        # A texture looks alike everywhere: every location may answer for every other.
+        features = DinoFeatures(image_size=_VIEW)
+        detector = DinoPatch(features=features, neighborhood=_VIEW // 14)
+        yield texture, texture_crops(texture), Pipeline([detector])
+    yield "screws-rendered", screws(), Pipeline([PCAAligner(), DinoPatch()])
+
+
+# -- data ---------------------------------------------------------------------------
+
+
+def texture_crops(name):
+    """Tiles of a photograph of scikit-image; defects are planted in test tiles.
+
+    Tiles do not overlap: a held-out tile must not stand half in the bank.
+    """
+    from skimage import data
+
+    photo = np.stack([getattr(data, name)()] * 3, axis=-1)
+    corners = range(0, 512, _CROP)
+    tiles = [photo[y : y + _CROP, x : x + _CROP] for y in corners for x in corners]
+    # A fixed draw, so that lighting differs as little between the two as within.
+    order = np.random.default_rng(0).permutation(len(tiles))
+    train, good = ([tiles[i] for i in part] for part in (order[:11], order[11:]))
+    pairs = [
+        plant_defect(tile, kind=kind, size=0.3, random_state=i)
+        for i, tile in enumerate(good)
+        for kind in ("blob", "scratch")
+    ]
+    bad, masks = zip(*pairs)
+    return _bunch(train, good, bad, masks)
+
+
+def screws():
+    """Rendered screws with washers, in any pose."""
+    train, _ = make_screws(12, random_state=0)
+    good, _ = make_screws(8, random_state=1)
+    pairs = [
+        make_screws(3, defect=defect, random_state=2 + i)
+        for i, defect in enumerate(SCREW_DEFECTS)
+    ]
+    bad, masks = (np.concatenate(part) for part in zip(*pairs))
+    return _bunch(train, good, bad, masks)
+
+
+def _bunch(train, good, bad, masks):
+    empty = [np.zeros(image.shape[:2], bool) for image in good]
+    return Bunch(
+        train=np.stack(train),
+        test=np.stack([*good, *bad]),
+        y=np.array([1] * len(good) + [-1] * len(bad)),
+        masks=[*empty, *masks],
+    )
+
+
+# -- fit, score, show ---------------------------------------------------------------
+
+_HEADER = (
+    f"{'':18}{'normals':>8}{'tested':>8}{'image AUROC':>13}{'pixel AUROC':>13}"
+    f"{'false alarms':>14}{'missed':>8}{'seconds':>9}"
+)
+
+
+def report(name, data, pipe, folder):
+    """Fit on the normals, score the test images, print figures, write pictures."""
+    start = time.perf_counter()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        pipe.fit(data.train)
+    decision, maps = pipe.decision_function(data.test), pipe.predict_map(data.test)
+    seconds = time.perf_counter() - start
+    alarms, missed = (decision < 0)[data.y == 1], (decision >= 0)[data.y == -1]
+    both = len(set(data.y)) == 2
+    image = f"{roc_auc_score(data.y, decision):.3f}" if both else "-"
+    print(
+        f"{name:18}{len(data.train):8}{len(data.test):8}{image:>13}"
+        f"{_pixel_auroc(data, maps):>13}{alarms.sum():>8} of {alarms.size:<3}"
+        f"{missed.sum():>4} of {missed.size:<3}{seconds:7.1f}",
+        flush=True,
+    )
+    for warning in caught:
+        print(f"    note: {warning.message}")
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_overlays(folder, data, maps, decision, pipe[-1].map_limits_)
+    dump(pipe, folder / "model.joblib")
+
+
+def _pixel_auroc(data, maps):
+    """AUROC over the pixels of good and of masked images, as text."""
+    known = [i for i, m in enumerate(data.masks) if data.y[i] == 1 or m is not None]
+    masks = [_mask(data.masks[i], maps[i].shape).ravel() for i in known]
+    masks = np.concatenate(masks) if known else np.zeros(0, bool)
+    if masks.all() or not masks.any():
+        return "-"
+    scores = np.concatenate([maps[i].ravel() for i in known])
+    return f"{roc_auc_score(masks, scores):.3f}"
+
+
+def _mask(mask, size):
+    return mask if isinstance(mask, np.ndarray) else read_mask(mask, size)
+
+
+def _write_overlays(folder, data, maps, decision, limits):
+    """Write each test image beside its heat map, and a sheet of a few of them."""
+    import cv2
+
+    pairs = []
+    for i, (image, heat) in enumerate(zip(as_images(data.test), maps)):
+        image = image[..., :3]
+        pair = np.hstack([image, overlay_map(image, heat, limits=limits)])
+        truth = "good" if data.y[i] == 1 else "bad"
+        verdict = "ok" if decision[i] >= 0 else "ALARM"
+        path = folder / f"{i:03d}_{truth}_{verdict}.png"
+        cv2.imwrite(str(path), pair[..., ::-1])
+        pairs.append(pair)
+    _write_sheet(folder / "sheet.png", pairs, data.y, decision)
+
+
+def _write_sheet(path, pairs, y, decision):
+    """Write a picture of two good and up to six bad images, with their verdicts."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    bad = np.flatnonzero(y == -1)
+    shown = [*np.flatnonzero(y == 1)[:2]]
+    shown += list(bad[np.linspace(0, len(bad) - 1, min(6, len(bad))).astype(int)])
+    figure = Figure(figsize=(16, 4.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, i in zip(figure.subplots(2, 4).flat, shown):
+        axes.imshow(pairs[i])
+        truth = "good" if y[i] == 1 else "defect"
+        verdict = "normal" if decision[i] >= 0 else "anomalous"
+        color = "black" if (y[i] == 1) == (decision[i] >= 0) else "red"
+        axes.set_title(f"{truth}: {verdict} ({decision[i]:+.2f})", color=color)
+    for axes in figure.axes:
+        axes.axis("off")
+    figure.savefig(path, dpi=70)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from skdinoad.datasets import load_folder, read_mask
+
+
+@pytest.fixture
+def category(tmp_path):
+    for name in (
+        "train/good/a.png",
+        "test/good/a.jpg",
+        "test/dent/b.png",
+        "test/dent/c.png",
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 3)).save(path)
+    (tmp_path / "test/dent/notes.txt").write_text("not an image")
+    (tmp_path / "ground_truth/dent").mkdir(parents=True)
+    mask = Image.fromarray(np.array([[0, 255]], np.uint8))
+    mask.save(tmp_path / "ground_truth/dent/b_mask.png")
+    return tmp_path
+
+
+def test_lists_images_labels_and_masks(category):
+    data = load_folder(category)
+    assert len(data.train) == 1
+    assert [p[-5:] for p in data.test] == ["b.png", "c.png", "a.jpg"]
+    assert data.y.tolist() == [-1, -1, 1]
+    assert data.kinds.tolist() == ["dent", "dent", "good"]
+    assert [m is None for m in data.masks] == [False, True, True]
+    assert read_mask(data.masks[0]).tolist() == [[False, True]]
+    assert not read_mask(None, (3, 4)).any()
+
+
+def test_other_folder_is_explained(tmp_path):
+    with pytest.raises(FileNotFoundError, match="expected MVTec AD's layout"):
+        load_folder(tmp_path)

@@ -1,0 +1,102 @@
+import subprocess
+import sys
+
+import joblib
+import numpy as np
+import pytest
+from conftest import tiny_features
+
+from skdinoad import DinoPatch, PCAAligner, Pipeline, dump
+from skdinoad.datasets import make_screws
+
+SCRIPT = """
+import sys, joblib, numpy as np
+pipe = joblib.load(sys.argv[1])
+X = np.load(sys.argv[2])
+np.savez(sys.argv[3], scores=pipe.score_samples(X), maps=pipe.predict_map(X))
+"""
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    X, _ = make_screws(8, size=128)
+    detector = DinoPatch(features=tiny_features(image_size=128))
+    return Pipeline([PCAAligner(output_size=128), detector]).fit(X), X
+
+
+def test_fresh_process_gives_bit_equal_scores(fitted, tmp_path):
+    pipe, X = fitted
+    X = 255 - X
+    dump(pipe, tmp_path / "model.joblib")
+    np.save(tmp_path / "X.npy", X)
+    arguments = [tmp_path / name for name in ("model.joblib", "X.npy", "out.npz")]
+    subprocess.run([sys.executable, "-c", SCRIPT, *map(str, arguments)], check=True)
+    out = np.load(tmp_path / "out.npz")
+    assert np.array_equal(out["scores"], pipe.score_samples(X))
+    assert np.array_equal(out["maps"], pipe.predict_map(X))
+
+
+def test_plain_joblib_gives_the_same_file(fitted, tmp_path):
+    pipe, _ = fitted
+    joblib.dump(pipe, tmp_path / "a.joblib")
+    dump(pipe, tmp_path / "b.joblib")
+    assert (tmp_path / "a.joblib").read_bytes() == (tmp_path / "b.joblib").read_bytes()
+
+
+def test_file_holds_the_bank_and_little_else(fitted, tmp_path):
+    pipe, _ = fitted
+    path = dump(pipe, tmp_path / "model.joblib")
+    assert path.stat().st_size < 1.2 * pipe[-1].bank_.nbytes + 2**20
+    # The same bound where the bank is large against the allowance.
+    F = np.random.default_rng(0).normal(size=(8, 16, 16, 384)).astype(np.float32)
+    detector = DinoPatch().fit(F)
+    path = dump(detector, tmp_path / "large.joblib")
+    assert path.stat().st_size < 1.2 * detector.bank_.nbytes
+
+
+def test_bank_can_be_mapped_from_disk(fitted, tmp_path):
+    pipe, X = fitted
+    path = dump(pipe, tmp_path / "model.joblib")
+    mapped = joblib.load(path, mmap_mode="r")
+    assert isinstance(mapped[-1].bank_, np.memmap)
+    assert np.array_equal(mapped.score_samples(X), pipe.score_samples(X))
+
+
+def test_failed_save_keeps_the_old_file(fitted, tmp_path, monkeypatch):
+    path = tmp_path / "model.joblib"
+    dump({"old": 1}, path)
+
+    def full_disk(value, file, **_):
+        with open(file, "wb") as out:
+            out.write(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(joblib, "dump", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        dump(fitted[0], path)
+    assert joblib.load(path) == {"old": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_other_weights_at_load_time_name_both_digests(fitted, tmp_path):
+    pipe, X = fitted
+    loaded = joblib.load(dump(pipe, tmp_path / "model.joblib"))
+    features = loaded[-1].features_.set_params(weights="random:7")
+    with pytest.raises(
+        ValueError, match=f"fitted with weights {features.weights_digest_}"
+    ):
+        loaded.predict(X)
+
+
+def test_model_fitted_on_a_gpu_opens_on_a_cpu(fitted, tmp_path):
+    """As far as a machine without a GPU can tell."""
+    pipe, X = fitted
+    loaded = joblib.load(dump(pipe, tmp_path / "model.joblib"))
+    loaded[-1].features_.device = "cuda"
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.warns(UserWarning, match="not available"):
+        scores = loaded.score_samples(X)
+    assert np.array_equal(scores, pipe.score_samples(X))

@@ -1,0 +1,231 @@
+import numpy as np
+import pytest
+from conftest import tiny_features
+from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import (
+    GridSearchCV,
+    StratifiedKFold,
+    cross_val_predict,
+    cross_validate,
+)
+from sklearn.pipeline import Pipeline as SklearnPipeline
+from sklearn.pipeline import make_pipeline as sklearn_make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+
+from skdinoad import (
+    DinoFeatures,
+    DinoPatch,
+    PCAAligner,
+    Pipeline,
+    make_pipeline,
+    predict_map,
+)
+from skdinoad import pipeline as module
+from skdinoad.datasets import make_screws
+
+#: Outlier detectors are no classifiers: a plain cv=2 would not mix the classes.
+STRATIFIED = StratifiedKFold(2)
+
+
+@pytest.fixture(scope="module")
+def screws():
+    """Return (good, bad, masks)."""
+    good, _ = make_screws(8, size=128, random_state=0)
+    return good, *make_screws(4, size=128, defect="scratch", random_state=1)
+
+
+def steps():
+    return PCAAligner(output_size=128), DinoPatch(
+        features=tiny_features(image_size=128)
+    )
+
+
+def test_bare_steps_are_named_as_make_pipeline_names_them():
+    assert [n for n, _ in Pipeline(list(steps())).steps] == ["pcaaligner", "dinopatch"]
+    twice = Pipeline([PCAAligner(), PCAAligner(), ("last", DinoPatch())])
+    assert [n for n, _ in twice.steps] == ["pcaaligner-1", "pcaaligner-2", "last"]
+    assert isinstance(make_pipeline(*steps()), Pipeline)
+
+
+def test_pairs_are_stored_untouched_so_clone_works():
+    pairs = [("a", PCAAligner()), ("b", DinoPatch())]
+    pipe = Pipeline(pairs)
+    assert pipe.steps is pairs
+    copy = clone(Pipeline(list(steps())))
+    assert list(copy.named_steps) == ["pcaaligner", "dinopatch"]
+    assert isinstance(pipe[:1], Pipeline)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda a, d: Pipeline([a, d]),
+        lambda a, d: make_pipeline(a, d),
+        lambda a, d: sklearn_make_pipeline(a, d),
+        lambda a, d: SklearnPipeline([("a", a), ("b", Pipeline([d]))]),
+        lambda a, d: Pipeline([Pipeline([a, "passthrough"]), None, d]),
+        lambda a, d: Pipeline([a, FunctionTransformer(_same), d]),
+        lambda a, d: Pipeline([a, d.features, clone(d).set_params(features=None)]),
+        lambda a, d: GridSearchCV(
+            Pipeline([a, d]), {"dinopatch__aggregate": ["max"]}, cv=2, scoring=_first
+        ),
+    ],
+    ids=[
+        "ours",
+        "make",
+        "sklearn",
+        "nested end",
+        "nested start",
+        "function",
+        "features apart",
+        "search",
+    ],
+)
+def test_maps_and_scores_are_equal_however_the_steps_are_wrapped(wrap, screws):
+    good, bad, _ = screws
+    aligner, detector = steps()
+    expected = Pipeline([aligner, detector]).fit(good)
+    wrapped = wrap(*steps()).fit(good)
+    maps = predict_map(wrapped, bad)
+    assert maps.shape == bad.shape[:3]
+    np.testing.assert_allclose(maps, expected.predict_map(bad), atol=1e-4)
+    frozen = FrozenEstimator(wrapped)
+    np.testing.assert_array_equal(predict_map(frozen, bad), maps)
+
+
+def _same(X):
+    return X
+
+
+def _first(estimator, X, y=None):
+    return float(estimator.decision_function(X).mean())
+
+
+def test_chunks_do_not_change_maps(screws, monkeypatch):
+    good, bad, _ = screws
+    pipe = Pipeline(list(steps())).fit(good)
+    whole = pipe.predict_map(bad)
+    monkeypatch.setattr(module, "_CHUNK", 3)
+    np.testing.assert_allclose(pipe.predict_map(bad), whole, atol=1e-4)
+
+
+def test_maps_go_back_to_images_of_any_size(screws):
+    good, bad, _ = screws
+    pipe = Pipeline(list(steps())).fit(good)
+    X = [bad[0], bad[1][:100, :120], bad[2]]
+    assert [m.shape for m in pipe.predict_map(X)] == [
+        (128, 128),
+        (100, 120),
+        (128, 128),
+    ]
+
+
+def test_bad_image_is_named_by_its_row_also_behind_steps(screws):
+    good, bad, _ = screws
+    pipe = Pipeline(list(steps())).fit(good)
+    X = [*bad, bad[0] / 100.0]
+    with pytest.raises(ValueError, match=r"X\[4\]"):
+        pipe.predict_map(X)
+    with pytest.raises(ValueError, match=r"X\[4\]"):
+        pipe.predict(X)
+
+
+class _Halver(TransformerMixin, BaseEstimator):
+    def fit(self, X, y=None):
+        return self
+
+    def transform(self, X):
+        return X[:, ::2, ::2]
+
+
+def test_step_that_moves_pixels_without_frames_is_refused(screws):
+    good, _, _ = screws
+    pipe = Pipeline([_Halver(), DinoPatch(features=tiny_features())]).fit(good)
+    assert pipe.predict(good).shape == (8,)
+    with pytest.raises(TypeError, match=r"_Halver.* has no transform_frames"):
+        pipe.predict_map(good)
+
+
+def test_estimator_without_maps_is_refused(screws):
+    with pytest.raises(TypeError, match="no heat maps"):
+        predict_map(PCAAligner(), screws[0])
+    assert not hasattr(Pipeline([PCAAligner()]), "predict_map")
+    assert hasattr(Pipeline([PCAAligner(), DinoPatch()]), "predict_map")
+
+
+def labelled(screws):
+    good, bad, _ = screws
+    return np.concatenate([good, bad]), np.array([1] * len(good) + [-1] * len(bad))
+
+
+def test_search_over_every_level_computes_each_image_once(screws, monkeypatch):
+    X, y = labelled(screws)
+    seen, run = [], DinoFeatures._run
+
+    def counted(self, images, size):
+        seen.append(len(images))
+        return run(self, images, size)
+
+    monkeypatch.setattr(DinoFeatures, "_run", counted)
+    grid = {
+        "neighborhood": [0, 1],
+        "smoothing_sigma": [0, 1],
+        "aggregate": ["max", "top", "mean"],
+    }
+    detector = DinoPatch(features=tiny_features())
+    search = GridSearchCV(detector, grid, scoring="roc_auc", cv=STRATIFIED).fit(X, y)
+    assert search.best_estimator_.score_samples(X).shape == y.shape
+    assert sum(seen) == len(X)
+
+
+def test_default_features_are_searchable_inside_a_pipeline(screws):
+    X, y = labelled(screws)
+    pipe = Pipeline([PCAAligner(output_size=64), DinoPatch()])
+    tiny = {"model": "test_vit", "weights": "random:0"}
+    grid = {f"dinopatch__features__{k}": [v] for k, v in tiny.items()}
+    grid["dinopatch__features__image_size"] = [48, 64]
+    grid["pcaaligner__support"] = ["hull", "filled"]
+    search = GridSearchCV(pipe, grid, scoring="roc_auc", cv=STRATIFIED).fit(X, y)
+    assert set(search.best_params_) == set(grid)
+
+
+def test_folds_never_train_on_a_defect(screws):
+    X, y = labelled(screws)
+    out = cross_validate(
+        Pipeline(list(steps())),
+        X,
+        y,
+        cv=STRATIFIED,
+        scoring="roc_auc",
+        return_estimator=True,
+    )
+    sizes = [e[-1].bank_.shape[2] for e in out["estimator"]]
+    assert sizes == [4, 4]  # half of the eight good ones, never a bad one
+
+
+def test_out_of_fold_scores_and_processes(screws):
+    good, _, _ = screws
+    pipe = Pipeline(list(steps()))
+    one = cross_val_predict(pipe, good, method="decision_function", cv=4)
+    two = cross_val_predict(pipe, good, method="decision_function", cv=4, n_jobs=2)
+    np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-4)
+
+
+def test_paths_go_through_the_whole_pipeline(screws, tmp_path):
+    from PIL import Image
+
+    good, bad, _ = screws
+    paths = []
+    for i, image in enumerate(np.concatenate([good, bad])):
+        paths.append(str(tmp_path / f"{i}.png"))
+        Image.fromarray(image).save(paths[-1])
+    paths = np.array(paths)
+    pipe = Pipeline(list(steps()))
+    expected = pipe.fit(good).predict_map(bad)
+    np.testing.assert_array_equal(pipe.fit(paths[:8]).predict_map(paths[8:]), expected)
+    y = np.array([1] * 8 + [-1] * 4)
+    search = GridSearchCV(
+        pipe, {"dinopatch__neighborhood": [0, 1]}, scoring="roc_auc", cv=STRATIFIED
+    )
+    assert search.fit(paths, y).best_score_ > 0

@@ -1,0 +1,37 @@
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from skdinoad._torch import as_tensor, resolve_device, resolve_dtype, seeded
+
+
+def test_seeded_does_not_move_the_global_state():
+    before = torch.get_rng_state()
+    with seeded(3):
+        first = torch.rand(2)
+    with seeded(3):
+        assert torch.equal(torch.rand(2), first)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_devices():
+    assert resolve_device("cpu").type == "cpu"
+    assert resolve_device("auto").type in {"cpu", "cuda", "mps"}
+    if not torch.cuda.is_available():
+        with pytest.warns(UserWarning, match="'cuda:3' is not available"):
+            assert resolve_device("cuda:3").type == "cpu"
+
+
+def test_dtypes():
+    assert resolve_dtype("bfloat16") is torch.bfloat16
+
+
+def test_as_tensor_shares_memory_also_of_read_only_arrays():
+    array = np.arange(3.0)
+    array.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tensor = as_tensor(array)
+    assert tensor.data_ptr() == array.__array_interface__["data"][0]
