@@ -16,7 +16,7 @@ __all__ = ["nearest_local", "squared_norms"]
 #: Distances held at one time, in numbers (64 MiB of float32).
 _TILE = 2**24
 
-#: Columns of a grid that share one product when neighbours may be used.
+#: Columns of the grid that share one product.
 _COLUMNS = 8
 
 
@@ -37,6 +37,7 @@ def squared_norms(bank, valid) -> np.ndarray:
     return np.where(valid, squares, np.float32(np.inf))
 
 
+@torch.inference_mode()
 def nearest_local(queries, bank, squares, *, radius=0, exclude_self=False):
     """Return each patch's distance to the nearest bank vector near its location.
 
@@ -71,9 +72,10 @@ def nearest_local(queries, bank, squares, *, radius=0, exclude_self=False):
 
 
 def _images_at_once(bank, radius):
-    reach = min(_COLUMNS + 2 * radius, bank.shape[1]) if radius else 1
-    columns = _COLUMNS if radius else 1
-    return max(1, _TILE // (columns * reach * bank.shape[2]))
+    """How many queries fit in a tile of scores."""
+    h, w, m, _ = bank.shape
+    rows, columns = min(2 * radius + 1, h), min(_COLUMNS + 2 * radius, w)
+    return max(1, _TILE // (rows * _COLUMNS * columns * m)) if radius else _TILE
 
 
 def _search_location(queries, bank, squares, own, _):
@@ -95,45 +97,44 @@ def _search_location(queries, bank, squares, own, _):
 
 
 def _search_window(queries, bank, squares, own, radius):
-    """Nearest vector within the radius: one product per row and block of columns."""
+    """Nearest vector within the radius: one product per row and block of columns.
+
+    The loop runs over rows of the bank, each read once per block and compared with
+    all query rows in its reach: reading the bank is what bounds a single image.
+    """
     n, h, w, c = queries.shape
-    out = torch.empty(n, h, w)
-    for y in range(h):
-        for left in range(0, w, _COLUMNS):
-            right = min(left + _COLUMNS, w)
-            query = queries[:, y, left:right].reshape(-1, c)
-            best = torch.full((len(query),), torch.inf)
-            nearest = query.clone()
-            for row in range(max(0, y - radius), min(h, y + radius + 1)):
-                start, stop = max(0, left - radius), min(w, right + radius)
-                scores = _row_scores(
-                    query, bank[row, start:stop], squares[row, start:stop]
-                )
-                scores = scores.view(n, right - left, stop - start, -1)
-                _forbid(scores, left, start, radius, own)
-                value, index = scores.flatten(2).min(-1)
-                value, index = value.flatten(), index.flatten()
-                closer = ~(value >= best)
-                best = torch.where(closer, value, best)
-                found = bank[row, start:stop].reshape(-1, c)[index[closer]]
-                nearest[closer] = found
-            distance = _distance(query, nearest, best)
-            out[:, y, left:right] = distance.view(n, -1)
-    return out
+    out = torch.empty(h, n, w)
+    for left in range(0, w, _COLUMNS):
+        right = min(left + _COLUMNS, w)
+        start, stop = max(0, left - radius), min(w, right + radius)
+        query = queries[:, :, left:right].transpose(0, 1).contiguous()
+        best = torch.full(query.shape[:3], torch.inf)
+        index = torch.zeros(best.shape, dtype=torch.int64)
+        penalty = _penalty(left, right, start, stop, radius)
+        for row in range(h):
+            near = slice(max(0, row - radius), min(h, row + radius + 1))
+            stretch = bank[row, start:stop].view(-1, c)
+            norms = squares[row, start:stop].view(-1)
+            scores = torch.addmm(norms, query[near].view(-1, c), stretch.T, alpha=-2)
+            scores = scores.view(-1, n, right - left, stop - start, bank.shape[2])
+            scores += penalty
+            if own is not None:
+                scores[:, torch.arange(n), :, :, own] = torch.inf
+            value, found = scores.flatten(3).min(-1)
+            closer = ~(value >= best[near])  # true for NaN too: it must come through
+            best[near] = torch.where(closer, value, best[near])
+            found += (row * w + start) * bank.shape[2]
+            index[near] = torch.where(closer, found, index[near])
+        out[:, :, left:right] = _distance(query, bank.view(-1, c)[index], best)
+    return out.transpose(0, 1)
 
 
-def _row_scores(query, bank, squares):
-    """|b|^2 - 2 q.b of all queries against a stretch of one row of the bank."""
-    return squares.flatten() - 2 * query @ bank.reshape(-1, bank.shape[-1]).T
-
-
-def _forbid(scores, left, start, radius, own):
-    """Rule out, in place, columns beyond the radius and each image's own vectors."""
-    columns = left + torch.arange(scores.shape[1])[:, None]
-    others = start + torch.arange(scores.shape[2])
-    scores[:, (columns - others).abs() > radius] = torch.inf
-    if own is not None:
-        scores[torch.arange(len(own)), :, :, own] = torch.inf
+def _penalty(left, right, start, stop, radius):
+    """(columns, others, 1): infinity where two columns are too far apart."""
+    distance = torch.arange(left, right)[:, None] - torch.arange(start, stop)
+    penalty = torch.zeros(distance.shape)
+    penalty[distance.abs() > radius] = torch.inf
+    return penalty[..., None]
 
 
 def _distance(query, nearest, score):

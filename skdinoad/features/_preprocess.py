@@ -3,6 +3,8 @@
 import numpy as np
 import torch
 
+from skdinoad._torch import as_tensor
+
 __all__ = ["invalidate", "resize", "valid_share"]
 
 
@@ -12,7 +14,7 @@ def resize(image, size):
     torch's resize on uint8 equals Pillow's, with which DINOv2 was trained and the
     papers measure; OpenCV's cubic does not average where it shrinks.
     """
-    x = torch.tensor(image).permute(2, 0, 1)[None]  # a copy: X may be read-only
+    x = as_tensor(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
     if image.shape[:2] != size:
         x = torch.nn.functional.interpolate(x, size, mode="bicubic", antialias=True)
     return x.float()

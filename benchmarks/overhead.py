@@ -1,0 +1,94 @@
+"""What DinoPatch costs beyond the network itself.
+
+(fit + score_samples + predict_map) / (raw forward of the same network on the same
+batches), both in this process, for 1 and for 50 photographs of 512 pixels at 448.
+score_samples and predict_map see the same images, so their features come from the
+cache, as in use; the raw network sees each image once. Median of several runs.
+
+    python benchmarks/overhead.py
+"""
+
+import statistics
+import time
+
+import torch
+from _common import environment, parser, print_table
+
+from skdinoad import DinoFeatures, DinoPatch, PCAAligner, Pipeline
+from skdinoad.datasets import make_screws
+from skdinoad.features._backbones import get_backbone
+from skdinoad.features._store import clear_memory
+
+
+def clock(call):
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+@torch.inference_mode()
+def raw(features, n):
+    """The bare network on n tensors in batches: no reading, resizing or cache."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = get_backbone(features.model, "auto", device, torch.float32).network
+    for start in range(0, n, features.batch_size):
+        x = torch.zeros(min(features.batch_size, n - start), 3, 448, 448, device=device)
+        out = network.forward_intermediates(
+            x,
+            indices=list(features.layers_),
+            norm=features.norm_,
+            stop_early=True,
+            intermediates_only=True,
+        )
+        out[0].cpu()
+
+
+def main():
+    options = parser(__doc__, root=False)
+    options.add_argument("--repeats", type=int, default=5)
+    options = options.parse_args()
+    print(environment() + "\n")
+    features = DinoFeatures().fit()
+    X, _ = make_screws(50, size=512)
+    rows = []
+    for name, make in _estimators().items():
+        fitted = make().fit(X[:20])
+        for label, train, test in _cases(X):
+            n = len(train) + len(test)
+            pairs = [
+                (
+                    clock(lambda: raw(features, n)),
+                    clock(lambda: _run(make, fitted, train, test)),
+                )
+                for _ in range(options.repeats + 1)
+            ][1:]
+            ratio = statistics.median(total / bare for bare, total in pairs)
+            bare, total = (statistics.median(p) for p in zip(*pairs))
+            rows.append([name, label, f"{bare:.2f}", f"{total:.2f}", f"{ratio:.3f}"])
+    print_table(["estimator", "work", "raw seconds", "our seconds", "ratio"], rows)
+
+
+def _estimators():
+    return {
+        "DinoPatch()": DinoPatch,
+        "DinoPatch(neighborhood=0)": lambda: DinoPatch(neighborhood=0),
+        "PCAAligner() + DinoPatch()": lambda: Pipeline([PCAAligner(), DinoPatch()]),
+    }
+
+
+def _cases(X):
+    nothing = X[:0]
+    yield "score + map, 1 image, bank of 20", nothing, X[20:21]
+    yield "score + map, 50 images, bank of 20", nothing, X
+    yield "fit 25, score + map 25", X[:25], X[25:]
+
+
+def _run(make, fitted, train, test):
+    clear_memory()
+    estimator = make().fit(train) if len(train) else fitted
+    estimator.score_samples(test)
+    estimator.predict_map(test)
+
+
+if __name__ == "__main__":
+    main()
