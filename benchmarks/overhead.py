@@ -54,18 +54,20 @@ def main():
     for name, make in _estimators().items():
         fitted = make().fit(X[:20])
         for label, train, test in _cases(X):
-            n = len(train) + len(test)
-            pairs = [
-                (
-                    clock(lambda: raw(features, n)),
-                    clock(lambda: _run(make, fitted, train, test)),
-                )
+            times = [
+                measure(features, make, fitted, train, test)
                 for _ in range(options.repeats + 1)
             ][1:]
-            ratio = statistics.median(total / bare for bare, total in pairs)
-            bare, total = (statistics.median(p) for p in zip(*pairs))
+            ratio = statistics.median(total / bare for bare, total in times)
+            bare, total = (statistics.median(part) for part in zip(*times))
             rows.append([name, label, f"{bare:.2f}", f"{total:.2f}", f"{ratio:.3f}"])
     print_table(["estimator", "work", "raw seconds", "our seconds", "ratio"], rows)
+
+
+def measure(features, make, fitted, train, test):
+    """Return seconds of the bare network and of all our work on the same images."""
+    bare = clock(lambda: raw(features, len(train) + len(test)))
+    return bare, clock(lambda: work(make, fitted, train, test))
 
 
 def _estimators():
@@ -83,7 +85,8 @@ def _cases(X):
     yield "fit 25, score + map 25", X[:25], X[25:]
 
 
-def _run(make, fitted, train, test):
+def work(make, fitted, train, test):
+    """Fit on some images, score and map others; each passes the network once."""
     clear_memory()
     estimator = make().fit(train) if len(train) else fitted
     estimator.score_samples(test)

@@ -1,0 +1,32 @@
+"""Sphinx configuration: make doc."""
+
+import os
+
+os.environ.setdefault("SKDINOAD_OFFLINE", "1")
+
+from sphinx_gallery.sorting import FileNameSortKey
+
+import skdinoad
+
+project = "skdinoad"
+copyright = "2026, the skdinoad developers"
+version = release = skdinoad.__version__
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "numpydoc",
+    "sphinx_gallery.gen_gallery",
+]
+html_theme = "alabaster"
+html_theme_options = {"description": skdinoad.__doc__, "page_width": "1100px"}
+exclude_patterns = ["_build", "examples/README.rst"]
+autosummary_generate = True
+numpydoc_show_class_members = False
+autodoc_default_options = {"members": True, "inherited-members": False}
+sphinx_gallery_conf = {
+    "examples_dirs": "examples",
+    "gallery_dirs": "auto_examples",
+    "within_subsection_order": FileNameSortKey,
+    "download_all_examples": False,
+}

@@ -1,0 +1,24 @@
+"""The README's first example runs as it stands there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+@pytest.mark.real
+def test_example_runs_verbatim(real_features):
+    code = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    scope = {}
+    exec(code[0], scope)
+    assert scope["pipe"].predict(scope["X_new"]).tolist() == [-1, -1, -1]
+    assert scope["pipe"].predict_map(scope["X_new"]).shape == scope["X_new"].shape[:3]
+    exec(code[1], scope)  # builds the search; benchmarks/search.py runs one
+
+
+def test_pictures_and_pages_exist():
+    text = README.read_text()
+    for path in [*re.findall(r"\]\(([^)]+)\)", text), "doc/benchmarks.rst"]:
+        assert (README.parent / path).is_file(), path
