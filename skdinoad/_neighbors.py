@@ -38,7 +38,7 @@ def squared_norms(bank, valid) -> np.ndarray:
 
 
 @torch.inference_mode()
-def nearest_local(queries, bank, squares, *, radius=0, exclude_self=False):
+def nearest_local(queries, bank, squares, *, radius=0, own=None):
     """Return each patch's distance to the nearest bank vector near its location.
 
     Parameters
@@ -51,9 +51,9 @@ def nearest_local(queries, bank, squares, *, radius=0, exclude_self=False):
         Their squared norms, as :func:`squared_norms` gives them.
     radius : int
         Locations up to this far away in rows and in columns count as well.
-    exclude_self : bool
-        Image i of ``queries`` ignores entries [..., i, :] of the bank: leave one
-        image out, when the queries are the bank's own images.
+    own : ndarray of shape (n,), int, or None
+        Image i of ``queries`` ignores the bank's entries [..., own[i], :]: leave one
+        image out, when the queries are images of the bank.
 
     Returns
     -------
@@ -66,8 +66,8 @@ def nearest_local(queries, bank, squares, *, radius=0, exclude_self=False):
     out = torch.empty(queries.shape[:3])
     images = torch.arange(len(queries))
     for rows in images.split(_images_at_once(bank, radius)):
-        own = rows if exclude_self else None
-        out[rows] = search(queries[rows], bank, squares, own, radius)
+        mine = None if own is None else torch.as_tensor(own)[rows]
+        out[rows] = search(queries[rows], bank, squares, mine, radius)
     return out.numpy()
 
 

@@ -5,14 +5,18 @@ from skdinoad import _neighbors
 from skdinoad._neighbors import nearest_local, squared_norms
 
 
-def naive(queries, bank, squares, radius, exclude_self):
+def naive(queries, bank, squares, radius, own):
     """The definition, one patch and one bank vector at a time."""
     n, h, w, _ = queries.shape
     out = np.full((n, h, w), np.inf)
     for i, y, x in np.ndindex(n, h, w):
         for v, u, k in np.ndindex(bank.shape[:3]):
             near = abs(v - y) <= radius and abs(u - x) <= radius
-            if near and np.isfinite(squares[v, u, k]) and not (exclude_self and k == i):
+            if (
+                near
+                and np.isfinite(squares[v, u, k])
+                and not (own is not None and k == own[i])
+            ):
                 distance = np.linalg.norm(queries[i, y, x] - bank[v, u, k])
                 out[i, y, x] = np.fmin(out[i, y, x], distance)
     out[np.isinf(out) | np.isnan(queries).any(-1)] = np.nan
@@ -31,19 +35,19 @@ def data(rng):
     return queries, bank, squared_norms(bank, valid)
 
 
-@pytest.mark.parametrize("exclude_self", [False, True])
+@pytest.mark.parametrize("own", [None, np.arange(4), np.array([2, 2, 0, 1])])
 @pytest.mark.parametrize("radius", [0, 1, 2, 11])
-def test_equals_the_definition(data, radius, exclude_self):
-    expected = naive(*data, radius, exclude_self)
-    out = nearest_local(*data, radius=radius, exclude_self=exclude_self)
+def test_equals_the_definition(data, radius, own):
+    expected = naive(*data, radius, own)
+    out = nearest_local(*data, radius=radius, own=own)
     np.testing.assert_allclose(out, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("radius", [0, 1])
 def test_tiles_do_not_change_the_result(data, radius, monkeypatch):
-    whole = nearest_local(*data, radius=radius, exclude_self=True)
+    whole = nearest_local(*data, radius=radius, own=np.arange(4))
     monkeypatch.setattr(_neighbors, "_TILE", 1)
-    tiled = nearest_local(*data, radius=radius, exclude_self=True)
+    tiled = nearest_local(*data, radius=radius, own=np.arange(4))
     assert np.array_equal(whole, tiled, equal_nan=True)
 
 

@@ -27,7 +27,9 @@ pipe.fit(X)
 # %%
 # New parts: two good ones, one without its washer, one with a second washer.
 good, _ = make_screws(2, random_state=1)
-bad = [make_screws(1, defect=d, random_state=2)[0] for d in ("no_washer", "second_washer")]
+bad = [
+    make_screws(1, defect=d, random_state=2)[0] for d in ("no_washer", "second_washer")
+]
 X_new = np.concatenate([good, *bad])
 decision = pipe.decision_function(X_new)
 maps = pipe.predict_map(X_new)

@@ -223,15 +223,22 @@ class DinoPatch(BaseDetector):
 
     def _learn_from_holdout(self):
         """Score each training image by a bank without it; learn what is usual."""
-        F = np.where(self.bank_valid_[..., None], self.bank_, np.nan)
-        D = self._nearest(F.transpose(2, 0, 1, 3), exclude_self=True)
-        self.baseline_ = _mean_without_nan(D)
-        own = [_mean_without_nan(np.delete(D, i, axis=0)) for i in range(len(D))]
-        D = self._finish(D, np.stack(own))
+        images = np.arange(self.bank_.shape[2])
+        # A few at a time: all at once would be a second bank in memory.
+        chunks = np.array_split(images, np.ceil(len(images) / 32))
+        D = np.concatenate([self._nearest(self._stored(i), own=i) for i in chunks])
+        self.baseline_, own = _leave_one_out_means(D)
+        D = self._finish(D, own)
         if self.threshold_quantile is not None:
             self.threshold_ = float(np.nanquantile(D, self.threshold_quantile))
             D = self._clean(D)
         self._holdout = D
+
+    def _stored(self, images):
+        """Return features of training images from the bank, (n, h, w, c)."""
+        F = np.ascontiguousarray(self.bank_[:, :, images].transpose(2, 0, 1, 3))
+        F[~self.bank_valid_[:, :, images].transpose(2, 0, 1)] = np.nan
+        return F
 
     def _grid_shape(self):
         return (*self.bank_.shape[:2], self.bank_.shape[3])
@@ -243,13 +250,13 @@ class DinoPatch(BaseDetector):
         length = np.linalg.norm(F, axis=-1, keepdims=True)
         return F / np.maximum(length, np.finfo(np.float32).tiny)
 
-    def _nearest(self, F, exclude_self=False):
+    def _nearest(self, F, own=None):
         D = nearest_local(
             np.ascontiguousarray(F),
             self.bank_,
             self._squares,
             radius=self.neighborhood,
-            exclude_self=exclude_self,
+            own=own,
         )
         return D if self.metric == "euclidean" else D**2 / 2
 
@@ -266,7 +273,12 @@ class DinoPatch(BaseDetector):
         return clean(D, self.threshold_, self.opening, self.closing)
 
 
-def _mean_without_nan(D):
-    """Mean over images, 0 where no image has a value."""
-    count = np.isfinite(D).sum(axis=0)
-    return (np.nansum(D, axis=0) / np.maximum(count, 1)).astype(np.float32)
+def _leave_one_out_means(D):
+    """Return the mean of (n, h, w) over images, and for each image over the others.
+
+    NaN is left out; where nothing is left the mean is 0.
+    """
+    valid = np.isfinite(D)
+    total, count = np.where(valid, D, 0).sum(axis=0), valid.sum(axis=0)
+    others = (total - np.where(valid, D, 0)) / np.maximum(count - valid, 1)
+    return (total / np.maximum(count, 1)).astype(np.float32), others.astype(np.float32)
