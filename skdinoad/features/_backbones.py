@@ -74,15 +74,10 @@ def load_backbone(model: str, weights: str) -> Backbone:
     WeightsNotFoundError
         If no weights were found.
     """
-    if weights.startswith("random:"):
-        network, known = _random(model, weights), None
-    else:
-        network, known = _pretrained(model, weights), _weights.GENUINE
-    network.eval().requires_grad_(False)
+    build = _random if weights.startswith("random:") else _pretrained
+    network = build(model, weights).eval().requires_grad_(False)
     digest = content_digest(network)
-    if known is None:
-        known = _weights.KnownWeights(weights, "random initialisation", (-1,), True)
-    return Backbone(network, digest, _weights.REGISTRY.get(digest, known))
+    return Backbone(network, digest, _weights.describe(model, weights, digest))
 
 
 def _random(model, weights):

@@ -11,7 +11,14 @@ import numpy as np
 
 from skdinoad._timm import timm
 
-__all__ = ["REGISTRY", "KnownWeights", "WeightsNotFoundError", "cache_folder", "find"]
+__all__ = [
+    "REGISTRY",
+    "KnownWeights",
+    "WeightsNotFoundError",
+    "cache_folder",
+    "describe",
+    "find",
+]
 
 #: Seconds after which a silent model hub counts as unreachable.
 HUB_TIMEOUT = 5.0
@@ -45,10 +52,6 @@ class KnownWeights:
     norm: bool
 
 
-#: Genuine weights, and any others of which nothing special is known: the last
-#: block after the final LayerNorm, as the papers do.
-GENUINE = KnownWeights("as published", "timm hub or file", layers=(-1,), norm=True)
-
 #: Weights that need another choice, by the digest of their content.
 #: The layers of the packaged checkpoint are measured by ``benchmarks/layers.py``.
 REGISTRY = {
@@ -59,6 +62,22 @@ REGISTRY = {
         norm=False,
     ),
 }
+
+
+def describe(model: str, weights: str, digest: str) -> KnownWeights:
+    """Return what is known of weights once they are loaded.
+
+    Weights that the registry does not list are taken as their papers take them: the
+    last block after the final LayerNorm.
+    """
+    if weights.startswith("random:"):
+        source = f"random initialisation, {weights}"
+    elif weights in {"auto", "hub"}:
+        source = "timm hub"
+    else:
+        source = f"file {Path(weights).name}"
+    unlisted = KnownWeights(model, source, layers=(-1,), norm=True)
+    return REGISTRY.get(digest, unlisted)
 
 
 class WeightsNotFoundError(RuntimeError):
