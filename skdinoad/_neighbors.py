@@ -16,7 +16,7 @@ __all__ = ["nearest_local", "squared_norms"]
 #: Distances held at one time, in numbers (64 MiB of float32).
 _TILE = 2**24
 
-#: Columns of the grid that share one product.
+#: Most columns of the grid that share one product.
 _COLUMNS = 8
 
 
@@ -104,8 +104,11 @@ def _search_window(queries, bank, squares, own, radius):
     """
     n, h, w, c = queries.shape
     out = torch.empty(h, n, w)
-    for left in range(0, w, _COLUMNS):
-        right = min(left + _COLUMNS, w)
+    # Columns out of reach of each other are compared in vain: share a product only
+    # as far as it takes to keep the processor busy.
+    columns = min(_COLUMNS, max(2, 32 // n))
+    for left in range(0, w, columns):
+        right = min(left + columns, w)
         start, stop = max(0, left - radius), min(w, right + radius)
         query = queries[:, :, left:right].transpose(0, 1).contiguous()
         best = torch.full(query.shape[:3], torch.inf)
