@@ -16,7 +16,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 # Fits and scores on real images, writes heat maps to demo_output/.
 # On your own images, in MVTec layout: make demo DATA=path/to/category
 demo: $(INSTALLED)
-	$(BIN)/python -m skdinoad.demo $(DATA)
+	$(BIN)/python -m skdinoad.demo $(if $(DATA),"$(DATA)")
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
@@ -33,8 +33,8 @@ bench: $(INSTALLED)
 
 check-accuracy: $(INSTALLED)
 	@test -n "$(DATA)" || { echo "usage: make check-accuracy DATA=folder"; exit 2; }
-	$(BIN)/python benchmarks/layers.py $(DATA)
-	$(BIN)/python benchmarks/accuracy.py $(DATA)
+	$(BIN)/python benchmarks/layers.py "$(DATA)"
+	$(BIN)/python benchmarks/accuracy.py "$(DATA)"
 
 doc: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'

@@ -53,11 +53,12 @@ def main():
     rows = []
     for name, make in _estimators().items():
         fitted = make().fit(X[:20])
+        measure(features, make, fitted, X[:0], X[:1])  # warm-up
         for label, train, test in _cases(X):
             times = [
                 measure(features, make, fitted, train, test)
-                for _ in range(options.repeats + 1)
-            ][1:]
+                for _ in range(options.repeats)
+            ]
             ratio = statistics.median(total / bare for bare, total in times)
             bare, total = (statistics.median(part) for part in zip(*times))
             rows.append([name, label, f"{bare:.2f}", f"{total:.2f}", f"{ratio:.3f}"])

@@ -5,12 +5,15 @@ pixel it shows: x = column, y = row, pixel centres at integers, OpenCV's convent
 Frames compose by ``@``: (aligned -> source) @ (patch -> aligned) = patch -> source.
 """
 
+from numbers import Integral
+
 import cv2
 import numpy as np
 import torch
 
 __all__ = [
     "BORDERS",
+    "is_size",
     "pose_frame",
     "resize_frame",
     "turn_frame",
@@ -24,6 +27,13 @@ BORDERS = {
     "replicate": cv2.BORDER_REPLICATE,
     "constant": cv2.BORDER_CONSTANT,
 }
+
+
+def is_size(value) -> bool:
+    """Whether a value is a (height, width) of whole, positive numbers of pixels."""
+    return len(value) == 2 and all(
+        isinstance(edge, Integral) and edge > 0 for edge in value
+    )
 
 
 def resize_frame(source_size: tuple, size: tuple) -> np.ndarray:

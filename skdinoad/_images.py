@@ -199,7 +199,9 @@ def _read_file(path, name):
 
 
 def _decode(image, name):
-    if image.mode.startswith(("I", "F")):
+    # Pillow reads 16-bit colour as 8-bit "RGB"; only the raw mode tells.
+    deep = any(";16" in str(tile[-1]) for tile in getattr(image, "tile", []))
+    if deep or image.mode.startswith(("I", "F")):
         raise ValueError(
             f"{name} has pixel mode {image.mode!r} (more than 8 bits); expected 8 bits "
             "per channel. Read it yourself and pass floats scaled to 0..1."

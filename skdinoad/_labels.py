@@ -22,7 +22,8 @@ def to_labels(y, *, defect=1) -> np.ndarray:
     Raises
     ------
     ValueError
-        If ``y`` is not one-dimensional.
+        If ``y`` is not one-dimensional, holds -1 and thus is translated already, or
+        holds names of which none is ``defect``.
 
     Examples
     --------
@@ -35,7 +36,15 @@ def to_labels(y, *, defect=1) -> np.ndarray:
     y = np.asarray(y)
     if y.ndim != 1:
         raise ValueError(f"y has shape {y.shape}; expected one label per image, (n,).")
-    return np.where(np.isin(y, np.atleast_1d(defect)), -1, 1)
+    anomalous = np.isin(y, np.atleast_1d(defect))
+    if y.dtype.kind in "if" and (y == -1).any():
+        raise ValueError("y holds -1: these are +1 / -1 labels already.")
+    if y.dtype.kind in "OUS" and not anomalous.any():
+        raise ValueError(
+            f"No label is {defect!r}; y holds {np.unique(y)[:5].tolist()}. Name the "
+            "labels that mean a defect: to_labels(y, defect=[...])."
+        )
+    return np.where(anomalous, -1, 1)
 
 
 def normal_rows(y, n: int) -> np.ndarray:
@@ -45,7 +54,7 @@ def normal_rows(y, n: int) -> np.ndarray:
     ----------
     y : None, array-like of shape (n,), or masks
         Labels +1 / -1; or masks of shape (n, H, W), or a list of (H, W) masks, where
-        any true pixel makes the image anomalous.
+        any true pixel makes the image anomalous and None stands for an empty mask.
     n : int
         Number of samples.
 
@@ -66,10 +75,12 @@ def normal_rows(y, n: int) -> np.ndarray:
     """
     if y is None:
         return np.arange(n)
+    if not hasattr(y, "__len__"):
+        raise ValueError(f"y is {y!r}; expected labels (n,) or masks (n, H, W).")
     if len(y) != n:
         raise ValueError(f"y has {len(y)} entries, X has {n} samples.")
-    if np.ndim(next(iter(y))) >= 2:
-        normal = np.array([not np.any(mask) for mask in y])
+    if any(np.ndim(entry) >= 2 for entry in y):
+        normal = np.array([mask is None or not np.any(mask) for mask in y])
     else:
         normal = _checked_labels(y) == 1
     if not normal.any():
@@ -85,6 +96,8 @@ def _checked_labels(y):
             f"y holds {found} (shape {y.shape}, dtype {y.dtype}); expected +1 (normal) "
             "and -1 (anomalous), as everywhere in scikit-learn's outlier detection. "
             "With 0/1 labels scikit-learn's roc_auc would silently give 1 - AUC. "
-            "Translate them: y = skdinoad.to_labels(y, defect=1)."
+            "Translate them: y = skdinoad.to_labels(y, defect=1). (If you gave +1/-1: "
+            "cross_val_predict(method='decision_function') makes 0/1 of them by "
+            "itself; give it normal images and y=None.)"
         )
     return y

@@ -17,7 +17,12 @@ def resolve_device(device: str = "auto") -> torch.device:
     """
     if device == "auto":
         return torch.device(_best_device())
-    wanted = torch.device(device)
+    try:
+        wanted = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(
+            f"device={device!r}: expected 'auto', 'cpu', 'cuda', 'cuda:1', 'mps' ..."
+        ) from error
     if wanted.type != "cpu" and not _available(wanted.type):
         warnings.warn(
             f"device={device!r} is not available on this machine; using the CPU.",

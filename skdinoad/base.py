@@ -74,9 +74,11 @@ class BaseDetector(OutlierMixin, BaseEstimator):
     def fit_predict(self, X, y=None):
         """Fit and return the labels of the same images, as ``fit(X, y).predict(X)``.
 
-        The training images are in what was learned: expect all of them +1.
+        The training images are in what was learned: expect all of them +1. Images
+        without a valid patch, which ``fit`` leaves out, get -1.
         """
-        return self.fit(X, y).predict(X)
+        decision = self.fit(X, y)._scores(X) - self._threshold()
+        return np.where(decision >= 0, 1, -1)
 
     def set_params(self, **params):
         """Set parameters; ``features__...`` reaches the default extractor too."""
@@ -87,7 +89,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
 
     def _fit_extractor(self, X):
         """Return a fitted copy of the extractor, or None for feature grids."""
-        if self.features == "passthrough" or not _holds_images(X):
+        if not isinstance(X, Images):
             return None
         extractor = self.features
         if extractor is None:
@@ -98,13 +100,14 @@ class BaseDetector(OutlierMixin, BaseEstimator):
                 f"features={extractor!r} lacks {' and '.join(lacking)}; expected an "
                 "extractor such as DinoFeatures, 'passthrough' or None."
             )
-        return clone(extractor).fit(X)
+        return clone(extractor).fit(X, None)
 
     def _collect(self, X):
         """Return the features of all rows of X as one (n, h, w, c) array."""
         bank, kept, start = None, [], 0
         for F, _ in self._batches(X, "fit"):
             for grid in F:
+                self._check_features(grid)
                 if bank is None:
                     # Stored (h, w, n, c), seen as (n, h, w, c): detectors that keep
                     # a bank per location get it without a second copy.
@@ -185,15 +188,10 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         """
         check_is_fitted(self)
         X = self._check_input(X)
-        scores = [self._aggregate(D) for D, _ in self._scored(X, "score")]
-        scores = np.concatenate(scores)
+        scores = self._scores(X)
         if np.isnan(scores).any():
-            row = int(np.flatnonzero(np.isnan(scores))[0])
-            raise ValueError(
-                f"{_name(X, row)} has no valid patch where the training images have "
-                "one, so it has no score. Check its alpha channel and alignment."
-            )
-        return -scores
+            raise _nothing_valid(X, int(np.flatnonzero(np.isnan(scores))[0]))
+        return scores
 
     def decision_function(self, X):
         """Return ``score_samples(X) - offset_``: below 0 is anomalous.
@@ -207,12 +205,8 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         decision : ndarray of shape (n,), float64
         """
         check_is_fitted(self)
-        if np.isnan(self.offset_):
-            raise ValueError(
-                "This detector has no threshold (offset_ is NaN), because it was "
-                "fitted on a single image. Fit on more images or set offset_ yourself."
-            )
-        return self.score_samples(X) - self.offset_
+        threshold = self._threshold()
+        return self.score_samples(X) - threshold
 
     def predict(self, X):
         """Return +1 for images that look normal and -1 for anomalous ones.
@@ -268,19 +262,53 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         for D, inner in self._scored(X, "maps"):
             for grid, frame in zip(D, inner):
                 i = len(maps)
+                if not np.isfinite(grid).any():
+                    raise _nothing_valid(X, i)
                 outer = np.eye(3) if frames is None else frames[i]
                 maps.append(warp_back(grid, outer @ frame, sizes[i]))
         return np.stack(maps) if len(set(sizes)) == 1 else maps
 
     # -- private ----------------------------------------------------------------------
 
+    def _scores(self, X):
+        """Return the scores of all images, NaN where no patch is valid."""
+        batches = self._scored(X, "score")
+        return -np.concatenate([self._aggregate(D) for D, _ in batches])
+
+    def _threshold(self):
+        if np.isnan(self.offset_):
+            raise ValueError(
+                "This detector has no threshold (offset_ is NaN), because it was "
+                "fitted on a single image. Fit on more images or set offset_ yourself."
+            )
+        return self.offset_
+
     def _aggregate(self, D):
         return aggregate(D, self.aggregate, self.top_fraction)
 
     def _scored(self, X, task):
         """Yield (score grids, frames) batch by batch."""
-        for F, frames in self._batches(self._check_input(X), task):
+        X = self._check_input(X)
+        row, expected = 0, self._grid_shape()
+        for F, frames in self._batches(X, task):
+            for grid in F:
+                self._check_features(grid)
+                if expected is not None:
+                    self._check_shape(grid.shape, expected, _name(X, row))
+                row += 1
             yield self._score(F), frames
+
+    def _grid_shape(self):
+        """The (h, w, c) that every image must have; None = any size."""
+        return None
+
+    def _check_features(self, grid):
+        if grid.ndim != 3 or grid.dtype.kind != "f":
+            raise ValueError(
+                f"The features of an image have shape {grid.shape}, dtype {grid.dtype};"
+                " expected float (h, w, c). Is features= an extractor, and its "
+                "concatenate=True?"
+            )
 
     def _score(self, F):
         """Score features; a list means grids of different sizes."""
@@ -289,9 +317,13 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         return self._score_grid(np.asarray(F, np.float32))
 
     def _check_input(self, X):
-        if self.features != "passthrough" and _holds_images(X):
-            return as_images(X)
-        return _check_grids(X)
+        return as_images(X) if self._takes_images(X) else _check_grids(X)
+
+    def _takes_images(self, X):
+        """Whether X holds images; features it may hold only without an extractor."""
+        if self.features is None:
+            return _holds_images(X)
+        return not isinstance(self.features, str)
 
     def _batches(self, X, task):
         """Yield (features, frames) of a few images at a time: memory stays bounded."""
@@ -315,23 +347,23 @@ class BaseDetector(OutlierMixin, BaseEstimator):
 def _holds_images(X):
     """Whether X holds images (or paths) rather than grids of patch features."""
     if isinstance(X, np.ndarray) and X.dtype != object:
-        return not (X.ndim == 4 and X.dtype.kind == "f" and _is_wide(X))
+        return not (X.ndim == 4 and len(X) and _is_grid(X[0]))
     if isinstance(X, (list, tuple, np.ndarray)) and len(X):
-        first = X[0]
-        is_grid = isinstance(first, np.ndarray) and first.ndim == 3
-        return not (is_grid and first.dtype.kind == "f" and _is_wide(first))
+        return not (isinstance(X[0], np.ndarray) and _is_grid(X[0]))
     return True
 
 
-def _is_wide(array):
-    """Whether the last axis holds features and not pixels, channels first."""
-    channels_first = array.ndim == 4 and array.shape[1] in (1, 3)
-    if channels_first and min(array.shape[2:]) >= 16 and len(array):
-        return array.shape[-1] > 4 and array[0].min() < 0  # no pixel is negative
-    return array.shape[-1] > 4
+def _is_grid(item):
+    """Whether one item is a grid of features and not an image, channels first."""
+    if item.ndim != 3 or item.dtype.kind != "f" or item.shape[-1] <= 4:
+        return False
+    channels_first = item.shape[0] in (1, 3, 4) and min(item.shape[1:]) >= 16
+    return not channels_first or bool((item < 0).any())  # no pixel is negative
 
 
 def _check_grids(X):
+    if X is None or len(X) == 0:
+        raise ValueError("X is empty: 0 samples; expected features (n, h, w, c).")
     for row, grid in enumerate(X):
         if np.ndim(grid) != 3 or np.isinf(grid).any():
             raise ValueError(
@@ -339,6 +371,14 @@ def _check_grids(X):
                 "that are finite, or NaN where a patch is invalid."
             )
     return X
+
+
+def _nothing_valid(X, row):
+    """Return the error for an image of which nothing can be scored."""
+    return ValueError(
+        f"{_name(X, row)} has no valid patch where the training images have one, so it "
+        "has no score. Check its alpha channel and alignment."
+    )
 
 
 def _name(X, row):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from conftest import tiny_features
 from sklearn.base import BaseEstimator
+from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils import estimator_checks
 
@@ -105,8 +106,52 @@ def test_images_of_two_sizes_are_refused_with_the_remedy(tiny):
     with pytest.raises(ValueError, match=r"X\[2\] gives a patch grid .* PCAAligner"):
         DinoPatch(features=tiny).fit(X)
     detector = DinoPatch(features=tiny).fit(X[:2])
-    with pytest.raises(ValueError, match=r"gives a patch grid .* PCAAligner"):
-        detector.score_samples(X)
+    for method in (detector.score_samples, detector.predict_map):
+        with pytest.raises(ValueError, match=r"X\[2\] gives a patch grid"):
+            method(X)
+
+
+def test_an_explicit_extractor_never_takes_pixels_for_features(tiny):
+    X = make_images().astype(float) / 255
+    detector = DinoPatch(features=tiny)
+    for wrong in (
+        list(np.moveaxis(X, -1, 1)),
+        np.moveaxis(X, -1, 1) - 0.5,
+        np.concatenate([X, X], axis=-1),
+    ):
+        with pytest.raises(ValueError, match=r"channels last|shape"):
+            detector.fit(wrong)
+    with pytest.raises(ValueError, match="channels"):
+        DinoPatch().fit(np.moveaxis(X, -1, 1))
+
+
+def test_strip_of_features_is_no_image(rng):
+    F = rng.normal(size=(4, 3, 32, 64)).astype(np.float32)
+    F[0, 0, 0] = np.nan
+    assert DinoPatch().fit(F).bank_.shape == (3, 32, 4, 64)
+
+
+@pytest.mark.parametrize("X", [None, np.zeros((0, 2, 2, 8)), []])
+def test_nothing_to_score_is_an_error(X):
+    with pytest.raises((ValueError, TypeError), match=r"empty|NoneType"):
+        DinoPatch(features="passthrough").fit(X)
+
+
+def test_layers_kept_apart_and_foreign_extractors_are_explained(make_tiny):
+    with pytest.raises(ValueError, match="concatenate=True"):
+        DinoPatch(features=make_tiny(layers=[1, 2], concatenate=False)).fit(
+            make_images()
+        )
+    with pytest.raises(ValueError, match="Is features= an extractor"):
+        DinoPatch(features=skdinoad.PCAAligner(mode="none")).fit(make_images())
+
+
+def test_frozen_extractor(tiny):
+    X = make_images()
+    frozen = DinoPatch(features=FrozenEstimator(tiny.fit(X))).fit(X)
+    assert np.array_equal(
+        frozen.holdout_scores_, DinoPatch(features=tiny).fit(X).holdout_scores_
+    )
 
 
 def test_images_without_a_valid_patch_are_left_out(make_tiny, rng):
@@ -116,8 +161,12 @@ def test_images_without_a_valid_patch_are_left_out(make_tiny, rng):
     with pytest.warns(UserWarning, match="1 of 4 images have no valid patch"):
         detector = DinoPatch(features=make_tiny()).fit(X)
     assert detector.bank_.shape[2] == 3
-    with pytest.raises(ValueError, match=r"X\[1\] has no valid patch"):
-        detector.score_samples(X)
+    for method in (detector.score_samples, detector.predict_map):
+        with pytest.raises(ValueError, match=r"X\[1\] has no valid patch"):
+            method(X)
+    with pytest.warns(UserWarning, match="no valid patch"):
+        labels = DinoPatch(features=make_tiny()).fit_predict(X)
+    assert labels.tolist() == [1, -1, 1, 1]
 
 
 def test_maps_of_different_sizes_come_as_a_list(make_tiny):

@@ -76,6 +76,17 @@ def test_sixteen_bit_file_is_refused(tmp_path):
         as_images([tmp_path / "deep.png"])[0]
 
 
+def test_sixteen_bit_colour_file_is_refused(tmp_path, rng):
+    """Pillow opens it as 8-bit RGB and says nothing."""
+    import cv2
+
+    deep = rng.integers(0, 65535, (4, 5, 3), np.uint16)
+    for name in ("deep.png", "deep.tiff"):
+        cv2.imwrite(str(tmp_path / name), deep)
+        with pytest.raises(ValueError, match=r"more than 8 bits|cannot be read"):
+            as_images([tmp_path / name])[0]
+
+
 def test_photograph_taken_upright_is_turned(tmp_path, rng):
     image = Image.fromarray(rng.integers(0, 255, (4, 6, 3), np.uint8))
     exif = Image.Exif()

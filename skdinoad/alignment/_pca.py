@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
-from skdinoad._geometry import BORDERS, pose_frame, turn_frame, warp
+from skdinoad._geometry import BORDERS, is_size, pose_frame, turn_frame, warp
 from skdinoad._images import as_images, take
 from skdinoad._labels import normal_rows
 from skdinoad._sklearn import Interval, StrOptions
@@ -289,10 +289,13 @@ class PCAAligner(TransformerMixin, BaseEstimator):
         self._validate_params()
         if self.blur and self.blur % 2 == 0:
             raise ValueError(f"blur={self.blur}: expected an odd kernel size, or 0.")
-        for name, count in (("output_size", 2), ("canny", 2)):
-            value = getattr(self, name)
-            if not isinstance(value, (str, Integral)) and len(value) != count:
-                raise ValueError(f"{name}={value!r}: expected {count} numbers.")
+        if not isinstance(self.output_size, Integral) and not is_size(self.output_size):
+            raise ValueError(
+                f"output_size={self.output_size!r}: expected a side, or (height, "
+                "width), in whole pixels."
+            )
+        if not isinstance(self.canny, str) and len(self.canny) != 2:
+            raise ValueError(f"canny={self.canny!r}: expected 2 thresholds or 'auto'.")
         if self.polarity == "features" and not hasattr(self.features, "transform"):
             raise TypeError(
                 f"polarity='features' needs features= with a method transform, got "
@@ -330,7 +333,14 @@ class PCAAligner(TransformerMixin, BaseEstimator):
             return (int(self.output_size),) * 2
         sizes = np.array([images.size(row) for row in rows], float)
         shape = np.median(sizes / sizes.min(axis=1, keepdims=True), axis=0)
-        return tuple(int(edge) for edge in np.round(self.output_size * shape))
+        size = tuple(int(edge) for edge in np.round(self.output_size * shape))
+        if size[0] * size[1] > _MAX_PIXELS:
+            raise ValueError(
+                f"The images are so long that output_size={self.output_size} for the "
+                f"smaller side would make them {size} pixels. Pass output_size=(height,"
+                " width), or cut them in parts."
+            )
+        return size
 
     def _check_usable(self, poses, images, ratios):
         """Switch alignment off where the training images show no common part."""
@@ -363,7 +373,7 @@ class PCAAligner(TransformerMixin, BaseEstimator):
 
     def _fit_polarity(self, images, poses):
         """Learn how the two ends differ, on parts placed by their pose alone."""
-        self.features_ = clone(self.features).fit(images)
+        self.features_ = clone(self.features).fit(images, None)
         placed = [self._place(image, pose) for image, pose in zip(images, poses)]
         aligned = [
             self._warp(image, frame)
@@ -495,6 +505,8 @@ class PCAAligner(TransformerMixin, BaseEstimator):
         return tags
 
 
+#: No image is aligned to more pixels than this, however long it is.
+_MAX_PIXELS = 2**25
 #: Share of the output that the farthest point of a part may reach: the outline found
 #: ends a little inside the part.
 _FILL = 0.96

@@ -3,7 +3,6 @@
 from numbers import Integral, Real
 
 import numpy as np
-from sklearn.utils.validation import check_is_fitted
 
 from skdinoad._images import take
 from skdinoad._labels import normal_rows
@@ -174,6 +173,11 @@ class DinoPatch(BaseDetector):
         if not hasattr(self, "bank_"):
             return self.fit(X, y)
         self._validate_params()
+        if self.metric != self._metric:
+            raise ValueError(
+                f"metric={self.metric!r}, but the bank was fitted with "
+                f"{self._metric!r}: fit again."
+            )
         X = self._check_input(X)
         F = self._collect(take(X, normal_rows(y, len(X))))
         self._check_shape(F.shape[1:], self._grid_shape(), "X")
@@ -194,11 +198,6 @@ class DinoPatch(BaseDetector):
         self._learn(*self._prepare(F))
 
     def _score_grid(self, F):
-        check_is_fitted(self)
-        for row, grid in enumerate(F):
-            self._check_shape(
-                grid.shape, self._grid_shape(), f"Image {row} of the batch"
-            )
         return self._finish(self._nearest(self._scaled(F)), self.baseline_)
 
     def _holdout_grids(self):
@@ -214,7 +213,7 @@ class DinoPatch(BaseDetector):
         return bank, valid
 
     def _learn(self, bank, valid):
-        self.bank_, self.bank_valid_ = bank, valid
+        self.bank_, self.bank_valid_, self._metric = bank, valid, self.metric
         self._squares = squared_norms(bank, valid)
         self.threshold_, self._holdout = None, None
         self.baseline_ = np.zeros(bank.shape[:2], np.float32)

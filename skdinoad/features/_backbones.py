@@ -1,6 +1,7 @@
 """Frozen networks: loaded once per process, never pickled, named by their digest."""
 
 import hashlib
+import sys
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -87,35 +88,62 @@ def _random(model, weights):
         raise ValueError(
             f"weights={weights!r}: expected 'random:SEED' with an integer seed."
         ) from None
-    with seeded(seed):
-        return _create(model, pretrained=False)
+    return _create(model, seed)
 
 
 def _pretrained(model, weights):
+    network = _create(model, seed=0)
     path = _weights.find(model, weights)
-    overlay = {"file": str(path)}
-    try:
-        return _create(model, pretrained=True, pretrained_cfg_overlay=overlay)
-    except RuntimeError as error:
+    problem = _load(network, path)
+    if problem:
         raise ValueError(
-            f"The weights in {str(path)!r} do not fit model={model!r}: {error}"
-        ) from error
+            f"The weights in {str(path)!r} do not fit model={model!r}: {problem}"
+        )
+    return network
 
 
-def _create(model, **kwargs):
+def _load(network, path):
+    """Load a file into a network; return what is wrong with it, or None.
+
+    timm's own loader lets missing parameters pass when it drops the classifier, and
+    the network would be random in part.
+    """
+    try:
+        state = timm.models.load_state_dict(str(path), weights_only=True)
+        module = sys.modules[type(network).__module__]
+        translate = getattr(module, "checkpoint_filter_fn", lambda state, _: state)
+        missing, other = network.load_state_dict(translate(state, network), False)
+    except Exception as error:  # damaged, another format, other shapes
+        return f"{type(error).__name__}: {error}"
+    other = [name for name in other if not name.startswith(_NOT_NEEDED)]
+    if missing or other:
+        return f"it lacks {missing[:3]} and has {other[:3]} besides."
+    return None
+
+
+#: Parameters of classifiers and of pretraining: features do without.
+_NOT_NEEDED = ("head", "fc_norm", "mask_token", "dist_token")
+
+
+def _create(model, seed):
     if not timm.is_model(model):
         raise ValueError(
             f"model={model!r} is not a timm model; see timm.list_models('vit*')."
         )
     try:
-        return timm.create_model(model, num_classes=0, dynamic_img_size=True, **kwargs)
+        with seeded(seed):
+            network = timm.create_model(model, num_classes=0, dynamic_img_size=True)
     except TypeError as error:
-        if "dynamic_img_size" not in str(error):
-            raise
-        raise ValueError(
-            f"model={model!r} takes images of no other size than its own; expected a "
-            "Vision Transformer such as 'vit_small_patch14_dinov2.lvd142m'."
-        ) from error
+        raise ValueError(f"model={model!r} {_EXPECTED}") from error
+    if not hasattr(network, "blocks") or not hasattr(network, "patch_embed"):
+        raise ValueError(f"model={model!r} {_EXPECTED}")
+    return network
+
+
+_EXPECTED = (
+    "is no plain Vision Transformer that takes images of any size; expected a Vision "
+    "Transformer such as 'vit_small_patch14_dinov2.lvd142m'."
+)
 
 
 def content_digest(network) -> str:

@@ -9,7 +9,7 @@ import torch
 from sklearn.base import BaseEstimator, TransformerMixin
 from tqdm.auto import tqdm
 
-from skdinoad._geometry import resize_frame
+from skdinoad._geometry import is_size, resize_frame
 from skdinoad._images import as_images
 from skdinoad._sklearn import Interval, Options, StrOptions
 from skdinoad._torch import resolve_device, resolve_dtype
@@ -171,10 +171,10 @@ class DinoFeatures(TransformerMixin, BaseEstimator):
             If no weights were found; the message names the remedies.
         """
         self._validate_params()
-        if np.ndim(self.image_size) and len(self.image_size) != 2:
+        if np.ndim(self.image_size) and not is_size(self.image_size):
             raise ValueError(
                 f"image_size={self.image_size!r}: expected the smaller edge, "
-                "(height, width) or None."
+                "(height, width) in whole pixels, or None."
             )
         backbone = self._backbone()
         self.layers_, self.norm_ = self._layers(backbone)
@@ -246,14 +246,14 @@ class DinoFeatures(TransformerMixin, BaseEstimator):
         if isinstance(self.layers, str):
             chosen = known.layers if self.layers == "auto" else (-1,)
         else:
-            chosen = tuple(int(i) for i in np.atleast_1d(self.layers))
-        wrong = [i for i in chosen if not -depth <= i < depth]
-        if wrong or not chosen:
+            chosen = np.atleast_1d(self.layers).tolist()
+        known_blocks = [i for i in chosen if i in range(-depth, depth)]
+        layers = tuple(int(i) % depth for i in known_blocks)
+        if len(set(layers)) < len(chosen) or not chosen:
             raise ValueError(
-                f"layers={self.layers!r}: expected block numbers from {-depth} to "
-                f"{depth - 1}; {self.model} has {depth} blocks."
+                f"layers={self.layers!r}: expected different block numbers from "
+                f"{-depth} to {depth - 1}; {self.model} has {depth} blocks."
             )
-        layers = tuple(i % depth for i in chosen)
         if self.norm != "auto":
             return layers, bool(self.norm)
         if isinstance(self.layers, str) and self.layers == "auto":

@@ -259,6 +259,11 @@ def test_polarity_by_features_agrees_with_the_third_moment(real_features):
     assert (heads < 224).all() or (heads > 224).all()
 
 
+def test_panorama_is_refused_instead_of_filling_the_memory():
+    with pytest.raises(ValueError, match="cut them in parts"):
+        PCAAligner(mode="none").fit(np.zeros((2, 1, 2000, 3), np.uint8))
+
+
 def test_size_reference_ignores_rows_labelled_anomalous():
     X, _ = screws(4)
     bad = X.copy()
@@ -269,7 +274,13 @@ def test_size_reference_ignores_rows_labelled_anomalous():
 
 @pytest.mark.parametrize(
     ("parameters", "words"),
-    [({"blur": 4}, "odd"), ({"output_size": (1, 2, 3)}, "output_size")],
+    [
+        ({"blur": 4}, "odd"),
+        ({"output_size": (1, 2, 3)}, "whole pixels"),
+        ({"output_size": (0, 64)}, "whole pixels"),
+        ({"output_size": (64.7, 64.2)}, "whole pixels"),
+        ({"canny": (1, 2, 3)}, "2 thresholds"),
+    ],
 )
 def test_bad_parameters_are_explained(parameters, words):
     with pytest.raises(ValueError, match=words):

@@ -81,6 +81,12 @@ def test_partial_fit_leaves_anomalous_rows_out(grids):
         parts.partial_fit(grids[:, :3])
 
 
+def test_partial_fit_with_another_metric_is_refused(grids):
+    detector = DinoPatch().fit(grids).set_params(metric="cosine")
+    with pytest.raises(ValueError, match="fit again"):
+        detector.partial_fit(grids)
+
+
 def test_baseline_discounts_what_always_varies(rng):
     F = rng.normal(0, 0.01, (8, 3, 3, 8)).astype(np.float32)
     F[:, 0, 0] = rng.normal(0, 5, (8, 8))  # a location that always varies

@@ -65,6 +65,34 @@ def test_file_for_another_model_is_refused(tmp_path):
         load_backbone("test_vit.r160_in1k", str(path))
 
 
+@pytest.mark.parametrize("lost", ["norm.weight", "blocks.1."])
+def test_file_that_lacks_a_part_is_refused(tmp_path, lost):
+    """timm would leave that part random and say nothing."""
+    state = load_backbone("test_vit", "random:0").network.state_dict()
+    path = tmp_path / "part.safetensors"
+    kept = {k: v for k, v in state.items() if not k.startswith(lost)}
+    safetensors.torch.save_file(kept, path)
+    with pytest.raises(ValueError, match="it lacks"):
+        load_backbone("test_vit", str(path))
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_damaged_file_is_named(tmp_path, suffix):
+    path = tmp_path / f"cut{suffix}"
+    path.write_bytes(b"\x00" * 100)
+    with pytest.raises(ValueError, match="cut"):
+        load_backbone("test_vit", str(path))
+
+
+def test_loading_does_not_move_the_random_state(tmp_path):
+    state = load_backbone("test_vit", "random:0").network.state_dict()
+    path = tmp_path / "weights.safetensors"
+    safetensors.torch.save_file(state, path)
+    before = torch.get_rng_state()
+    load_backbone("test_vit", str(path))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_digest_sees_every_value():
     network = torch.nn.Linear(2, 2)
     before = content_digest(network)

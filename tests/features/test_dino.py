@@ -130,7 +130,12 @@ def test_other_weights_than_at_fit_name_both_digests(make_tiny):
     ("parameters", "words"),
     [
         ({"layers": 6}, "test_vit has 6 blocks"),
-        ({"layers": []}, "expected block numbers"),
+        ({"layers": []}, "expected different block numbers"),
+        ({"layers": [1, 1]}, "expected different block numbers"),
+        ({"layers": [1.5]}, "expected different block numbers"),
+        ({"layers": [[1]]}, "expected different block numbers"),
+        ({"image_size": (0, 64)}, "whole pixels"),
+        ({"device": "gpu"}, "expected 'auto'"),
         ({"weights": "random:x"}, "integer seed"),
         ({"weights": "weights.bin"}, "safetensors"),
         ({"image_size": (3, 4, 5)}, "image_size"),
@@ -145,8 +150,9 @@ def test_bad_parameters_are_explained(make_tiny, parameters, words):
 def test_unknown_model_and_no_vit():
     with pytest.raises(ValueError, match="not a timm model"):
         DinoFeatures(model="no_such_model", weights="random:0").fit()
-    with pytest.raises(ValueError, match="expected a Vision Transformer"):
-        DinoFeatures(model="resnet18", weights="random:0").fit()
+    for model in ("resnet18", "swin_tiny_patch4_window7_224"):
+        with pytest.raises(ValueError, match="expected a Vision Transformer"):
+            DinoFeatures(model=model, weights="random:0").fit()
 
 
 def test_panorama_is_refused_instead_of_filling_the_memory(make_tiny):
