@@ -4,9 +4,11 @@ One default setting for all categories; the test images are only scored.
 
     python benchmarks/accuracy.py ../shared/data
     python benchmarks/accuracy.py ../shared/data --posed hazelnut aliens
+    python benchmarks/accuracy.py ../shared/data --neighborhoods 0 1 2 16
 """
 
 import warnings
+from itertools import product
 
 import cv2
 import numpy as np
@@ -17,6 +19,7 @@ from _common import (
     parser,
     pixel_auroc,
     print_table,
+    show,
 )
 from sklearn.utils import Bunch
 
@@ -27,9 +30,7 @@ from skdinoad.datasets import read_mask
 
 def build(kind, size, neighborhood, mixed):
     features = DinoFeatures(image_size=size)
-    detector = DinoPatch(features=features)
-    if neighborhood is not None:
-        detector.set_params(neighborhood=neighborhood)
+    detector = DinoPatch(features=features, neighborhood=neighborhood)
     if kind == "plain":
         # Only to bring images of slightly different sizes to one.
         same = PCAAligner(output_size=size, mode="none")
@@ -88,35 +89,23 @@ def move(image, angle, shift, border):
 
 
 def main():
-    arguments = parser(__doc__)
-    arguments.add_argument("--sizes", nargs="*", type=int, default=[224, 448])
-    arguments.add_argument("--kinds", nargs="*", default=["plain", "aligned"])
-    arguments.add_argument("--neighborhood", type=int, help="default: DinoPatch's own")
-    arguments.add_argument("--posed", nargs="*", help="turn and shift these categories")
-    arguments = arguments.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--sizes", nargs="*", type=int, default=[224, 448])
+    options.add_argument("--kinds", nargs="*", default=["plain", "aligned"])
+    options.add_argument("--neighborhoods", nargs="*", type=int, default=[1])
+    options.add_argument("--posed", nargs="*", help="turn and shift these categories")
+    options = options.parse_args()
     print(environment() + "\n")
-    header = ["category", "pixels", "pipeline", "image AUROC", "pixel AUROC"]
-    print_table([*header, "false alarms", "misses"], [])
-    names = arguments.posed or arguments.categories
-    for name, data in categories(arguments.root, names):
-        for label, version in versions(name, data, arguments.posed):
-            for size in arguments.sizes:
-                for kind in arguments.kinds:
-                    pipe = build(kind, size, arguments.neighborhood, mixed(version))
-                    figures = [
-                        f"{x:.3f}" if x is not None else "-"
-                        for x in measure(pipe, version)
-                    ]
-                    print(
-                        f"| {label} | {size} | {kind} | " + " | ".join(figures) + " |",
-                        flush=True,
-                    )
-
-
-def versions(name, data, turned):
-    if not turned:
-        return [(name, data)]
-    return [(f"{name}, turned", posed(data))]
+    header = ["category", "pixels", "pipeline", "neighborhood", "image AUROC"]
+    print_table([*header, "pixel AUROC", "false alarms", "misses"], [])
+    for name, data in categories(options.root, options.posed or options.categories):
+        if options.posed:
+            name, data = f"{name}, turned", posed(data)
+        choices = product(options.sizes, options.kinds, options.neighborhoods)
+        for size, kind, radius in choices:
+            figures = measure(build(kind, size, radius, mixed(data)), data)
+            row = [name, str(size), kind, str(radius), *map(show, figures)]
+            print("| " + " | ".join(row) + " |", flush=True)
 
 
 if __name__ == "__main__":

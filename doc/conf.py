@@ -4,8 +4,6 @@ import os
 
 os.environ.setdefault("SKDINOAD_OFFLINE", "1")
 
-from sphinx_gallery.sorting import FileNameSortKey
-
 import skdinoad
 
 project = "skdinoad"
@@ -22,11 +20,13 @@ html_theme = "alabaster"
 html_theme_options = {"description": skdinoad.__doc__, "page_width": "1100px"}
 exclude_patterns = ["_build", "examples/README.rst"]
 autosummary_generate = True
+# Docstrings inherited from scikit-learn refer to its own glossary.
+suppress_warnings = ["ref.term", "ref.ref"]
 numpydoc_show_class_members = False
 autodoc_default_options = {"members": True, "inherited-members": False}
 sphinx_gallery_conf = {
     "examples_dirs": "examples",
     "gallery_dirs": "auto_examples",
-    "within_subsection_order": FileNameSortKey,
+    "within_subsection_order": "FileNameSortKey",
     "download_all_examples": False,
 }
