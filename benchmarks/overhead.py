@@ -46,6 +46,7 @@ def raw(features, n):
 def main():
     options = parser(__doc__, root=False)
     options.add_argument("--repeats", type=int, default=5)
+    options.add_argument("--single", action="store_true", help="only one image")
     options = options.parse_args()
     print(environment() + "\n")
     features = DinoFeatures().fit()
@@ -54,7 +55,7 @@ def main():
     for name, make in _estimators().items():
         fitted = make().fit(X[:20])
         measure(features, make, fitted, X[:0], X[:1])  # warm-up
-        for label, train, test in _cases(X):
+        for label, train, test in list(_cases(X))[: 1 if options.single else None]:
             times = [
                 measure(features, make, fitted, train, test)
                 for _ in range(options.repeats)
