@@ -4,14 +4,13 @@ import argparse
 import platform
 from pathlib import Path
 
-import numpy as np
 import sklearn
 import torch
 from sklearn.metrics import roc_auc_score
 
 from skdinoad import DinoFeatures, __version__
 from skdinoad._timm import timm
-from skdinoad.datasets import load_folder, read_mask
+from skdinoad.datasets import load_folder
 
 
 def parser(description, *, root=True):
@@ -57,21 +56,6 @@ def _processor():
 def image_auroc(y, scores):
     """AUROC of the images; scores are higher = more normal, y +1 normal."""
     return roc_auc_score(y, scores)
-
-
-def pixel_auroc(data, maps):
-    """AUROC over the pixels of good and of masked test images; None without masks."""
-    has_mask = [mask is not None for mask in data.masks]
-    usable = np.flatnonzero(has_mask | (data.y == 1))
-    if not any(has_mask):
-        return None
-    masks = [_mask(data.masks[i], maps[i].shape).ravel() for i in usable]
-    values = [maps[i].ravel() for i in usable]
-    return roc_auc_score(np.concatenate(masks), np.concatenate(values))
-
-
-def _mask(mask, shape):
-    return mask if isinstance(mask, np.ndarray) else read_mask(mask, shape)
 
 
 def show(value):

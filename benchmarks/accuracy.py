@@ -17,7 +17,6 @@ from _common import (
     environment,
     image_auroc,
     parser,
-    pixel_auroc,
     print_table,
     show,
 )
@@ -26,6 +25,7 @@ from sklearn.utils import Bunch
 from skdinoad import DinoFeatures, DinoPatch, PCAAligner, Pipeline
 from skdinoad._images import as_images
 from skdinoad.datasets import read_mask
+from skdinoad.demo import pixel_auroc
 
 
 def build(kind, size, neighborhood, mixed):

@@ -124,9 +124,11 @@ def report(name, data, pipe, folder):
     alarms, missed = (decision < 0)[data.y == 1], (decision >= 0)[data.y == -1]
     both = len(set(data.y)) == 2
     image = f"{roc_auc_score(data.y, decision):.3f}" if both else "-"
+    pixel = pixel_auroc(data, maps)
+    pixel = "-" if pixel is None else f"{pixel:.3f}"
     print(
         f"{name:18}{len(data.train):8}{len(data.test):8}{image:>13}"
-        f"{_pixel_auroc(data, maps):>13}{alarms.sum():>8} of {alarms.size:<3}"
+        f"{pixel:>13}{alarms.sum():>8} of {alarms.size:<3}"
         f"{missed.sum():>4} of {missed.size:<3}{seconds:7.1f}",
         flush=True,
     )
@@ -137,15 +139,14 @@ def report(name, data, pipe, folder):
     dump(pipe, folder / "model.joblib")
 
 
-def _pixel_auroc(data, maps):
-    """AUROC over the pixels of good and of masked images, as text."""
+def pixel_auroc(data, maps):
+    """Return the AUROC over the pixels of good and of masked images; None without."""
     known = [i for i, m in enumerate(data.masks) if data.y[i] == 1 or m is not None]
     masks = [_mask(data.masks[i], maps[i].shape).ravel() for i in known]
     masks = np.concatenate(masks) if known else np.zeros(0, bool)
     if masks.all() or not masks.any():
-        return "-"
-    scores = np.concatenate([maps[i].ravel() for i in known])
-    return f"{roc_auc_score(masks, scores):.3f}"
+        return None
+    return roc_auc_score(masks, np.concatenate([maps[i].ravel() for i in known]))
 
 
 def _mask(mask, size):
