@@ -10,10 +10,11 @@ ROOT = Path(skdinoad.__file__).parent
 #: Lowest layer first. A module may import from layers below, and its own package.
 LAYERS = [
     {"_version"},
-    {"_torch", "_sklearn", "_images", "_labels", "_maps"},
-    {"_timm", "_geometry", "_neighbors"},
+    {"_torch", "_sklearn", "_images", "_labels", "_maps", "_masks", "metrics"},
+    {"_timm", "_geometry", "_neighbors", "_projection"},
     {"base", "datasets"},
-    {"features", "alignment"},
+    {"features"},
+    {"alignment"},
     {"detectors"},
     {"pipeline"},
     {"plotting", "persistence", "testing"},

@@ -1,0 +1,127 @@
+"""Metrics of heat maps: maps are higher = more anomalous, masks true = anomalous."""
+
+import cv2
+import numpy as np
+
+__all__ = ["aupro_score", "pixel_auroc_score"]
+
+
+def aupro_score(masks, maps, *, fpr_limit=0.3) -> float:
+    """Return the area under the per-region overlap curve.
+
+    The curve shows, over all thresholds, the mean over all defects of the share of
+    their pixels found, against the share of good pixels flagged. Small defects thus
+    count as much as large ones.
+
+    Parameters
+    ----------
+    masks : array of shape (n, H, W) or list of (H, W), bool
+        True = anomalous. Regions are connected over edges and corners.
+    maps : array of shape (n, H, W) or list of (H, W), float
+    fpr_limit : float, default=0.3
+        Where the area ends; it is divided by this, so that 1 is perfect.
+
+    Returns
+    -------
+    score : float
+        In 0..1, higher = better; a map without information gets ``fpr_limit / 2``.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ, a map is not finite, or all pixels are of one kind.
+
+    Notes
+    -----
+    Exact, without a grid of thresholds: a pixel of a region of size s, one of R,
+    raises the curve by 1 / (s R) from the point on where the threshold reaches its
+    score, and adds that much times the distance left to the limit. Equal scores are
+    joined by a straight line, as by scikit-learn.
+
+    References
+    ----------
+    Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 129, 2021.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdinoad.metrics import aupro_score
+    >>> mask = np.zeros((1, 4, 4), bool)
+    >>> mask[0, 0, 0] = True
+    >>> aupro_score(mask, mask.astype(float))
+    1.0
+    """
+    if not 0 < fpr_limit <= 1:
+        raise ValueError(f"fpr_limit={fpr_limit!r}: expected a share above 0, up to 1.")
+    good, bad, weights = _split(masks, maps, weigh=True)
+    above = 1 - np.searchsorted(good, bad, side="right") / len(good)
+    from_here = 1 - np.searchsorted(good, bad, side="left") / len(good)
+    left = fpr_limit - above
+    slope = from_here - above  # > 0 where good pixels have the same score
+    partly = left**2 / (2 * np.maximum(slope, np.finfo(float).tiny))
+    area = np.where(from_here <= fpr_limit, left - slope / 2, partly)
+    area = np.where(left > 0, area, 0)
+    return float((area * weights).sum() / fpr_limit)
+
+
+def pixel_auroc_score(masks, maps) -> float:
+    """Return the area under the ROC curve over the pixels of all maps together.
+
+    Parameters
+    ----------
+    masks : array of shape (n, H, W) or list of (H, W), bool
+    maps : array of shape (n, H, W) or list of (H, W), float
+
+    Returns
+    -------
+    score : float
+        In 0..1, higher = better, 0.5 for a map without information. What
+        ``sklearn.metrics.roc_auc_score`` gives, several times faster.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ, a map is not finite, or all pixels are of one kind.
+
+    Examples
+    --------
+    >>> from skdinoad.metrics import pixel_auroc_score
+    >>> pixel_auroc_score([[[True, False]]], [[[0.9, 0.2]]])
+    1.0
+    """
+    good, bad, _ = _split(masks, maps)
+    below = np.searchsorted(good, bad, side="left").mean()
+    not_above = np.searchsorted(good, bad, side="right").mean()
+    return float((below + not_above) / (2 * len(good)))
+
+
+def _split(masks, maps, *, weigh=False):
+    """Return sorted scores of good pixels, scores of bad ones, and their weights."""
+    if len(masks) != len(maps):
+        raise ValueError(f"Got {len(masks)} masks and {len(maps)} maps.")
+    good, bad, weights = [], [], []
+    for i, (mask, heat) in enumerate(zip(masks, maps)):
+        mask, heat = np.asarray(mask, bool), np.asarray(heat, np.float32)
+        if mask.shape != heat.shape or not np.isfinite(heat).all():
+            raise ValueError(
+                f"Row {i}: expected a finite map of the mask's shape {mask.shape}; its "
+                f"shape is {heat.shape}, with {(~np.isfinite(heat)).sum()} NaN or inf."
+            )
+        good.append(heat[~mask])
+        bad.append(heat[mask])
+        if weigh:
+            weights.append(_region_shares(mask))
+    good, bad = np.sort(np.concatenate(good)), np.concatenate(bad)
+    if not len(good) or not len(bad):
+        raise ValueError("The masks hold pixels of one kind only; both are needed.")
+    weights = np.concatenate(weights) if weigh else np.ones(len(bad))
+    return good, bad, weights / weights.sum()
+
+
+def _region_shares(mask):
+    """Return for each true pixel 1 / (size of its region)."""
+    if not mask.any():
+        return np.empty(0)
+    _, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+    labels = labels[mask]
+    return 1 / np.bincount(labels)[labels]
