@@ -62,9 +62,9 @@ def count_forwards():
     """Return a list that grows by the images of each forward pass."""
     counts, run = [], DinoFeatures._run
 
-    def counted(self, images, size):
+    def counted(self, images, *sizes):
         counts.append(len(images))
-        return run(self, images, size)
+        return run(self, images, *sizes)
 
     DinoFeatures._run = counted
     return counts

@@ -16,6 +16,7 @@ __all__ = [
     "is_size",
     "pose_frame",
     "resize_frame",
+    "rotated",
     "turn_frame",
     "warp",
     "warp_back",
@@ -101,6 +102,30 @@ def turn_frame(size: tuple, *, mirror: bool = False) -> np.ndarray:
     return np.array([[-1, 0, width - 1], row, [0, 0, 1]], dtype=np.float64)
 
 
+def rotated(image, angle: float) -> np.ndarray:
+    """Return an image turned about its middle on its own canvas, mirrored beyond.
+
+    Parameters
+    ----------
+    image : ndarray of shape (H, W, channels), uint8
+    angle : float
+        Degrees, counter-clockwise.
+
+    Returns
+    -------
+    ndarray of shape (H, W, channels), uint8
+
+    Notes
+    -----
+    The pivot is (W / 2, H / 2), half a pixel from the middle, and sampling bilinear, as
+    in the official code of AnomalyDINO.
+    """
+    height, width = image.shape[:2]
+    matrix = cv2.getRotationMatrix2D((width / 2, height / 2), angle, 1)
+    border = BORDERS["reflect"]
+    return cv2.warpAffine(image, matrix, (width, height), borderMode=border)
+
+
 def warp(image, frame, size, *, border="replicate", nearest=False) -> np.ndarray:
     """Resample an image into a frame.
 
@@ -139,7 +164,7 @@ def warp(image, frame, size, *, border="replicate", nearest=False) -> np.ndarray
     )
 
 
-def warp_back(grid, frame, size) -> np.ndarray:
+def warp_back(grid, frame, size, *, margin=0.5) -> np.ndarray:
     """Carry a grid of scores home to the image it was computed from.
 
     Parameters
@@ -150,11 +175,14 @@ def warp_back(grid, frame, size) -> np.ndarray:
         Grid index -> source pixel.
     size : tuple of int
         (H, W) of the source image.
+    margin : float
+        How far from the outer cell centres, in cells, a pixel still belongs to the
+        grid; 0.5 is where the outer cells end.
 
     Returns
     -------
     ndarray of shape (H, W), float32
-        Bilinear between cell centres, constant in the outer half cells. A pixel that
+        Bilinear between cell centres, constant beyond the outer ones. A pixel that
         the grid does not cover, or whose surroundings are mostly invalid, is 0.
 
     Notes
@@ -174,7 +202,8 @@ def warp_back(grid, frame, size) -> np.ndarray:
         padding_mode="border",
         align_corners=True,
     )[0]
-    inside = (x >= -0.5) & (x <= w - 0.5) & (y >= -0.5) & (y <= h - 0.5)
+    inside = (x >= -margin) & (x <= w - 1 + margin)
+    inside &= (y >= -margin) & (y <= h - 1 + margin)
     trusted = inside & (weight >= 0.5)
     return torch.where(trusted, total / weight.clamp_min(0.5), 0).numpy()
 

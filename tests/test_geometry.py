@@ -7,6 +7,7 @@ from skdinoad._geometry import (
     BORDERS,
     pose_frame,
     resize_frame,
+    rotated,
     turn_frame,
     warp,
     warp_back,
@@ -108,3 +109,22 @@ def test_hot_cell_lands_where_the_patch_was(rng):
     maps = warp_back(grid, frame @ resize_frame((224, 224), (16, 16)), (200, 300))
     y, x = np.unravel_index(maps.argmax(), maps.shape)
     assert np.hypot(x - 210, y - 60) < 8 / 0.8  # half a patch
+
+
+def test_rotated_is_the_official_augmentation(rng):
+    image = rng.integers(0, 255, (20, 30, 3), np.uint8)
+    assert np.array_equal(rotated(image, 0), image)
+    # The pivot is half a pixel off: a half turn is the flip, shifted by one pixel.
+    assert np.array_equal(rotated(image, 180)[1:, 1:], image[::-1, ::-1][:-1, :-1])
+    square = image[:, :20]
+    assert np.array_equal(rotated(square, 90)[1:], np.rot90(square)[:-1])
+
+
+def test_margin_extends_the_outer_cells():
+    frame = resize_frame((40, 40), (4, 4))
+    frame[:2, 2] += 15  # the grid covers pixels 15 to 55 of a larger image
+    grid = np.ones((4, 4), np.float32)
+    tight = warp_back(grid, frame, (80, 80))
+    wide = warp_back(grid, frame, (80, 80), margin=1.5)
+    assert tight[:, 30].sum() == 40
+    assert wide[:, 30].sum() == 60

@@ -163,9 +163,9 @@ def test_search_over_every_level_computes_each_image_once(screws, monkeypatch):
     X, y = labelled(screws)
     seen, run = [], DinoFeatures._run
 
-    def counted(self, images, size):
+    def counted(self, images, *sizes):
         seen.append(len(images))
-        return run(self, images, size)
+        return run(self, images, *sizes)
 
     monkeypatch.setattr(DinoFeatures, "_run", counted)
     grid = {

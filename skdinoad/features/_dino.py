@@ -28,8 +28,8 @@ class DinoFeatures(TransformerMixin, BaseEstimator):
 
     An image is resized so that both its sides are whole numbers of patches, every
     pixel is seen, and its frame says exactly where each patch lies: nothing is
-    cropped, padded or shifted. Nothing is learned from the images; ``fit`` checks the
-    parameters and records which weights are used.
+    cropped (unless asked), padded or shifted. Nothing is learned from the images;
+    ``fit`` checks the parameters and records which weights are used.
 
     Parameters
     ----------
@@ -57,6 +57,11 @@ class DinoFeatures(TransformerMixin, BaseEstimator):
         The smaller edge, the exact (height, width), or None for the image's own
         size. Rounded to whole patches; an int keeps the aspect ratio to within half
         a patch.
+    resize : {"stretch", "crop"}, default="stretch"
+        How an image comes to whole patches. "stretch" resizes each side to the
+        nearest whole number of them. "crop" resizes to exactly ``image_size``, keeping
+        the aspect ratio, and leaves out what is beyond the last whole patch on the
+        right and at the bottom, as the code of the DINOv2 based papers does.
     dtype : {"float32", "bfloat16", "float16"}, default="float32"
         Precision of the network; features are float32 always.
     device : str, default="auto"
@@ -111,6 +116,7 @@ class DinoFeatures(TransformerMixin, BaseEstimator):
         "norm": [StrOptions({"auto"}), "boolean"],
         "concatenate": ["boolean"],
         "image_size": [Interval(Integral, 1, None, closed="left"), tuple, list, None],
+        "resize": [StrOptions({"stretch", "crop"})],
         "dtype": [StrOptions({"float32", "bfloat16", "float16"})],
         "device": [str],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
@@ -128,6 +134,7 @@ class DinoFeatures(TransformerMixin, BaseEstimator):
         norm="auto",
         concatenate=True,
         image_size=448,
+        resize="stretch",
         dtype="float32",
         device="auto",
         batch_size=8,
@@ -141,6 +148,7 @@ class DinoFeatures(TransformerMixin, BaseEstimator):
         self.norm = norm
         self.concatenate = concatenate
         self.image_size = image_size
+        self.resize = resize
         self.dtype = dtype
         self.device = device
         self.batch_size = batch_size
@@ -280,55 +288,78 @@ class DinoFeatures(TransformerMixin, BaseEstimator):
         """Return grids and frames of one batch, from the store where it has them."""
         store, settings = open_store(self.cache), self._settings()
         images = list(images)
-        keys = [image_key(image, settings) for image in images]
+        keys = [image_key(image[..., :3], settings) for image in images]
         grids = [store.get(key) for key in keys]
         missing = [i for i, grid in enumerate(grids) if grid is None]
         for i, grid in zip(missing, self._forward([images[i] for i in missing])):
             grids[i] = grid
             store.put(keys[i], grid)
-        frames = [
-            resize_frame(image.shape[:2], grid.shape[:2])
-            for image, grid in zip(images, grids)
+        # What is kept knows no alpha: an image masked anew needs no new features.
+        frames = [self._frame(image.shape[:2]) for image in images]
+        grids = [
+            invalidate(grid, image, self.min_valid, _covered(frame, grid.shape))
+            for grid, image, frame in zip(grids, images, frames)
         ]
         return grids, np.stack(frames)
 
     def _settings(self):
         """Everything besides the pixels that shapes the features, as a string."""
         shaping = (self.weights_digest_, self.layers_, self.norm_, self.image_size)
-        return repr((*shaping, self.concatenate, self.dtype, self.min_valid))
+        return repr((*shaping, self.resize, self.concatenate, self.dtype))
 
     def _forward(self, images):
-        """Run the network once per grid size and return the grids in order."""
-        sizes = [self._grid_size(image.shape[:2]) for image in images]
+        """Run the network once per size of its input and return the grids in order."""
+        plans = [self._plan(image.shape[:2]) for image in images]
         grids = [None] * len(images)
-        for size in dict.fromkeys(sizes):
-            rows = [i for i, other in enumerate(sizes) if other == size]
-            tokens = self._tokens([images[i] for i in rows], size)
+        for plan in dict.fromkeys(plans):
+            rows = [i for i, other in enumerate(plans) if other == plan]
+            tokens = self._tokens([images[i] for i in rows], *plan)
             for i, grid in zip(rows, tokens):
-                grids[i] = invalidate(grid, images[i], self.min_valid)
+                grids[i] = grid
         return grids
 
-    def _grid_size(self, size):
-        """Return the patch grid (h, w) of an image of (height, width)."""
+    def _frame(self, size):
+        """Return the frame that takes a patch to the pixel of the image it shows."""
+        resized, grid = self._plan(size)
+        covered = tuple(edge * self.patch_size_ for edge in grid)
+        return resize_frame(size, resized) @ resize_frame(covered, grid)
+
+    def _plan(self, size):
+        """Return the pixels (height, width) to resize to, and the patch grid (h, w)."""
         if self.image_size is None:
             wanted = size
         elif np.ndim(self.image_size):
             wanted = self.image_size
         else:
             wanted = np.multiply(size, self.image_size / min(size))
-        grid = tuple(max(1, round(edge / self.patch_size_)) for edge in wanted)
+        if self.resize == "stretch":
+            grid = tuple(max(1, round(edge / self.patch_size_)) for edge in wanted)
+            resized = tuple(edge * self.patch_size_ for edge in grid)
+        else:
+            # The tiny term keeps the smaller edge from falling below image_size.
+            resized = tuple(int(edge + 1e-6) for edge in wanted)
+            grid = tuple(edge // self.patch_size_ for edge in resized)
+        self._check_grid(size, grid)
+        return resized, grid
+
+    def _check_grid(self, size, grid):
         if grid[0] * grid[1] > _MAX_PATCHES:
             raise ValueError(
                 f"An image of shape {size} would need a grid of {grid} patches, more "
                 f"than {_MAX_PATCHES}: image_size={self.image_size} is the smaller "
                 "edge. Lower it, pass (height, width), or cut the image in parts."
             )
-        return grid
+        if 0 in grid:
+            raise ValueError(
+                f"An image of shape {size} with image_size={self.image_size} and "
+                f"resize='crop' holds no whole patch of {self.patch_size_} pixels. "
+                "Raise image_size, or use resize='stretch'."
+            )
 
-    def _tokens(self, images, size):
-        """Return tokens of images that share a grid size, or say why memory ran out."""
+    def _tokens(self, images, resized, size):
+        """Return tokens of images of one size, or say why memory ran out."""
         try:
-            return self._run(images, size)
+            return self._run(images, resized, size)
         except RuntimeError as error:
             if "memory" not in str(error):
                 raise
@@ -339,11 +370,12 @@ class DinoFeatures(TransformerMixin, BaseEstimator):
             ) from error
 
     @torch.inference_mode()
-    def _run(self, images, size):
+    def _run(self, images, resized, size):
         """Return float32 (n, h, w, c) or (n, h, w, l, c)."""
         backbone = self._backbone()
-        pixels = tuple(edge * self.patch_size_ for edge in size)
-        x = torch.cat([resize(image[..., :3], pixels) for image in images])
+        height, width = (edge * self.patch_size_ for edge in size)
+        x = torch.cat([resize(image[..., :3], resized) for image in images])
+        x = x[..., :height, :width]
         mean, std = backbone.mean_std[:, None, :, None, None] * 255
         device, dtype = resolve_device(self.device), resolve_dtype(self.dtype)
         x = ((x - mean) / std).to(device=device, dtype=dtype)
@@ -367,3 +399,8 @@ class DinoFeatures(TransformerMixin, BaseEstimator):
         tags.input_tags.two_d_array = False
         tags.input_tags.three_d_array = True
         return tags
+
+
+def _covered(frame, shape):
+    """Return the (height, width) in pixels of the image that a grid covers."""
+    return shape[0] * frame[1, 1], shape[1] * frame[0, 0]

@@ -20,23 +20,30 @@ def resize(image, size):
     return x.float()
 
 
-def invalidate(grid, image, min_valid):
-    """Set to NaN the patches of which too few pixels are valid."""
-    if image.shape[-1] == 4:
-        grid[valid_share(image[..., 3] >= 128, grid.shape[:2]) < min_valid] = np.nan
-    return grid
+def invalidate(grid, image, min_valid, covered=None):
+    """Return the grid with NaN for the patches of which too few pixels are valid.
+
+    ``covered`` is the (height, width) of the part of the image that the grid covers,
+    from the top left; None is all of it.
+    """
+    if image.shape[-1] != 4:
+        return grid
+    share = valid_share(image[..., 3] >= 128, grid.shape[:2], covered)
+    keep = (share >= min_valid).reshape(*share.shape, *[1] * (grid.ndim - 2))
+    return np.where(keep, grid, np.float32(np.nan))
 
 
-def valid_share(valid, size):
-    """Return the share of valid pixels in each cell of a grid that covers the image."""
-    rows = _cell_weights(valid.shape[0], size[0])
-    columns = _cell_weights(valid.shape[1], size[1])
+def valid_share(valid, size, covered=None):
+    """Return the share of valid pixels in each cell of a grid over the image."""
+    covered = valid.shape if covered is None else covered
+    rows = _cell_weights(valid.shape[0], size[0], covered[0])
+    columns = _cell_weights(valid.shape[1], size[1], covered[1])
     return rows @ valid.astype(np.float32) @ columns.T
 
 
-def _cell_weights(pixels, cells):
+def _cell_weights(pixels, cells, covered):
     """(cells, pixels) overlap of each pixel with each cell; every row sums to 1."""
-    edges = np.linspace(0, pixels, cells + 1)
+    edges = np.linspace(0, covered, cells + 1)
     start = np.maximum(edges[:-1, None], np.arange(pixels))
     stop = np.minimum(edges[1:, None], np.arange(1, pixels + 1))
-    return (np.clip(stop - start, 0, None) * cells / pixels).astype(np.float32)
+    return (np.clip(stop - start, 0, None) * cells / covered).astype(np.float32)

@@ -185,3 +185,43 @@ def test_real_backbone_tells_a_cat_from_gravel(real_features):
     unit = [f / np.linalg.norm(f, axis=1, keepdims=True) for f in F]
     same = np.mean([np.median(u @ u.T) for u in unit])
     assert same > np.median(unit[0] @ unit[1].T) + 0.2
+
+
+@pytest.mark.parametrize("size", [(100, 156), (156, 100), (64, 64), (65, 300)])
+def test_crop_leaves_out_the_right_and_the_bottom_only(make_tiny, size):
+    F, frames = make_tiny(resize="crop").transform_frames(make_images(1, size))
+    scale = 64 / min(size)
+    resized = [int(edge * scale + 1e-6) for edge in size]
+    assert F.shape[1:3] == tuple(edge // 16 for edge in resized)
+    np.testing.assert_allclose(frames[0] @ [-0.5, -0.5, 1], [-0.5, -0.5, 1])
+    centre = frames[0] @ [1, 2, 1]
+    expected = [
+        (k * 16 + 7.5 + 0.5) * edge / other - 0.5
+        for k, edge, other in zip((1, 2), size[::-1], resized[::-1])
+    ]
+    np.testing.assert_allclose(centre[:2], expected)
+
+
+def test_crop_and_stretch_agree_where_nothing_is_left_over(make_tiny):
+    X = make_images(1, size=(32, 48))
+    stretched = make_tiny(resize="stretch").transform(X)
+    assert np.array_equal(make_tiny(resize="crop").transform(X), stretched)
+
+
+def test_alpha_follows_the_crop(make_tiny):
+    """The right 31 of 95 columns are left out, what is transparent there too."""
+    X = make_images(1, size=(64, 95))
+    clear = np.concatenate([X, np.full_like(X[..., :1], 255)], axis=-1)
+    clear[..., 80:, 3] = 0
+    F = make_tiny(resize="crop").transform(clear)
+    assert F.shape[1:3] == (4, 5)
+    assert np.isfinite(F).all()
+    clear[..., 56:, 3] = 0
+    F = make_tiny(resize="crop").transform(clear)
+    assert np.isfinite(F[0, :, :3]).all()
+    assert np.isnan(F[0, :, 4]).all()
+
+
+def test_crop_smaller_than_a_patch_is_refused(make_tiny):
+    with pytest.raises(ValueError, match="holds no whole patch"):
+        make_tiny(resize="crop", image_size=10).transform(make_images(1))

@@ -15,9 +15,9 @@ def forwards(monkeypatch):
     """Return a list that grows by the number of images in each forward pass."""
     counts, run = [], DinoFeatures._run
 
-    def counted(self, images, size):
+    def counted(self, images, *sizes):
         counts.append(len(images))
-        return run(self, images, size)
+        return run(self, images, *sizes)
 
     monkeypatch.setattr(DinoFeatures, "_run", counted)
     return counts
@@ -46,7 +46,7 @@ def test_without_cache_every_call_computes(make_tiny, forwards):
         {"image_size": 80},
         {"layers": 2},
         {"norm": False},
-        {"min_valid": 0.9},
+        {"resize": "crop"},
         {"dtype": "bfloat16"},
         {"layers": [1, 2]},
     ],
@@ -114,3 +114,15 @@ def _transform(X, cache):
 def test_open_store_accepts_all_forms(tmp_path):
     for cache in (None, False, tmp_path, str(tmp_path), joblib.Memory(tmp_path)):
         assert open_store(cache).get("nothing") is None
+
+
+def test_alpha_is_applied_to_what_is_kept(make_tiny, forwards):
+    X = make_images(2)
+    clear = np.concatenate([X, np.full_like(X[..., :1], 255)], axis=-1)
+    clear[:, :, :32, 3] = 0
+    whole, masked = make_tiny().transform(X), make_tiny().transform(clear)
+    assert sum(forwards) == 2
+    invalid = np.isnan(masked).all(-1)
+    assert invalid.any()
+    assert np.array_equal(masked[~invalid], whole[~invalid])
+    assert np.isfinite(make_tiny().transform(X)).all()  # the kept ones stay whole
