@@ -1,11 +1,12 @@
 """Small helpers around torch: which device, which dtype, which random state."""
 
 import warnings
+import weakref
 from contextlib import contextmanager
 
 import torch
 
-__all__ = ["as_tensor", "resolve_device", "resolve_dtype", "seeded"]
+__all__ = ["as_tensor", "resident", "resolve_device", "resolve_dtype", "seeded"]
 
 
 def resolve_device(device: str = "auto") -> torch.device:
@@ -56,6 +57,26 @@ def as_tensor(array) -> torch.Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return torch.from_numpy(array)
+
+
+def resident(array, device, *, keep=True) -> torch.Tensor:
+    """Return a numpy array as a tensor on a device; never write to it.
+
+    On the CPU the two share memory. A copy on a GPU is kept as long as the array
+    lives, so that a memory bank travels there once, not with every batch; pass
+    ``keep=False`` for what is used once.
+    """
+    device = torch.device(device)
+    if device.type == "cpu" or not keep:
+        return as_tensor(array).to(device)
+    key = (id(array), str(device))
+    if key not in _RESIDENT:
+        _RESIDENT[key] = as_tensor(array).to(device)
+        weakref.finalize(array, _RESIDENT.pop, key, None)
+    return _RESIDENT[key]
+
+
+_RESIDENT = {}
 
 
 @contextmanager

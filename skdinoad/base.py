@@ -14,7 +14,7 @@ from skdinoad._labels import normal_rows
 from skdinoad._maps import aggregate
 from skdinoad._sklearn import Interval, StrOptions
 
-__all__ = ["BaseDetector"]
+__all__ = ["BaseDetector", "name_of", "nothing_valid", "size_of"]
 
 
 class BaseDetector(OutlierMixin, BaseEstimator):
@@ -26,6 +26,9 @@ class BaseDetector(OutlierMixin, BaseEstimator):
     - ``_fit_grid(F)`` learns from features (n, h, w, c), NaN = invalid patch;
     - ``_score_grid(F)`` -> (n, h, w) scores, higher = more anomalous, NaN = invalid;
     - ``_holdout_grids()`` -> such scores of the training images, each held out.
+
+    A detector that needs the training images themselves writes ``_fit_images(X)`` in
+    place of ``_fit_grid``. Images of different sizes come as lists of grids.
 
     An extractor is any object with ``fit`` and ``transform_frames(X) -> (F, frames)``.
     """
@@ -67,7 +70,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         X = self._check_input(X)
         rows = normal_rows(y, len(X))
         self.features_ = self._fit_extractor(X)
-        self._fit_grid(self._collect(take(X, rows)))
+        self._fit_images(take(X, rows))
         self._set_offset()
         return self
 
@@ -102,6 +105,9 @@ class BaseDetector(OutlierMixin, BaseEstimator):
             )
         return clone(extractor).fit(X, None)
 
+    def _fit_images(self, X):
+        self._fit_grid(self._collect(X))
+
     def _collect(self, X):
         """Return the features of all rows of X as one (n, h, w, c) array."""
         bank, kept, start = None, [], 0
@@ -113,14 +119,16 @@ class BaseDetector(OutlierMixin, BaseEstimator):
                     # a bank per location get it without a second copy.
                     shape = (*grid.shape[:2], len(X), grid.shape[2])
                     bank = np.empty(shape, np.float32).transpose(2, 0, 1, 3)
-                self._check_shape(grid.shape, bank.shape[1:], _name(X, start))
+                self._check_shape(grid.shape, bank.shape[1:], name_of(X, start))
                 bank[len(kept)] = grid
                 if np.isfinite(grid).all(-1).any():
                     kept.append(start)
                 start += 1
-        return self._usable(bank, kept, start)
+        self._check_usable(kept, start)
+        return bank[: len(kept)]
 
-    def _usable(self, bank, kept, n):
+    def _check_usable(self, kept, n):
+        """Say which of n images have no valid patch; at least one must have one."""
         if not kept:
             raise ValueError(
                 f"None of the {n} images has a valid patch: nothing to fit on. If an "
@@ -132,9 +140,8 @@ class BaseDetector(OutlierMixin, BaseEstimator):
                 f"{len(dropped)} of {n} images have no valid patch (rows {dropped[:9]} "
                 "of the normal ones) and are left out.",
                 UserWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
-        return bank[: len(kept)]
 
     def _check_shape(self, shape, expected, name):
         if shape != expected:
@@ -148,7 +155,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
     def _set_offset(self):
         """Set the threshold and display limits from held-out scores of normals."""
         grids = self._holdout_grids()
-        if grids is None or not np.isfinite(grids).any():
+        if grids is None or not any(np.isfinite(grid).any() for grid in grids):
             warnings.warn(
                 "Fitted on a single image: no image can be held out, so there is no "
                 "threshold. score_samples and predict_map work; for predict, fit on "
@@ -190,7 +197,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         X = self._check_input(X)
         scores = self._scores(X)
         if np.isnan(scores).any():
-            raise _nothing_valid(X, int(np.flatnonzero(np.isnan(scores))[0]))
+            raise nothing_valid(X, int(np.flatnonzero(np.isnan(scores))[0]))
         return scores
 
     def decision_function(self, X):
@@ -240,7 +247,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         """
         check_is_fitted(self)
         X = self._check_input(X)
-        return self.map_frames(X, None, [_size(X, i) for i in range(len(X))])
+        return self.map_frames(X, None, [size_of(X, i) for i in range(len(X))])
 
     def map_frames(self, X, frames, sizes):
         """Return heat maps in the coordinates of the images that X was made from.
@@ -263,12 +270,18 @@ class BaseDetector(OutlierMixin, BaseEstimator):
             for grid, frame in zip(D, inner):
                 i = len(maps)
                 if not np.isfinite(grid).any():
-                    raise _nothing_valid(X, i)
+                    raise nothing_valid(X, i)
                 outer = np.eye(3) if frames is None else frames[i]
-                maps.append(warp_back(grid, outer @ frame, sizes[i]))
+                maps.append(self._map(grid, outer @ frame, sizes[i]))
         return np.stack(maps) if len(set(sizes)) == 1 else maps
 
     # -- private ----------------------------------------------------------------------
+
+    def _map(self, grid, frame, size):
+        """Return the heat map of one image."""
+        # An extractor that crops leaves up to a patch at the edges uncovered.
+        margin = 1.5 if getattr(self.features_, "resize", None) == "crop" else 0.5
+        return warp_back(grid, frame, size, margin=margin)
 
     def _scores(self, X):
         """Return the scores of all images, NaN where no patch is valid."""
@@ -294,7 +307,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
             for grid in F:
                 self._check_features(grid)
                 if expected is not None:
-                    self._check_shape(grid.shape, expected, _name(X, row))
+                    self._check_shape(grid.shape, expected, name_of(X, row))
                 row += 1
             yield self._score(F), frames
 
@@ -373,19 +386,21 @@ def _check_grids(X):
     return X
 
 
-def _nothing_valid(X, row):
+def nothing_valid(X, row):
     """Return the error for an image of which nothing can be scored."""
     return ValueError(
-        f"{_name(X, row)} has no valid patch where the training images have one, so it "
+        f"{name_of(X, row)} has no valid patch where training images have one, so it "
         "has no score. Check its alpha channel and alignment."
     )
 
 
-def _name(X, row):
+def name_of(X, row):
+    """Return how messages call row ``row`` of X."""
     return X.name(row) if isinstance(X, Images) else f"X[{row}]"
 
 
-def _size(X, row):
+def size_of(X, row):
+    """Return (H, W) of an image, or (h, w) of a grid."""
     return X.size(row) if isinstance(X, Images) else X[row].shape[:2]
 
 
@@ -413,7 +428,8 @@ def _offset(scores, contamination):
 
 def _display_limits(grids):
     """Return (low, high): a normal image's hottest patch is usually half way up."""
-    low = float(np.nanmedian(grids))
-    hottest = np.array([np.nanmax(g) for g in grids if np.isfinite(g).any()])
+    grids = [grid[np.isfinite(grid)] for grid in grids]
+    low = float(np.median(np.concatenate(grids)))
+    hottest = np.array([grid.max() for grid in grids if grid.size])
     high = low + 2 * (float(np.median(hottest)) - low)
     return low, max(high, low + np.finfo(np.float32).eps)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from skdinoad._maps import aggregate, clean, smooth
+from skdinoad._maps import aggregate, clean, smooth, smooth_pixels, unit
 
 
 def test_smooth_equals_scipy_where_all_is_valid(rng):
@@ -74,3 +74,25 @@ def test_masked_cells_never_raise_a_score(rng):
 
 def test_nothing_valid_gives_nan():
     assert np.isnan(aggregate(np.full((1, 2, 2), np.nan))[0])
+
+
+def test_unit_keeps_nan_and_zero():
+    F = np.array([[3.0, 4.0], [0.0, 0.0], [np.nan, 1.0]], np.float32)
+    out = unit(F)
+    np.testing.assert_allclose(out[:2], [[0.6, 0.8], [0, 0]], rtol=1e-6)
+    assert np.isnan(out[2]).all()
+
+
+@pytest.mark.parametrize("sigma", [0.7, 4.0])
+def test_smooth_pixels_equals_scipy(sigma, rng):
+    image = rng.random((40, 61)).astype(np.float32)
+    expected = ndimage.gaussian_filter(image, sigma)
+    np.testing.assert_allclose(smooth_pixels(image, sigma), expected, atol=1e-5)
+
+
+def test_top_fraction_of_the_whole_grid():
+    grid = np.full((1, 10, 30), np.nan)
+    grid[0, 0, :5] = [1, 2, 3, 4, 5]
+    assert aggregate(grid)[0] == 5  # 1 % of five
+    assert aggregate(grid, whole=True)[0] == 4  # the largest 3 of 300
+    assert aggregate(grid, "top", 0.1, whole=True)[0] == 3  # all that there are

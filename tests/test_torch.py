@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from skdinoad._torch import as_tensor, resolve_device, resolve_dtype, seeded
+from skdinoad import _torch
+from skdinoad._torch import (
+    as_tensor,
+    resident,
+    resolve_device,
+    resolve_dtype,
+    seeded,
+)
 
 
 def test_seeded_does_not_move_the_global_state():
@@ -35,3 +42,19 @@ def test_as_tensor_shares_memory_also_of_read_only_arrays():
         warnings.simplefilter("error")
         tensor = as_tensor(array)
     assert tensor.data_ptr() == array.__array_interface__["data"][0]
+
+
+def test_resident_shares_memory_on_the_cpu(rng):
+    array = rng.random((3, 4), np.float32)
+    assert resident(array, "cpu").data_ptr() == array.ctypes.data
+    assert not _torch._RESIDENT
+
+
+def test_copies_elsewhere_live_as_long_as_the_array(rng):
+    array = rng.random((3, 4), np.float32)
+    first = resident(array, "meta")  # stands for a GPU
+    assert resident(array, "meta") is first
+    assert resident(array, "meta", keep=False) is not first
+    assert len(_torch._RESIDENT) == 1
+    del array
+    assert not _torch._RESIDENT

@@ -1,5 +1,6 @@
-"""Transformers that bring parts into one pose."""
+"""Transformers of images: parts into one pose, ground out of sight."""
 
+from skdinoad.alignment._foreground import ForegroundMask
 from skdinoad.alignment._pca import PCAAligner
 
-__all__ = ["PCAAligner"]
+__all__ = ["ForegroundMask", "PCAAligner"]

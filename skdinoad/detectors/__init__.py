@@ -1,5 +1,6 @@
-"""Anomaly detectors, one class per method."""
+"""The detectors."""
 
+from skdinoad.detectors._anomalydino import AnomalyDINO
 from skdinoad.detectors._dinopatch import DinoPatch
 
-__all__ = ["DinoPatch"]
+__all__ = ["AnomalyDINO", "DinoPatch"]

@@ -6,13 +6,24 @@ import numpy as np
 
 from skdinoad._images import take
 from skdinoad._labels import normal_rows
-from skdinoad._maps import clean, smooth
-from skdinoad._neighbors import nearest_local, squared_norms
+from skdinoad._maps import clean, smooth, unit
+from skdinoad._neighbors import (
+    k_centre_images,
+    k_centre_local,
+    nearest,
+    nearest_local,
+    squared_norms,
+)
+from skdinoad._projection import fit_projection, project
 from skdinoad._sklearn import Interval, StrOptions
+from skdinoad._torch import resolve_device
 from skdinoad.base import BaseDetector
 from skdinoad.features import DinoFeatures
 
 __all__ = ["DinoPatch"]
+
+#: Parameters that shape what the bank holds.
+_FIXED = ("metric", "n_components", "pca", "bank_dtype")
 
 
 class DinoPatch(BaseDetector):
@@ -40,6 +51,9 @@ class DinoPatch(BaseDetector):
     neighborhood : int, default=1
         Radius r in patches. 0 compares with the same location only; the grid's size
         or more compares with all locations.
+    global_weight : float, default=0
+        Weight *w* of the distance to the nearest vector of all locations: D becomes
+        (1 - w) times the local distance plus w times the global one.
     baseline : {None, "subtract", "divide"}, default=None
         Discount locations that vary among normal images, by the mean distance there
         between each normal image and the others.
@@ -54,9 +68,23 @@ class DinoPatch(BaseDetector):
         How patch scores become the image score; "top" averages the largest.
     top_fraction : float, default=0.01
         Share of patches that "top" averages, at least one patch.
+    max_images : int or None, default=None
+        Most images that the bank keeps: those that greedy k-centre chooses.
+    n_prototypes : int or None, default=None
+        Most vectors that the bank keeps at each location, by greedy k-centre there.
+    n_components : int or None, default=None
+        Principal components to which features are reduced; one more number keeps how
+        far a vector lies beside them.
+    pca : {"shared", "local"}, default="shared"
+        One basis for all locations, or one for each; "local" allows
+        ``neighborhood=0`` only.
+    bank_dtype : {"float32", "float16"}, default="float32"
+        Storage of the bank; distances are computed in float32 from it.
     contamination : "auto" or float, default="auto"
         Share of good images that may be flagged. "auto" puts the threshold at the
         least normal held-out training image.
+    device : str, default="auto"
+        Where distances are computed; "auto" takes a GPU if there is one.
     verbose : bool, default=False
         Show progress bars.
 
@@ -64,12 +92,15 @@ class DinoPatch(BaseDetector):
     ----------
     features_ : DinoFeatures or None
         The fitted extractor; it knows the digest of the weights.
-    bank_ : ndarray of shape (h, w, m, c), float32
-        The nominal vectors of each location, m images.
+    bank_ : ndarray of shape (h, w, m, c), float32 or float16
+        The m nominal vectors of each location.
     bank_valid_ : ndarray of shape (h, w, m), bool
         False where an image's patch was invalid.
-    holdout_scores_ : ndarray of shape (m,)
-        ``score_samples`` of each training image by a bank without it.
+    bank_image_ : ndarray of shape (h, w, m), int
+        The training image that each vector comes from.
+    holdout_scores_ : ndarray of shape (n,)
+        ``score_samples`` of each training image by a bank without it. A reduced bank
+        is not chosen anew for each.
     offset_ : float
         Threshold on ``score_samples``; NaN after a fit on one image.
     baseline_ : ndarray of shape (h, w), float32
@@ -89,7 +120,8 @@ class DinoPatch(BaseDetector):
     valid patch within reach. Post-processing happens on the patch grid, the map is
     its bilinear enlargement: what is shown is what is scored.
 
-    The bank takes h * w * c * 4 bytes per image: 1.6 MB at 448 pixels with ViT-S.
+    The bank takes h * w * c * 4 bytes per image: 1.6 MB at 448 pixels with ViT-S. What
+    each way of making it smaller costs in accuracy stands in the benchmarks.
 
     References
     ----------
@@ -118,6 +150,13 @@ class DinoPatch(BaseDetector):
         **BaseDetector._parameter_constraints,
         "metric": [StrOptions({"euclidean", "cosine"})],
         "neighborhood": [Interval(Integral, 0, None, closed="left")],
+        "global_weight": [Interval(Real, 0, 1, closed="both")],
+        "max_images": [None, Interval(Integral, 1, None, closed="left")],
+        "n_prototypes": [None, Interval(Integral, 1, None, closed="left")],
+        "n_components": [None, Interval(Integral, 1, None, closed="left")],
+        "pca": [StrOptions({"shared", "local"})],
+        "bank_dtype": [StrOptions({"float32", "float16"})],
+        "device": [str],
         "baseline": [None, StrOptions({"subtract", "divide"})],
         "smoothing_sigma": [Interval(Real, 0, None, closed="left")],
         "threshold_quantile": [None, Interval(Real, 0, 1, closed="both")],
@@ -131,6 +170,7 @@ class DinoPatch(BaseDetector):
         features=None,
         metric="euclidean",
         neighborhood=1,
+        global_weight=0,
         baseline=None,
         smoothing_sigma=0,
         threshold_quantile=None,
@@ -138,12 +178,19 @@ class DinoPatch(BaseDetector):
         closing=0,
         aggregate="top",
         top_fraction=0.01,
+        max_images=None,
+        n_prototypes=None,
+        n_components=None,
+        pca="shared",
+        bank_dtype="float32",
         contamination="auto",
+        device="auto",
         verbose=False,
     ):
         self.features = features
         self.metric = metric
         self.neighborhood = neighborhood
+        self.global_weight = global_weight
         self.baseline = baseline
         self.smoothing_sigma = smoothing_sigma
         self.threshold_quantile = threshold_quantile
@@ -151,13 +198,21 @@ class DinoPatch(BaseDetector):
         self.closing = closing
         self.aggregate = aggregate
         self.top_fraction = top_fraction
+        self.max_images = max_images
+        self.n_prototypes = n_prototypes
+        self.n_components = n_components
+        self.pca = pca
+        self.bank_dtype = bank_dtype
         self.contamination = contamination
+        self.device = device
         self.verbose = verbose
 
     def partial_fit(self, X, y=None):
         """Add more good images to the bank.
 
-        Scores and threshold then equal those of one fit on all images.
+        Scores and threshold then equal those of one fit on all images. If the bank is
+        reduced it is reduced again: the basis and the held-out distances of the
+        earlier images stay as they were.
 
         Parameters
         ----------
@@ -173,19 +228,11 @@ class DinoPatch(BaseDetector):
         if not hasattr(self, "bank_"):
             return self.fit(X, y)
         self._validate_params()
-        if self.metric != self._metric:
-            raise ValueError(
-                f"metric={self.metric!r}, but the bank was fitted with "
-                f"{self._metric!r}: fit again."
-            )
+        self._check_unchanged()
         X = self._check_input(X)
         F = self._collect(take(X, normal_rows(y, len(X))))
         self._check_shape(F.shape[1:], self._grid_shape(), "X")
-        bank, valid = self._prepare(F)
-        self._learn(
-            np.concatenate([self.bank_, bank], axis=2),
-            np.concatenate([self.bank_valid_, valid], axis=2),
-        )
+        self._extend(F)
         self._set_offset()
         return self
 
@@ -195,69 +242,155 @@ class DinoPatch(BaseDetector):
         return DinoFeatures()
 
     def _fit_grid(self, F):
-        self._learn(*self._prepare(F))
+        if self._has_local_basis() and (self.neighborhood or self.global_weight):
+            raise ValueError(
+                "pca='local' gives each location coordinates of its own: "
+                f"neighborhood={self.neighborhood} and global_weight="
+                f"{self.global_weight} must both be 0."
+            )
+        self._fitted = {name: getattr(self, name) for name in _FIXED}
+        self._channels, self._basis = F.shape[-1], None
+        if self.n_components is not None:
+            self._basis = fit_projection(self._scaled(F), self.pca, self.n_components)
+        self.bank_, self._held = None, np.empty((0, *F.shape[1:3]), np.float32)
+        self._extend(F)
 
     def _score_grid(self, F):
-        return self._finish(self._nearest(self._scaled(F)), self.baseline_)
+        return self._finish(self._nearest(self._prepared(F)), self.baseline_)
 
     def _holdout_grids(self):
         return self._holdout
 
-    # -- private ----------------------------------------------------------------------
+    # -- private: the bank ------------------------------------------------------------
 
-    def _prepare(self, F):
-        """Return features (n, h, w, c) as a bank (h, w, n, c) and its valid entries."""
-        bank = np.ascontiguousarray(self._scaled(F).transpose(1, 2, 0, 3))
-        valid = np.isfinite(bank).all(-1)
-        bank[~valid] = 0
-        return bank, valid
+    def _extend(self, F):
+        """Add images (n, h, w, c) to the bank, and score each by a bank without it."""
+        known, P = len(self._held), self._prepared(F)
+        bank, valid = _as_bank(P)
+        image = np.broadcast_to(np.arange(known, known + len(P)), valid.shape)
+        parts = bank.astype(self.bank_dtype, copy=False), valid, image
+        if known:
+            old = self.bank_, self.bank_valid_, self.bank_image_
+            parts = [np.concatenate(pair, axis=2) for pair in zip(old, parts)]
+        self.bank_, self.bank_valid_, self.bank_image_ = self._reduced(*parts)
+        self._squares = squared_norms(self.bank_, self.bank_valid_)
+        new = self._hold_out(F, P, known)
+        self._held = np.concatenate([self._held_again(known), new])
+        self._learn_from_holdout()
 
-    def _learn(self, bank, valid):
-        self.bank_, self.bank_valid_, self._metric = bank, valid, self.metric
-        self._squares = squared_norms(bank, valid)
-        self.threshold_, self._holdout = None, None
-        self.baseline_ = np.zeros(bank.shape[:2], np.float32)
-        if bank.shape[2] > 1:
-            self._learn_from_holdout()
+    def _reduced(self, bank, valid, image):
+        """Keep the images, then the vectors of each location, that are wanted."""
+        m = bank.shape[2]
+        if self.max_images is not None and self.max_images < m:
+            keep = k_centre_images(bank, self.max_images)
+            bank, valid, image = (part[:, :, keep] for part in (bank, valid, image))
+            m = self.max_images
+        if self.n_prototypes is not None and self.n_prototypes < m:
+            index = k_centre_local(bank, valid, self.n_prototypes)
+            bank = np.take_along_axis(bank, index[..., None], 2)
+            valid = np.take_along_axis(valid, index, 2)
+            image = np.take_along_axis(image, index, 2)
+        return [np.ascontiguousarray(part) for part in (bank, valid, image)]
+
+    def _hold_out(self, F, P, known):
+        """Return the distances of new images to a bank without them, (n, h, w)."""
+        if known + len(P) == 1:
+            return np.full(P.shape[:3], np.nan, np.float32)
+        if self._has_local_basis():
+            return np.concatenate([self._refit_without(F, i) for i in range(len(F))])
+        # A few at a time: all at once would be a second bank in memory.
+        chunks = np.array_split(np.arange(len(P)), np.ceil(len(P) / 32))
+        return np.concatenate([self._nearest(P[i], own=known + i) for i in chunks])
+
+    def _held_again(self, known):
+        """Return the same for the images known before, now that others came."""
+        reduced = self.max_images is not None or self.n_prototypes is not None
+        if reduced or not known:
+            return self._held
+        grids = (self._stored(i) for i in range(known))
+        return np.concatenate([self._nearest(P, own=[i]) for i, P in enumerate(grids)])
+
+    def _stored(self, i):
+        """Return the features of training image i from the bank, (1, h, w, c)."""
+        P = self.bank_[:, :, i].astype(np.float32)
+        P[~self.bank_valid_[:, :, i]] = np.nan
+        return P[np.newaxis]
+
+    def _refit_without(self, F, i):
+        """Distances of image i when its like took no part in the local bases either."""
+        n = min(self.n_components, len(F) - 2)
+        if n < 1:
+            return np.full((1, *F.shape[1:3]), np.nan, np.float32)
+        F = self._scaled(F)
+        others = np.delete(F, i, axis=0)
+        basis = fit_projection(others, "local", n)
+        bank, valid = _as_bank(project(others, *basis))
+        query, squares = project(F[i : i + 1], *basis), squared_norms(bank, valid)
+        return self._in_metric(nearest_local(query, bank, squares))
 
     def _learn_from_holdout(self):
-        """Score each training image by a bank without it; learn what is usual."""
-        images = np.arange(self.bank_.shape[2])
-        # A few at a time: all at once would be a second bank in memory.
-        chunks = np.array_split(images, np.ceil(len(images) / 32))
-        D = np.concatenate([self._nearest(self._stored(i), own=i) for i in chunks])
+        """Learn from the held-out distances what is usual where."""
+        D, self.threshold_, self._holdout = self._held, None, None
         self.baseline_, own = _leave_one_out_means(D)
+        if not np.isfinite(D).any():
+            return
         D = self._finish(D, own)
         if self.threshold_quantile is not None:
             self.threshold_ = float(np.nanquantile(D, self.threshold_quantile))
             D = self._clean(D)
         self._holdout = D
 
-    def _stored(self, images):
-        """Return features of training images from the bank, (n, h, w, c)."""
-        F = np.ascontiguousarray(self.bank_[:, :, images].transpose(2, 0, 1, 3))
-        F[~self.bank_valid_[:, :, images].transpose(2, 0, 1)] = np.nan
-        return F
+    # -- private: distances -----------------------------------------------------------
 
     def _grid_shape(self):
-        return (*self.bank_.shape[:2], self.bank_.shape[3])
+        return (*self.bank_.shape[:2], self._channels)
+
+    def _has_local_basis(self):
+        return self.n_components is not None and self.pca == "local"
 
     def _scaled(self, F):
-        """Unit vectors for the cosine metric: then 1 - cos is half the squared norm."""
-        if self.metric == "euclidean":
-            return F
-        length = np.linalg.norm(F, axis=-1, keepdims=True)
-        return F / np.maximum(length, np.finfo(np.float32).tiny)
+        """Return unit vectors for the cosine metric."""
+        return F if self.metric == "euclidean" else unit(F)
 
-    def _nearest(self, F, own=None):
-        D = nearest_local(
-            np.ascontiguousarray(F),
-            self.bank_,
-            self._squares,
-            radius=self.neighborhood,
-            own=own,
-        )
+    def _prepared(self, F):
+        F = self._scaled(F)
+        return F if self._basis is None else project(F, *self._basis)
+
+    def _nearest(self, P, own=None):
+        """Return each patch's distance to the bank, near its place and anywhere."""
+        own = None if own is None else np.asarray(own)
+        weight = self.global_weight
+        D = self._global(P, own) if weight else 0
+        if weight < 1:
+            local = nearest_local(
+                np.ascontiguousarray(P, np.float32),
+                self.bank_,
+                self._squares,
+                radius=self.neighborhood,
+                own=own,
+                owner=self.bank_image_,
+                device=resolve_device(self.device),
+            )
+            D = (1 - weight) * self._in_metric(local) + weight * D
+        return D
+
+    def _in_metric(self, D):
+        """Between unit vectors 1 - cos is half the squared distance."""
         return D if self.metric == "euclidean" else D**2 / 2
+
+    def _global(self, P, own):
+        """Return the distance of each patch to the nearest vector of all locations."""
+        bank, image = self.bank_.reshape(-1, P.shape[-1]), self.bank_image_.ravel()
+        D = np.full(P.shape[:3], np.nan, np.float32)
+        for i, valid in enumerate(np.isfinite(P).all(-1)):
+            squares = self._squares.ravel()
+            if own is not None:
+                squares = np.where(image == own[i], np.float32(np.inf), squares)
+            device = resolve_device(self.device)
+            squared, _ = nearest(P[i][valid], bank, squares, device=device)
+            D[i][valid] = np.sqrt(squared[:, 0])
+        D[np.isinf(D)] = np.nan
+        return self._in_metric(D)
 
     def _finish(self, D, baseline):
         """Discount, smooth and clean the raw distances."""
@@ -270,6 +403,25 @@ class DinoPatch(BaseDetector):
 
     def _clean(self, D):
         return clean(D, self.threshold_, self.opening, self.closing)
+
+    def _check_unchanged(self):
+        """What is in the bank was made with certain parameters: they must stay."""
+        for name, value in self._fitted.items():
+            if getattr(self, name) != value:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r}, but the bank was fitted with "
+                    f"{value!r}: fit again."
+                )
+        if self._has_local_basis():
+            raise ValueError("pca='local' cannot learn more images: fit again.")
+
+
+def _as_bank(P):
+    """Return features (n, h, w, c) as a bank (h, w, n, c) and its valid entries."""
+    bank = np.ascontiguousarray(P.transpose(1, 2, 0, 3))
+    valid = np.isfinite(bank).all(-1)
+    bank[~valid] = 0
+    return bank, valid
 
 
 def _leave_one_out_means(D):

@@ -243,3 +243,123 @@ def test_orderings_of_the_toy_table(real_features):
     margins = [hull[r]["second_washer"].mean() for r in (0, 1, 2, 18)]
     assert margins == sorted(margins, reverse=True)
     assert margins[-1] < 0.5 * margins[0]
+
+
+# -- local and global together, smaller banks ----------------------------------------
+
+
+def held_out(grids, **parameters):
+    """Held-out scores with a radius of 0 and other parameters."""
+    detector = DinoPatch(neighborhood=0, aggregate="mean", **parameters).fit(grids)
+    return detector.holdout_scores_
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_global_weight_blends_the_two_distances(grids, metric):
+    def maps(**parameters):
+        detector = DinoPatch(metric=metric, **parameters).fit(grids[:5])
+        return detector.predict_map(grids[5:])
+
+    local, everywhere = maps(neighborhood=0), maps(neighborhood=6)
+    blend = maps(neighborhood=0, global_weight=0.3)
+    np.testing.assert_allclose(blend, 0.7 * local + 0.3 * everywhere, rtol=1e-4)
+    alone = maps(neighborhood=0, global_weight=1)
+    np.testing.assert_allclose(alone, everywhere, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"global_weight": 0.5},
+        {"global_weight": 1.0, "metric": "cosine"},
+        {"n_components": 3, "pca": "local", "neighborhood": 0},
+    ],
+)
+def test_holdout_leaves_the_image_out_of_every_part(grids, parameters):
+    detector = DinoPatch(**parameters).fit(grids)
+    expected = leave_one_out(grids, **parameters)
+    np.testing.assert_allclose(detector.holdout_scores_, expected, rtol=1e-4)
+
+
+def test_max_images_keeps_what_k_centre_keeps(grids):
+    twins = np.concatenate([grids, grids[:3] + 1e-4])
+    detector = DinoPatch(neighborhood=0, max_images=6).fit(twins)
+    assert detector.bank_.shape[2] == 6
+    kept = set(detector.bank_image_[0, 0] % 6)
+    assert kept == set(range(6))  # one of each pair of twins
+    assert detector.holdout_scores_.shape == (9,)
+
+
+def test_prototypes_are_chosen_at_each_location(grids):
+    twins = np.concatenate([grids, grids[:3] + 1e-4])
+    detector = DinoPatch(neighborhood=0, n_prototypes=6).fit(twins)
+    assert detector.bank_.shape[2] == 6
+    assert all(len({i % 6 for i in cell}) == 6 for cell in detector.bank_image_[0])
+    whole = DinoPatch(neighborhood=0).fit(twins)
+    new = grids + 0.3
+    np.testing.assert_allclose(
+        detector.score_samples(new), whole.score_samples(new), atol=1e-3
+    )
+
+
+def test_fewer_prototypes_score_no_nearer(grids):
+    whole = DinoPatch(neighborhood=0).fit(grids)
+    few = DinoPatch(neighborhood=0, n_prototypes=2).fit(grids)
+    new = grids[::-1] + 0.3
+    assert (few.predict_map(new) >= whole.predict_map(new) - 1e-6).all()
+    assert (few.holdout_scores_ <= whole.holdout_scores_ + 1e-6).all()
+
+
+def test_holdout_of_a_reduced_bank_never_sees_the_own_image(grids):
+    for parameters in ({"n_prototypes": 2}, {"max_images": 2}):
+        assert (held_out(grids, **parameters) < -1).all()
+
+
+@pytest.mark.parametrize("pca", ["shared", "local"])
+def test_components_that_keep_everything_change_nothing(rng, pca):
+    basis = rng.normal(size=(3, 8))
+    grids = (rng.normal(size=(7, 4, 5, 3)) @ basis).astype(np.float32)
+    parameters = {"neighborhood": 0}
+    whole = DinoPatch(**parameters).fit(grids[:6])
+    reduced = DinoPatch(n_components=3, pca=pca, **parameters).fit(grids[:6])
+    assert reduced.bank_.shape == (4, 5, 6, 4)
+    np.testing.assert_allclose(
+        reduced.predict_map(grids[6:]), whole.predict_map(grids[6:]), rtol=1e-3
+    )
+
+
+def test_local_bases_are_compared_at_their_own_location_only(grids):
+    for parameters in ({"neighborhood": 1}, {"neighborhood": 0, "global_weight": 0.5}):
+        with pytest.raises(ValueError, match="must both be 0"):
+            DinoPatch(n_components=2, pca="local", **parameters).fit(grids)
+    detector = DinoPatch(n_components=2, pca="local", neighborhood=0).fit(grids)
+    with pytest.raises(ValueError, match="fit again"):
+        detector.partial_fit(grids)
+
+
+@pytest.mark.parametrize("neighborhood", [0, 1])
+def test_half_precision_bank_moves_scores_little(grids, neighborhood):
+    parameters = {"neighborhood": neighborhood, "global_weight": 0.5}
+    half = DinoPatch(bank_dtype="float16", **parameters).fit(grids)
+    whole = DinoPatch(**parameters).fit(grids)
+    assert half.bank_.dtype == np.float16
+    new = grids[::-1] + 0.5
+    # Each component moves by at most 2^-11 of itself.
+    bound = 2**-11 * np.linalg.norm(grids, axis=-1).max()
+    assert abs(half.score_samples(new) - whole.score_samples(new)).max() <= bound
+
+
+@pytest.mark.parametrize("parameters", [{"max_images": 3}, {"n_prototypes": 3}])
+def test_partial_fit_reduces_again(grids, parameters):
+    detector = DinoPatch(**parameters).partial_fit(grids[:4]).partial_fit(grids[4:])
+    assert detector.bank_.shape[2] == 3
+    assert detector.holdout_scores_.shape == (6,)
+    assert (detector.holdout_scores_ < 0).all()
+
+
+def test_every_new_parameter_can_be_searched(grids):
+    from sklearn.model_selection import ParameterGrid
+
+    space = {"global_weight": [0, 0.5], "n_prototypes": [None, 2], "max_images": [3]}
+    for parameters in ParameterGrid(space):
+        DinoPatch().set_params(**parameters).fit(grids).score_samples(grids)

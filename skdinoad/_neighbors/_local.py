@@ -1,17 +1,10 @@
-"""Exact nearest neighbours between patch grids, tiled so that memory stays bounded.
+"""Exact nearest neighbours at or near the same location, tiled."""
 
-Squared distances come from one matrix product (|q|^2 + |b|^2 - 2 q.b). That formula
-loses digits where q and b are close, so it only finds the neighbour; its distance is
-then computed from the difference. An image found in the bank scores exactly 0, and a
-score does not depend on which images share its batch.
-"""
-
-import numpy as np
 import torch
 
-from skdinoad._torch import as_tensor
+from skdinoad._torch import resident
 
-__all__ = ["nearest_local", "squared_norms"]
+__all__ = ["nearest_local"]
 
 #: Distances held at one time, in numbers (64 MiB of float32).
 _TILE = 2**24
@@ -20,40 +13,28 @@ _TILE = 2**24
 _COLUMNS = 8
 
 
-def squared_norms(bank, valid) -> np.ndarray:
-    """Return the squared length of each bank vector, infinity where it is invalid.
-
-    Parameters
-    ----------
-    bank : ndarray of shape (..., c), float32
-    valid : ndarray of shape (...), bool
-
-    Returns
-    -------
-    ndarray of shape (...), float32
-        Infinity keeps an invalid vector from ever being nearest.
-    """
-    squares = np.einsum("...c,...c->...", bank, bank)
-    return np.where(valid, squares, np.float32(np.inf))
-
-
 @torch.inference_mode()
-def nearest_local(queries, bank, squares, *, radius=0, own=None):
+def nearest_local(
+    queries, bank, squares, *, radius=0, own=None, owner=None, device="cpu"
+):
     """Return each patch's distance to the nearest bank vector near its location.
 
     Parameters
     ----------
     queries : ndarray of shape (n, h, w, c), float32
         NaN vector = invalid patch.
-    bank : ndarray of shape (h, w, m, c), float32
+    bank : ndarray of shape (h, w, m, c), float32 or float16
         The m nominal vectors of every location; anything finite where invalid.
     squares : ndarray of shape (h, w, m), float32
         Their squared norms, as :func:`squared_norms` gives them.
     radius : int
         Locations up to this far away in rows and in columns count as well.
     own : ndarray of shape (n,), int, or None
-        Image i of ``queries`` ignores the bank's entries [..., own[i], :]: leave one
+        Image i of ``queries`` ignores the vectors whose owner is own[i]: leave one
         image out, when the queries are images of the bank.
+    owner : ndarray of shape (h, w, m), int, or None
+        The image that each bank vector comes from; needed with ``own``.
+    device : str or torch.device
 
     Returns
     -------
@@ -61,14 +42,17 @@ def nearest_local(queries, bank, squares, *, radius=0, own=None):
         Euclidean distance >= 0; NaN where the query is invalid or no bank vector is
         within reach.
     """
-    queries, bank, squares = (as_tensor(x) for x in (queries, bank, squares))
+    queries = resident(queries, device, keep=False)
+    bank, squares = resident(bank, device), resident(squares, device)
     search = _search_window if radius else _search_location
-    out = torch.empty(queries.shape[:3])
+    out = torch.empty(queries.shape[:3], device=queries.device)
+    if own is not None:
+        own, owner = resident(own, device, keep=False), resident(owner, device)
     images = torch.arange(len(queries))
     for rows in images.split(_images_at_once(bank, radius)):
-        mine = None if own is None else torch.as_tensor(own)[rows]
+        mine = None if own is None else (own[rows], owner)
         out[rows] = search(queries[rows], bank, squares, mine, radius)
-    return out.numpy()
+    return out.cpu().numpy()
 
 
 def _images_at_once(bank, radius):
@@ -83,15 +67,17 @@ def _search_location(queries, bank, squares, own, _):
     n, h, w, c = queries.shape
     queries = queries.permute(1, 2, 0, 3).reshape(h * w, n, c)
     bank, squares = bank.reshape(h * w, -1, c), squares.reshape(h * w, -1)
-    out = torch.empty(h * w, n)
+    out = queries.new_empty(h * w, n)
     step = max(1, _TILE // (n * max(bank.shape[1], c)))
-    for cells in torch.arange(h * w).split(step):
-        part = slice(int(cells[0]), int(cells[-1]) + 1)
-        scores = squares[part, None] - 2 * torch.bmm(queries[part], bank[part].mT)
+    for first in range(0, h * w, step):
+        part = slice(first, first + step)
+        vectors = bank[part].float()
+        scores = squares[part, None] - 2 * torch.bmm(queries[part], vectors.mT)
         if own is not None:
-            scores[:, torch.arange(n), own] = torch.inf
+            mine, owner = own[0], own[1].reshape(h * w, 1, -1)[part]
+            scores.masked_fill_(owner == mine[:, None], torch.inf)
         value, index = scores.min(-1)
-        nearest = bank[part].gather(1, index[..., None].expand(-1, -1, c))
+        nearest = vectors.gather(1, index[..., None].expand(-1, -1, c))
         out[part] = _distance(queries[part], nearest, value)
     return out.reshape(h, w, n).permute(2, 0, 1)
 
@@ -103,7 +89,7 @@ def _search_window(queries, bank, squares, own, radius):
     all query rows in its reach: reading the bank is what bounds a single image.
     """
     n, h, w, c = queries.shape
-    out = torch.empty(h, n, w)
+    out = queries.new_empty(h, n, w)
     # Columns out of reach of each other are compared in vain: share a product only
     # as far as it takes to keep the processor busy.
     columns = min(_COLUMNS, max(2, 32 // n))
@@ -111,24 +97,25 @@ def _search_window(queries, bank, squares, own, radius):
         right = min(left + columns, w)
         start, stop = max(0, left - radius), min(w, right + radius)
         query = queries[:, :, left:right].transpose(0, 1).contiguous()
-        best = torch.full(query.shape[:3], torch.inf)
-        index = torch.zeros(best.shape, dtype=torch.int64)
-        penalty = _penalty(left, right, start, stop, radius)
+        best = query.new_full(query.shape[:3], torch.inf)
+        index = torch.zeros_like(best, dtype=torch.int64)
+        penalty = _penalty(left, right, start, stop, radius).to(query.device)
         for row in range(h):
             near = slice(max(0, row - radius), min(h, row + radius + 1))
-            stretch = bank[row, start:stop].view(-1, c)
+            stretch = bank[row, start:stop].reshape(-1, c).float()
             norms = squares[row, start:stop].view(-1)
             scores = torch.addmm(norms, query[near].view(-1, c), stretch.T, alpha=-2)
             scores = scores.view(-1, n, right - left, stop - start, bank.shape[2])
             scores += penalty
             if own is not None:
-                scores[:, torch.arange(n), :, :, own] = torch.inf
+                mine, owner = own[0][:, None, None], own[1][row, start:stop]
+                scores.masked_fill_((owner == mine)[:, None], torch.inf)
             value, found = scores.flatten(3).min(-1)
             closer = ~(value >= best[near])  # true for NaN too: it must come through
             best[near] = torch.where(closer, value, best[near])
             found += (row * w + start) * bank.shape[2]
             index[near] = torch.where(closer, found, index[near])
-        out[:, :, left:right] = _distance(query, bank.view(-1, c)[index], best)
+        out[:, :, left:right] = _distance(query, bank.view(-1, c)[index].float(), best)
     return out.transpose(0, 1)
 
 

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 
-from skdinoad import _neighbors
-from skdinoad._neighbors import nearest_local, squared_norms
+from skdinoad._neighbors import _local, nearest_local, squared_norms
+
+#: The image that each vector of the bank in ``data`` comes from.
+OWNER = np.broadcast_to(np.arange(4), (5, 11, 4))
 
 
 def naive(queries, bank, squares, radius, own):
@@ -39,15 +41,15 @@ def data(rng):
 @pytest.mark.parametrize("radius", [0, 1, 2, 11])
 def test_equals_the_definition(data, radius, own):
     expected = naive(*data, radius, own)
-    out = nearest_local(*data, radius=radius, own=own)
+    out = nearest_local(*data, radius=radius, own=own, owner=OWNER)
     np.testing.assert_allclose(out, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("radius", [0, 1])
 def test_tiles_do_not_change_the_result(data, radius, monkeypatch):
-    whole = nearest_local(*data, radius=radius, own=np.arange(4))
-    monkeypatch.setattr(_neighbors, "_TILE", 1)
-    tiled = nearest_local(*data, radius=radius, own=np.arange(4))
+    whole = nearest_local(*data, radius=radius, own=np.arange(4), owner=OWNER)
+    monkeypatch.setattr(_local, "_TILE", 1)
+    tiled = nearest_local(*data, radius=radius, own=np.arange(4), owner=OWNER)
     assert np.array_equal(whole, tiled, equal_nan=True)
 
 

@@ -1,0 +1,170 @@
+"""Smaller banks: greedy k-centre coresets and random subsets."""
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from skdinoad._neighbors._norms import squared_norms
+from skdinoad._torch import as_tensor
+
+__all__ = ["k_centre", "k_centre_images", "k_centre_local", "random_subset"]
+
+#: Farthest points among which centres are picked before all distances are updated.
+_CANDIDATES = 2048
+
+#: Points whose distances to new centres are computed at a time.
+_ROWS = 4096
+
+
+@torch.inference_mode()
+def k_centre(X, n, *, verbose=False) -> np.ndarray:
+    """Choose n rows so that no row is far from a chosen one: greedy k-centre.
+
+    Each choice is the row farthest from all chosen before, the first one the row
+    nearest to the mean. The largest distance left is at most twice the least that any
+    n rows could reach (Gonzalez 1985); PatchCore (Roth et al., CVPR 2022,
+    arXiv 2106.08265, algorithm 1) thins its memory bank so.
+
+    Parameters
+    ----------
+    X : ndarray of shape (m, c), float32 or float16
+    n : int
+        At most m.
+    verbose : bool
+
+    Returns
+    -------
+    rows : ndarray of shape (n,), int64
+        In the order chosen: the first k of them are the choice for n = k.
+
+    Notes
+    -----
+    Exact, and deterministic. The plain algorithm reads all of X for each choice and is
+    bound by memory. Here many choices share one reading: all rows but the candidates,
+    the farthest few, are no farther than the nearest candidate; so while the farthest
+    candidate is not nearer than that, it is the farthest row of all. Once no
+    candidate qualifies, all distances are updated by one matrix product.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdinoad._neighbors import k_centre
+    >>> k_centre(np.array([[0.0], [1.0], [5.0], [9.0]], dtype=np.float32), 3)
+    array([2, 0, 3])
+    """
+    X, squares = as_tensor(X), as_tensor(squared_norms(X))
+    mean = X.mean(0, dtype=torch.float32)
+    first = (squares - 2 * (X.float() @ mean)).argmin()
+    chosen, done = [first[None]], 1
+    gap = torch.full((len(X),), torch.inf)
+    with tqdm(total=n, desc="coreset", disable=not verbose) as bar:
+        while True:
+            _update(gap, X, squares, chosen[-1])
+            bar.update(len(chosen[-1]))
+            if done == n:
+                return torch.cat(chosen).numpy()
+            chosen.append(_choose(gap, X, squares, n - done))
+            done += len(chosen[-1])
+
+
+def _update(gap, X, squares, centres):
+    """Lower each row's squared distance to its centre by new centres, in place."""
+    C, norms = X[centres].float(), squares[centres]
+    for start in range(0, len(X), _ROWS):
+        rows = slice(start, start + _ROWS)
+        nearest = torch.addmm(norms, X[rows].float(), C.T, alpha=-2).amin(1)
+        gap[rows] = torch.minimum(gap[rows], nearest + squares[rows])
+    gap[centres] = -torch.inf  # never chosen again, not even when all gaps are 0
+
+
+def _choose(gap, X, squares, n):
+    """Return the next choices, up to n: one at least."""
+    gaps, rows = gap.topk(min(_CANDIDATES, len(gap)))
+    C, norms, limit = X[rows].float(), squares[rows], gaps[-1].item()
+    chosen = []
+    while len(chosen) < n:
+        gap_j, j = gaps.max(0)
+        if chosen and gap_j.item() <= limit:
+            break
+        chosen.append(rows[j])
+        gaps = torch.minimum(gaps, norms + norms[j] - 2 * (C @ C[j]))
+        gaps[j] = -torch.inf
+    return torch.stack(chosen)
+
+
+def k_centre_images(bank, n) -> np.ndarray:
+    """Choose n of the m images of a bank by locations, by greedy k-centre.
+
+    Parameters
+    ----------
+    bank : ndarray of shape (h, w, m, c), float32
+        0 where invalid.
+    n : int
+
+    Returns
+    -------
+    images : ndarray of shape (n,), int64, rising
+    """
+    flat = as_tensor(bank).reshape(-1, *bank.shape[2:])
+    product = sum(part @ part.mT for part in flat.float()).double().numpy()
+    # Points that lie to each other as the images do: m numbers each, not h * w * c.
+    value, vector = np.linalg.eigh(product)
+    points = vector * np.sqrt(np.maximum(value, 0))
+    return np.sort(k_centre(points.astype(np.float32), n))
+
+
+@torch.inference_mode()
+def k_centre_local(bank, valid, n) -> np.ndarray:
+    """Choose n of the m vectors of each location, by greedy k-centre.
+
+    Parameters
+    ----------
+    bank : ndarray of shape (h, w, m, c), float32
+    valid : ndarray of shape (h, w, m), bool
+        Invalid vectors are chosen only when no valid one is left.
+    n : int
+        At most m.
+
+    Returns
+    -------
+    index : ndarray of shape (h, w, n), int64
+        Into the m vectors of each location.
+    """
+    h, w, m, c = bank.shape
+    out = torch.empty(h * w, n, dtype=torch.int64)
+    flat, ok = as_tensor(bank).reshape(-1, m, c), as_tensor(valid).reshape(-1, m)
+    for cells in torch.arange(h * w).split(max(1, 2**22 // (m * c))):
+        out[cells] = _centres(flat[cells].float(), ok[cells], n)
+    return out.reshape(h, w, n).numpy()
+
+
+def _centres(X, valid, n):
+    """Greedy k-centre in each of many small sets at once: (b, m, c) -> (b, n)."""
+    count = valid.sum(1).clamp_min(1)[:, None]
+    mean = (X * valid[..., None]).sum(1) / count
+    gap = -(X - mean[:, None]).square().sum(-1)  # the first choice is nearest to it
+    gap[~valid] = -torch.inf
+    lists, chosen = torch.arange(len(X)), []
+    while len(chosen) < n:
+        chosen.append(gap.argmax(1))
+        new = (X - X[lists, chosen[-1], None]).square().sum(-1)
+        gap = new if len(chosen) == 1 else torch.minimum(gap, new)
+        gap[~valid] = -1
+        for j in chosen:
+            gap[lists, j] = -2
+    return torch.stack(chosen, 1)
+
+
+def random_subset(m, n, random_state) -> np.ndarray:
+    """Choose n of m rows at random.
+
+    Parameters
+    ----------
+    m, n : int
+    random_state : numpy.random.RandomState
+
+    Returns
+    -------
+    rows : ndarray of shape (n,), int64, rising
+    """
+    return np.sort(random_state.choice(m, n, replace=False))

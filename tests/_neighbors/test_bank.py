@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+
+from skdinoad._neighbors import MemoryBank
+
+
+@pytest.fixture
+def bank(rng):
+    parts = [(rng.normal(size=(n, 4)), i, t) for n, i, t in PICTURES]
+    return MemoryBank.join([(v.astype(np.float32), i, t) for v, i, t in parts])
+
+
+#: (vectors, image, turned)
+PICTURES = [(3, 0, False), (2, 1, False), (4, 0, True), (1, 1, True)]
+
+
+def test_every_vector_knows_where_it_comes_from(bank):
+    assert len(bank) == 10
+    assert bank.image.tolist() == [0] * 3 + [1] * 2 + [0] * 4 + [1]
+    assert bank.turned.sum() == 5
+    assert np.array_equal(bank.of(1), bank.vectors[3:5])
+
+
+def test_without_an_image_none_of_its_copies_count(bank):
+    squared = bank.squared_distances(bank.vectors, without=0)
+    others = bank.vectors[bank.image == 1]
+    expected = ((bank.vectors[:, None] - others) ** 2).sum(-1).min(1)
+    np.testing.assert_allclose(squared, expected, rtol=1e-5)
+    assert (squared[bank.image == 1] == 0).all()
+
+
+def test_mean_over_the_neighbours_there_are(bank):
+    squared = bank.squared_distances(bank.vectors[:1], k=99, without=0)
+    others = bank.vectors[bank.image == 1]
+    expected = ((bank.vectors[0] - others) ** 2).sum(-1).mean()
+    np.testing.assert_allclose(squared, expected, rtol=1e-5)
+    only = bank.select(bank.image == 0)
+    assert np.isnan(only.squared_distances(bank.vectors, without=0)).all()
+
+
+def test_parts_put_together_again_are_the_whole(bank):
+    again = bank.select(slice(0, 4)).extend(bank.select(slice(4, None)))
+    for name in ("vectors", "image", "turned", "squares"):
+        assert np.array_equal(getattr(again, name), getattr(bank, name))
+
+
+@pytest.mark.parametrize("sampling", ["coreset", "random"])
+def test_thinned_keeps_some_of_its_own_vectors(bank, sampling):
+    state = np.random.RandomState(0)
+    thin = bank.thinned(4, sampling, state)
+    rows = [(bank.vectors == v).all(1).argmax() for v in thin.vectors]
+    assert len(thin) == 4
+    assert np.array_equal(thin.image, bank.image[rows])
+    assert np.array_equal(thin.turned, bank.turned[rows])
+    assert bank.thinned(10, sampling, state) is bank
+
+
+def test_index_answers_but_never_when_an_image_is_left_out(bank):
+    pytest.importorskip("faiss")
+    expected = bank.squared_distances(bank.vectors + 0.1)
+    held = bank.squared_distances(bank.vectors, without=1)
+    bank.indexed(0)
+    out = bank.squared_distances(bank.vectors + 0.1)
+    np.testing.assert_allclose(out, expected, rtol=1e-5)
+    assert np.array_equal(bank.squared_distances(bank.vectors, without=1), held)

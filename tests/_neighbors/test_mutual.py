@@ -1,0 +1,43 @@
+import numpy as np
+import pytest
+
+from skdinoad._neighbors import mutual_distances
+
+
+def naive(grids, scored, fraction):
+    """The definition, one patch at a time."""
+    out = []
+    for i, grid in enumerate(grids):
+        others = np.concatenate(
+            [g.reshape(-1, g.shape[-1]) for j, g in enumerate(grids) if j != i]
+        )
+        others = others[np.isfinite(others).all(1)].astype(float)
+        D = np.full(grid.shape[:2], np.nan)
+        for y, x in zip(*np.nonzero(scored[i])):
+            squared = np.sort(((grid[y, x] - others) ** 2).sum(1))
+            last = squared[max(1, int(fraction * len(others) + 1e-9)) - 1]
+            below = squared[squared < last]
+            D[y, x] = below.mean() if len(below) else squared[0]
+        out.append(D)
+    return out
+
+
+@pytest.mark.parametrize("fraction", [0.001, 0.1, 0.5])
+def test_equals_the_definition(fraction, rng):
+    sizes = [(3, 4), (5, 2), (4, 4)]
+    grids = [rng.normal(size=(*size, 6)).astype(np.float32) for size in sizes]
+    grids[1][0, 0] = np.nan
+    scored = [rng.random(size) < 0.7 for size in sizes]
+    scored[1][0, 0] = False
+    out = mutual_distances(grids, scored, fraction)
+    for D, expected in zip(out, naive(grids, scored, fraction)):
+        np.testing.assert_allclose(D, expected, rtol=1e-5)
+
+
+def test_twins_of_a_defect_do_not_hide_it(rng):
+    grids = [rng.normal(0, 0.05, (8, 8, 6)).astype(np.float32) for _ in range(20)]
+    for grid in grids[:2]:
+        grid[3, 3] = 5
+    out = mutual_distances(grids, [np.ones((8, 8), bool)] * 20, 0.005)
+    assert all(out[i].argmax() == 3 * 8 + 3 for i in range(2))
+    assert out[0].max() > 10 * max(D.max() for D in out[2:])
