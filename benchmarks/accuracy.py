@@ -1,9 +1,10 @@
-"""DinoPatch with and without PCAAligner on every category below a folder.
+"""DinoPatch with and without alignment on every category below a folder.
 
 One default setting for all categories; the test images are only scored.
 
     python benchmarks/accuracy.py ../shared/data
-    python benchmarks/accuracy.py ../shared/data --posed hazelnut aliens
+    python benchmarks/accuracy.py ../shared/data --posed hazelnut aliens screws \
+        --kinds plain aligned learned
     python benchmarks/accuracy.py ../shared/data --neighborhoods 0 1 2 16
 """
 
@@ -22,9 +23,9 @@ from _common import (
 )
 from sklearn.utils import Bunch
 
-from skdinoad import DinoFeatures, DinoPatch, PCAAligner, Pipeline
+from skdinoad import AffineAligner, DinoFeatures, DinoPatch, PCAAligner, Pipeline
 from skdinoad._images import as_images
-from skdinoad.datasets import read_mask
+from skdinoad.datasets import make_screws, read_mask
 from skdinoad.demo import pixel_auroc
 
 
@@ -35,6 +36,8 @@ def build(kind, size, neighborhood, mixed):
         # Only to bring images of slightly different sizes to one.
         same = PCAAligner(output_size=size, mode="none")
         return Pipeline([same, detector]) if mixed else Pipeline([detector])
+    if kind == "learned":
+        return Pipeline([AffineAligner(output_size=size), detector])
     polarity = {"aligned": "moment", "aligned by features": "features"}[kind]
     extractor = DinoFeatures(image_size=224) if polarity == "features" else None
     aligner = PCAAligner(output_size=size, polarity=polarity, features=extractor)
@@ -88,6 +91,23 @@ def move(image, angle, shift, border):
     return cv2.warpAffine(image, matrix, (side, side), flags=flags, borderMode=border)
 
 
+def chosen(options):
+    """Yield (name, data); the rendered screws lie in all directions from the start."""
+    for name, data in categories(options.root, options.posed or options.categories):
+        yield (f"{name}, turned", posed(data)) if options.posed else (name, data)
+    if "screws" in (options.posed or []):
+        yield "screws, rendered", screws()
+
+
+def screws():
+    """Return 20 rendered screws to train on, 15 good and 15 scratched ones to test."""
+    good, _ = make_screws(35, size=512, random_state=0)
+    bad, masks = make_screws(15, size=512, defect="scratch", random_state=1)
+    y = np.repeat([1, -1], 15)
+    test = [*good[20:], *bad]
+    return Bunch(train=list(good[:20]), test=test, y=y, masks=[None] * 15 + list(masks))
+
+
 def main():
     options = parser(__doc__)
     options.add_argument("--sizes", nargs="*", type=int, default=[224, 448])
@@ -98,9 +118,7 @@ def main():
     print(environment() + "\n")
     header = ["category", "pixels", "pipeline", "neighborhood", "image AUROC"]
     print_table([*header, "pixel AUROC", "false alarms", "misses"], [])
-    for name, data in categories(options.root, options.posed or options.categories):
-        if options.posed:
-            name, data = f"{name}, turned", posed(data)
+    for name, data in chosen(options):
         choices = product(options.sizes, options.kinds, options.neighborhoods)
         for size, kind, radius in choices:
             figures = measure(build(kind, size, radius, mixed(data)), data)

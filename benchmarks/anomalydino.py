@@ -98,7 +98,7 @@ def measure(data, test, row, path):
     n = len(data.train)
     k = n if shots == "all" else int(shots)
     rows = [(int(seed) * k + i) % n for i in range(k)]
-    detector = AnomalyDINO(features=test.extractor)
+    detector = AnomalyDINO(features=test.extractor, bank_size=None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         start = time.perf_counter()

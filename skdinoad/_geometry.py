@@ -20,6 +20,7 @@ __all__ = [
     "turn_frame",
     "warp",
     "warp_back",
+    "warp_rgba",
 ]
 
 BORDERS = {
@@ -162,6 +163,31 @@ def warp(image, frame, size, *, border="replicate", nearest=False) -> np.ndarray
         flags=sampling | cv2.WARP_INVERSE_MAP,
         borderMode=BORDERS[border],
     )
+
+
+def warp_rgba(image, frame, size, *, border) -> np.ndarray:
+    """Resample an image into a frame, with alpha 255 where the image has a valid pixel.
+
+    Parameters
+    ----------
+    image : ndarray of shape (H, W, 3) or (H, W, 4), uint8
+    frame : ndarray of shape (3, 3)
+        Output pixel -> pixel of ``image``.
+    size : tuple of int
+        (height, width) of the output.
+    border : {"wrap", "reflect", "replicate", "constant"}
+        What colour lies outside the image; its alpha is 0.
+
+    Returns
+    -------
+    ndarray of shape (height, width, 4), uint8
+    """
+    valid = np.full(image.shape[:2], 255, np.uint8)
+    if image.shape[-1] == 4:
+        valid = np.where(image[..., 3] >= 128, valid, 0).astype(np.uint8)
+    color = np.ascontiguousarray(image[..., :3])
+    alpha = warp(valid, frame, size, border="constant", nearest=True)
+    return np.dstack([warp(color, frame, size, border=border), alpha])
 
 
 def warp_back(grid, frame, size, *, margin=0.5) -> np.ndarray:

@@ -11,7 +11,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import estimator_checks
 
 import skdinoad
-from skdinoad import DinoFeatures, DinoPatch, PCAAligner
+from skdinoad import AffineAligner, DinoFeatures, DinoPatch, PCAAligner
 from skdinoad.base import _offset
 from skdinoad.testing import checks_for, make_images
 
@@ -44,6 +44,9 @@ def build(cls):
         return tiny_features()
     if cls is PCAAligner:
         return cls(output_size=64)
+    if cls is AffineAligner:
+        tiny = tiny_features(image_size=None)
+        return cls(features=tiny, output_size=64, n_samples=20, n_rounds=1)
     return cls(features=tiny_features())
 
 
@@ -64,6 +67,7 @@ def test_common_check(cls, check):
 
 def test_all_public_estimators_are_found():
     assert {cls.__name__ for cls in ESTIMATORS} >= {
+        "AffineAligner",
         "AnomalyDINO",
         "DinoFeatures",
         "DinoPatch",

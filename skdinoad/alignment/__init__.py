@@ -1,6 +1,7 @@
 """Transformers of images: parts into one pose, ground out of sight."""
 
+from skdinoad.alignment._affine import AffineAligner
 from skdinoad.alignment._foreground import ForegroundMask
 from skdinoad.alignment._pca import PCAAligner
 
-__all__ = ["ForegroundMask", "PCAAligner"]
+__all__ = ["AffineAligner", "ForegroundMask", "PCAAligner"]

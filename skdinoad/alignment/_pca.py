@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
-from skdinoad._geometry import BORDERS, is_size, pose_frame, turn_frame, warp
+from skdinoad._geometry import BORDERS, is_size, pose_frame, turn_frame, warp_rgba
 from skdinoad._images import as_images, take
 from skdinoad._labels import normal_rows
 from skdinoad._sklearn import Interval, StrOptions
@@ -477,13 +477,7 @@ class PCAAligner(TransformerMixin, BaseEstimator):
         return turn_frame(self.output_size_, mirror=self.flip == "mirror")
 
     def _warp(self, image, frame):
-        size = self.output_size_
-        valid = np.full(image.shape[:2], 255, np.uint8)
-        if image.shape[-1] == 4:
-            valid = np.where(image[..., 3] >= 128, valid, 0).astype(np.uint8)
-        color = np.ascontiguousarray(image[..., :3])
-        alpha = warp(valid, frame, size, border="constant", nearest=True)
-        return np.dstack([warp(color, frame, size, border=self.border), alpha])
+        return warp_rgba(image, frame, self.output_size_, border=self.border)
 
     def _turn_by_features(self, images, Z, frames, flags):
         rotated = self.mode_ == "full" and not self.isotropic_

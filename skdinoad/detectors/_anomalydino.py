@@ -79,8 +79,9 @@ class AnomalyDINO(BaseDetector):
         as in the official code.
     n_neighbors : int, default=1
         Distances to so many nearest vectors are averaged.
-    bank_size : int, float or None, default=None
-        Most vectors that the bank keeps; a float is a share of them all.
+    bank_size : int, float or None, default=20000
+        Most vectors that the bank keeps; a float is a share of them all, None keeps
+        all. A coreset of a tenth costs no accuracy in the benchmarks.
     sampling : {"coreset", "random"}, default="coreset"
         How they are chosen: greedy k-centre or at random.
     bank_dtype : {"float32", "float16"}, default="float32"
@@ -137,9 +138,9 @@ class AnomalyDINO(BaseDetector):
 
     Notes
     -----
-    With ViT-S at 448 pixels the bank takes 1.6 MB per image and rotation. Searching it
-    costs 0.8 GFLOP per image and 1000 vectors, the network 60: from about 20 000 on,
-    ``bank_size`` is what makes scoring faster.
+    With ViT-S at 448 pixels an image and rotation gives 1024 vectors, 1.6 MB. Searching
+    1000 vectors costs 0.8 GFLOP per image, the network 60: ``bank_size`` is what keeps
+    scoring fast with many images.
 
     References
     ----------
@@ -200,7 +201,7 @@ class AnomalyDINO(BaseDetector):
         mask_morphology="grid",
         masked_score="skip",
         n_neighbors=1,
-        bank_size=None,
+        bank_size=20_000,
         sampling="coreset",
         bank_dtype="float32",
         search="exact",
@@ -286,15 +287,17 @@ class AnomalyDINO(BaseDetector):
             "mask_threshold": 10.0,
             "mask_morphology": "raster",
             "masked_score": "zero",
+            "bank_size": None,
         }
         return cls(**{**official, **parameters})
 
     def partial_fit(self, X, y=None):
         """Add more good images to the bank.
 
-        Without ``bank_size``, scores and threshold then equal those of one fit on all
-        images. With it, the bank is thinned again, and the held-out scores of the
-        earlier images stay as they were. Verdicts on masking and rotation stay.
+        As long as the bank keeps all vectors, scores and threshold then equal those of
+        one fit on all images. Beyond ``bank_size`` it is thinned again, and the
+        held-out scores of the earlier images stay as they were. Verdicts on masking and
+        rotation stay.
 
         Parameters
         ----------
@@ -489,7 +492,7 @@ class AnomalyDINO(BaseDetector):
         grids = []
         for i, image in enumerate(self._images):
             grid = None
-            if self.bank_size is None:
+            if len(self.bank_) == self._seen:
                 channels = self.bank_.vectors.shape[1]
                 grid = np.full((*image.valid.shape, channels), np.nan, np.float32)
                 grid[image.valid] = self.bank_.of(i)
