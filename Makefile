@@ -30,11 +30,15 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/search.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/bank.py
+	$(BIN)/python benchmarks/few_and_many.py
 
 check-accuracy: $(INSTALLED)
 	@test -n "$(DATA)" || { echo "usage: make check-accuracy DATA=folder"; exit 2; }
 	$(BIN)/python benchmarks/layers.py "$(DATA)"
 	$(BIN)/python benchmarks/accuracy.py "$(DATA)"
+	$(BIN)/python benchmarks/anomalydino.py "$(DATA)"
+	$(BIN)/python benchmarks/smaller_banks.py "$(DATA)"
 
 doc: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'

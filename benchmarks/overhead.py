@@ -1,4 +1,4 @@
-"""What DinoPatch costs beyond the network itself.
+"""What the detectors cost beyond the network itself.
 
 (fit + score_samples + predict_map) / (raw forward of the same network on the same
 batches), both in this process, for 1 and for 50 photographs of 512 pixels at 448.
@@ -14,7 +14,7 @@ import time
 import torch
 from _common import environment, parser, print_table
 
-from skdinoad import DinoFeatures, DinoPatch, PCAAligner, Pipeline
+from skdinoad import AnomalyDINO, DinoFeatures, DinoPatch, PCAAligner, Pipeline
 from skdinoad.datasets import make_screws
 from skdinoad.features._backbones import get_backbone
 from skdinoad.features._store import clear_memory
@@ -76,6 +76,7 @@ def _estimators():
     return {
         "DinoPatch()": DinoPatch,
         "DinoPatch(neighborhood=0)": lambda: DinoPatch(neighborhood=0),
+        "AnomalyDINO()": AnomalyDINO,
         "PCAAligner() + DinoPatch()": lambda: Pipeline([PCAAligner(), DinoPatch()]),
     }
 

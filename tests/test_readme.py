@@ -15,10 +15,13 @@ def test_example_runs_verbatim(real_features):
     exec(code[0], scope)
     assert scope["pipe"].predict(scope["X_new"]).tolist() == [-1, -1, -1]
     assert scope["pipe"].predict_map(scope["X_new"]).shape == scope["X_new"].shape[:3]
-    exec(code[1], scope)  # builds the search; benchmarks/search.py runs one
+    exec(code[1], scope)
+    assert scope["few"].bank_.turned.any()
+    exec(code[2], scope)  # builds the search; benchmarks/search.py runs one
 
 
 def test_pictures_and_pages_exist():
     text = README.read_text()
-    for path in [*re.findall(r"\]\(([^)]+)\)", text), "doc/benchmarks.rst"]:
+    named = re.findall(r"\]\(([^)]+)\)|`(doc/[^`]+)`", text)
+    for path in map("".join, named):
         assert (README.parent / path).is_file(), path

@@ -79,7 +79,7 @@ class AnomalyDINO(BaseDetector):
         as in the official code.
     n_neighbors : int, default=1
         Distances to so many nearest vectors are averaged.
-    bank_size : int, float or None, default=20000
+    bank_size : int, float or None, default=10000
         Most vectors that the bank keeps; a float is a share of them all, None keeps
         all. A coreset of a tenth costs no accuracy in the benchmarks.
     sampling : {"coreset", "random"}, default="coreset"
@@ -201,7 +201,7 @@ class AnomalyDINO(BaseDetector):
         mask_morphology="grid",
         masked_score="skip",
         n_neighbors=1,
-        bank_size=20_000,
+        bank_size=10_000,
         sampling="coreset",
         bank_dtype="float32",
         search="exact",
