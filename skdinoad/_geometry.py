@@ -13,6 +13,7 @@ import torch
 
 __all__ = [
     "BORDERS",
+    "check_angles",
     "is_size",
     "pose_frame",
     "resize_frame",
@@ -101,6 +102,20 @@ def turn_frame(size: tuple, *, mirror: bool = False) -> np.ndarray:
     height, width = size
     row = [0, 1, 0] if mirror else [0, -1, height - 1]
     return np.array([[-1, 0, width - 1], row, [0, 0, 1]], dtype=np.float64)
+
+
+def check_angles(angles) -> tuple:
+    """Return angles in degrees, 0 first, each once and within 0..360."""
+    try:
+        given = np.asarray(angles, float)
+    except (TypeError, ValueError):
+        given = np.array([np.nan])
+    if given.ndim != 1 or not np.isfinite(given).all():
+        raise ValueError(
+            f"rotations={angles!r}: expected angles in degrees, such as (0, 90, 180, "
+            "270), or 'auto', 'agnostic', 'informed', 'none'."
+        )
+    return tuple(dict.fromkeys((0.0, *(given % 360).tolist())))
 
 
 def rotated(image, angle: float) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Images in any accepted form, read one at a time as uint8 arrays."""
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ _ACCEPTED = (
 )
 
 
-def as_images(X) -> "Images":
+def as_images(X, *, first=0) -> "Images":
     """Return X as a sequence of images that are read and checked one at a time.
 
     Parameters
@@ -22,6 +23,8 @@ def as_images(X) -> "Images":
         uint8 (0..255) or float (0..1) images of shape (n, H, W), (n, H, W, 1),
         (n, H, W, 3) or (n, H, W, 4); a list or object array of single images of any
         sizes; a list or array of file paths, opened only when needed.
+    first : int
+        What row 0 is called in messages, where X is a part of something larger.
 
     Raises
     ------
@@ -38,7 +41,7 @@ def as_images(X) -> "Images":
     >>> images[2:].name(0)
     'X[2]'
     """
-    return X if isinstance(X, Images) else Images(_check_container(X))
+    return X if isinstance(X, Images) else Images(_check_container(X), first=first)
 
 
 class Images:
@@ -50,8 +53,8 @@ class Images:
     still name rows by their number in the X first given.
     """
 
-    def __init__(self, source, rows=None):
-        self._source = source
+    def __init__(self, source, rows=None, first=0):
+        self._source, self._first = source, first
         self._rows = np.arange(len(source)) if rows is None else rows
 
     def __len__(self):
@@ -62,7 +65,7 @@ class Images:
 
     def __getitem__(self, index):
         if not isinstance(index, (int, np.integer)):
-            return Images(self._source, self._rows[index])
+            return Images(self._source, self._rows[index], self._first)
         item = self._source[self._rows[index]]
         name = self.name(index)
         if isinstance(item, (str, Path)):
@@ -76,13 +79,14 @@ class Images:
         row = self._rows[index]
         item = self._source[row]
         path = f" ({str(item)!r})" if isinstance(item, (str, Path)) else ""
-        return f"X[{row}]{path}"
+        return f"X[{row + self._first}]{path}"
 
     def size(self, index) -> tuple:
         """Return (H, W) of an image; of a file only the header is read."""
         item = self._source[self._rows[index]]
         if isinstance(item, (str, Path)):
-            with _opened(item, self.name(index)) as image:
+            name = self.name(index)
+            with _opened(item, name) as image, _damage_named(name):
                 return _upright_size(image)
         if isinstance(item, Image.Image):
             return _upright_size(item)
@@ -207,14 +211,21 @@ def _decode(image, name):
             "per channel. Read it yourself and pass floats scaled to 0..1."
         )
     transparent = "A" in image.getbands() or "transparency" in image.info
-    try:
+    with _damage_named(name):
         image = ImageOps.exif_transpose(image)
         array = np.asarray(image.convert("RGBA" if transparent else "RGB"))
+    return _to_uint8(array, name)
+
+
+@contextmanager
+def _damage_named(name):
+    """Name the file whose pixels or header cannot be read to the end."""
+    try:
+        yield
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(
             f"{name} is damaged or truncated: {error}. Replace or remove the file."
         ) from error
-    return _to_uint8(array, name)
 
 
 def _upright_size(image):

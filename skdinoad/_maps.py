@@ -47,7 +47,7 @@ def _gaussian(grids, sigma):
     return ndimage.gaussian_filter(grids, sigma, axes=(1, 2), mode="nearest")
 
 
-def smooth_pixels(image, sigma: float) -> np.ndarray:
+def smooth_pixels(image, sigma: float, *, inside=None) -> np.ndarray:
     """Smooth one heat map with a Gaussian, mirrored at the edges, cut at 4 sigma.
 
     Parameters
@@ -55,6 +55,8 @@ def smooth_pixels(image, sigma: float) -> np.ndarray:
     image : ndarray of shape (H, W), float32
     sigma : float
         Standard deviation in pixels; 0 returns the map as it is.
+    inside : ndarray of shape (H, W), bool, or None
+        Pixels that count: what lies outside is 0, and takes and gives nothing.
 
     Returns
     -------
@@ -63,6 +65,14 @@ def smooth_pixels(image, sigma: float) -> np.ndarray:
     """
     if sigma == 0:
         return image
+    if inside is None:
+        return _blur(image, sigma)
+    weight = _blur(inside.astype(np.float32), sigma)
+    total = _blur(np.where(inside, image, np.float32(0)), sigma)
+    return np.where(inside, total / np.maximum(weight, np.float32(1e-6)), 0)
+
+
+def _blur(image, sigma):
     size = 2 * int(4 * sigma + 0.5) + 1
     border = cv2.BORDER_REFLECT
     return cv2.GaussianBlur(image, (size, size), sigma, borderType=border)

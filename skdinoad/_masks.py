@@ -1,10 +1,33 @@
 """Foreground masks from patch features: where the object is, where the ground."""
 
+import warnings
+
 import cv2
 import numpy as np
 from scipy import linalg
 
-__all__ = ["foreground", "mask_statistics", "masking_helps", "median_of"]
+__all__ = [
+    "MASKED",
+    "UNMASKED",
+    "foreground",
+    "mask_statistics",
+    "masking_helps",
+    "median_of",
+    "warn_of_empty_masks",
+    "without_ground",
+]
+
+#: Categories of MVTec AD and VisA that AnomalyDINO's official code masks, by eye.
+MASKED = {"capsule", "hazelnut", "pill", "screw", "toothbrush"} | {
+    *("candle", "capsules", "cashew", "chewinggum", "fryum", "macaroni1"),
+    *("macaroni2", "pcb1", "pcb2", "pcb3", "pcb4", "pipe_fryum"),
+}
+
+#: And those that it does not mask.
+UNMASKED = {
+    *("bottle", "cable", "metal_nut", "transistor", "zipper"),
+    *("carpet", "grid", "leather", "tile", "wood"),
+}
 
 #: "relative" threshold, in median token norms: 10 for genuine DINOv2 ViT-S/14, whose
 #: final LayerNorm gives tokens of norm 38 to 45, and as much for any other network.
@@ -137,3 +160,19 @@ def masking_helps(statistics) -> bool:
     one_object = statistics["centre"] >= 0.35 and statistics["border"] <= 0.2
     some_ground = 0.05 <= statistics["total"] <= 0.7
     return one_object and some_ground and statistics["separation"] >= 0.2
+
+
+def without_ground(grid, mask) -> np.ndarray:
+    """Return features with NaN outside the mask; all of them if the mask is empty."""
+    return np.where(mask[..., None] | ~mask.any(), grid, np.float32(np.nan))
+
+
+def warn_of_empty_masks(names, n, *, stacklevel):
+    """Say which of n images had an empty mask and are scored whole."""
+    if names:
+        warnings.warn(
+            f"The foreground mask of {len(names)} of {n} images is empty; they are "
+            f"scored unmasked: {', '.join(names[:9])}. masking=False avoids masks.",
+            UserWarning,
+            stacklevel=stacklevel + 1,
+        )

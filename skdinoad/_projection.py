@@ -27,7 +27,8 @@ def fit_projection(F, kind: str, n: int) -> tuple:
     components : ndarray of shape (n, c) or (h, w, n, c), float32
         Orthonormal rows; rows of zeros where a location has fewer directions.
     """
-    limit = min(F.shape[-1], len(F) - 1 if kind == "local" else F[..., 0].size)
+    usable = np.isfinite(F).all(-1).sum()
+    limit = min(F.shape[-1], len(F) - 1 if kind == "local" else usable)
     if n > limit:
         raise ValueError(
             f"n_components={n}: expected at most {limit} for pca={kind!r} of {len(F)} "

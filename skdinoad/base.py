@@ -14,10 +14,49 @@ from skdinoad._labels import normal_rows
 from skdinoad._maps import aggregate
 from skdinoad._sklearn import Interval, StrOptions
 
-__all__ = ["BaseDetector", "name_of", "nothing_valid", "size_of"]
+__all__ = [
+    "BaseDetector",
+    "UsesFeatures",
+    "check_unchanged",
+    "name_of",
+    "nothing_valid",
+    "size_of",
+]
 
 
-class BaseDetector(OutlierMixin, BaseEstimator):
+class UsesFeatures:
+    """For estimators whose ``features=None`` stands for a default extractor."""
+
+    def set_params(self, **params):
+        """Set parameters; ``features__...`` reaches the default extractor too."""
+        nested = any(name.startswith("features__") for name in params)
+        if nested and self.features is None and params.get("features") is None:
+            self.features = self._default_features()
+        return super().set_params(**params)
+
+    def _fitted_extractor(self, X):
+        """Return a fitted copy of the extractor."""
+        extractor = self.features
+        if extractor is None:
+            extractor = self._default_features()
+        lacking = [m for m in ("fit", "transform_frames") if not hasattr(extractor, m)]
+        if lacking:
+            raise TypeError(
+                f"features={extractor!r} lacks {' and '.join(lacking)}; expected an "
+                "extractor such as DinoFeatures, 'passthrough' or None."
+            )
+        return clone(extractor).fit(X, None)
+
+    def _check_features(self, grid):
+        if grid.ndim != 3 or grid.dtype.kind != "f":
+            raise ValueError(
+                f"The features of an image have shape {grid.shape}, dtype {grid.dtype};"
+                " expected float (h, w, c). Is features= an extractor, and its "
+                "concatenate=True?"
+            )
+
+
+class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
     """Base class of the detectors that score a grid of patch features.
 
     A subclass writes three methods, and names its default extractor:
@@ -69,9 +108,14 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         self._validate_params()
         X = self._check_input(X)
         rows = normal_rows(y, len(X))
-        self.features_ = self._fit_extractor(X)
-        self._fit_images(take(X, rows))
-        self._set_offset()
+        self._forget()
+        try:
+            self.features_ = self._fit_extractor(X)
+            self._fit_images(take(X, rows))
+            self._set_offset()
+        except BaseException:
+            self._forget()  # a model half new, half old would score in silence
+            raise
         return self
 
     def fit_predict(self, X, y=None):
@@ -83,27 +127,14 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         decision = self.fit(X, y)._scores(X) - self._threshold()
         return np.where(decision >= 0, 1, -1)
 
-    def set_params(self, **params):
-        """Set parameters; ``features__...`` reaches the default extractor too."""
-        nested = any(name.startswith("features__") for name in params)
-        if nested and self.features is None and params.get("features") is None:
-            self.features = self._default_features()
-        return super().set_params(**params)
-
     def _fit_extractor(self, X):
         """Return a fitted copy of the extractor, or None for feature grids."""
-        if not isinstance(X, Images):
-            return None
-        extractor = self.features
-        if extractor is None:
-            extractor = self._default_features()
-        lacking = [m for m in ("fit", "transform_frames") if not hasattr(extractor, m)]
-        if lacking:
-            raise TypeError(
-                f"features={extractor!r} lacks {' and '.join(lacking)}; expected an "
-                "extractor such as DinoFeatures, 'passthrough' or None."
-            )
-        return clone(extractor).fit(X, None)
+        return self._fitted_extractor(X) if isinstance(X, Images) else None
+
+    def _forget(self):
+        """Drop all that was learned: what ends in an underscore, as by convention."""
+        for name in [name for name in vars(self) if name.endswith("_")]:
+            delattr(self, name)
 
     def _fit_images(self, X):
         self._fit_grid(self._collect(X))
@@ -315,14 +346,6 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         """The (h, w, c) that every image must have; None = any size."""
         return None
 
-    def _check_features(self, grid):
-        if grid.ndim != 3 or grid.dtype.kind != "f":
-            raise ValueError(
-                f"The features of an image have shape {grid.shape}, dtype {grid.dtype};"
-                " expected float (h, w, c). Is features= an extractor, and its "
-                "concatenate=True?"
-            )
-
     def _score(self, F):
         """Score features; a list means grids of different sizes."""
         if isinstance(F, list):
@@ -384,6 +407,16 @@ def _check_grids(X):
                 "that are finite, or NaN where a patch is invalid."
             )
     return X
+
+
+def check_unchanged(estimator, fitted):
+    """What is in a bank was made with certain parameters: they must stay."""
+    for name, value in fitted.items():
+        now = getattr(estimator, name)
+        if np.shape(now) != np.shape(value) or np.any(np.not_equal(now, value)):
+            raise ValueError(
+                f"{name}={now!r}, but the bank was fitted with {value!r}: fit again."
+            )
 
 
 def nothing_valid(X, row):

@@ -101,11 +101,12 @@ def _split(masks, maps, *, weigh=False):
         raise ValueError(f"Got {len(masks)} masks and {len(maps)} maps.")
     good, bad, weights = [], [], []
     for i, (mask, heat) in enumerate(zip(masks, maps)):
-        mask, heat = np.asarray(mask, bool), np.asarray(heat, np.float32)
-        if mask.shape != heat.shape or not np.isfinite(heat).all():
+        mask, heat = np.asarray(mask, bool), np.asarray(heat)
+        if mask.shape != heat.shape or heat.ndim != 2 or not np.isfinite(heat).all():
             raise ValueError(
-                f"Row {i}: expected a finite map of the mask's shape {mask.shape}; its "
-                f"shape is {heat.shape}, with {(~np.isfinite(heat)).sum()} NaN or inf."
+                f"Row {i}: expected a finite map (H, W) of the mask's shape "
+                f"{mask.shape}; its shape is {heat.shape}, with "
+                f"{(~np.isfinite(heat)).sum()} NaN or inf."
             )
         good.append(heat[~mask])
         bad.append(heat[mask])

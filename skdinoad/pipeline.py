@@ -65,6 +65,8 @@ def predict_map(estimator, X):
         chunk = images[start : start + _CHUNK]
         sizes = [chunk.size(i) for i in range(len(chunk))]
         Z, frames = _transform(transformers, chunk, X[start : start + _CHUNK])
+        if getattr(detector, "features_", None) is not None:
+            Z = as_images(Z, first=start)  # so that messages name rows of X
         maps.extend(detector.map_frames(Z, frames, sizes))
     return np.stack(maps) if len({m.shape for m in maps}) == 1 else maps
 

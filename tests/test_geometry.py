@@ -5,6 +5,7 @@ from scipy import ndimage
 
 from skdinoad._geometry import (
     BORDERS,
+    check_angles,
     pose_frame,
     resize_frame,
     rotated,
@@ -128,3 +129,9 @@ def test_margin_extends_the_outer_cells():
     wide = warp_back(grid, frame, (80, 80), margin=1.5)
     assert tight[:, 30].sum() == 40
     assert wide[:, 30].sum() == 60
+
+
+def test_angles_are_each_once_and_zero_first():
+    assert check_angles([90, 450, -90, 0]) == (0, 90, 270)
+    with pytest.raises(ValueError, match="expected angles in degrees"):
+        check_angles([0, np.nan])

@@ -1,7 +1,16 @@
 import numpy as np
 import pytest
 
-from skdinoad._masks import _grown, foreground, mask_statistics, masking_helps
+from skdinoad._masks import (
+    MASKED,
+    UNMASKED,
+    _grown,
+    foreground,
+    mask_statistics,
+    masking_helps,
+    warn_of_empty_masks,
+    without_ground,
+)
 
 
 @pytest.fixture
@@ -89,3 +98,20 @@ def test_each_bound_alone_can_say_no(scene, change):
     grid, _ = scene
     seen = mask_statistics(grid, foreground(grid))
     assert not masking_helps({**seen, **change})
+
+
+def test_empty_mask_leaves_all_and_is_named():
+    grid = np.ones((2, 3, 4), np.float32)
+    none = np.zeros((2, 3), bool)
+    assert np.isfinite(without_ground(grid, none)).all()
+    some = none.copy()
+    some[0] = True
+    assert np.isnan(without_ground(grid, some)).all(-1).tolist() == (~some).tolist()
+    with pytest.warns(UserWarning, match=r"1 of 3 images is empty.*X\[2\]"):
+        warn_of_empty_masks(["X[2]"], 3, stacklevel=1)
+
+
+def test_every_category_of_the_two_data_sets_is_in_one_table():
+    assert len(MASKED) == 17
+    assert len(UNMASKED) == 10
+    assert not MASKED & UNMASKED

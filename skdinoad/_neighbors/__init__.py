@@ -11,12 +11,14 @@ Banks are float32 or float16; arithmetic is float32 always, on the CPU or a GPU.
 from skdinoad._neighbors._bank import MemoryBank
 from skdinoad._neighbors._coreset import k_centre, k_centre_images, k_centre_local
 from skdinoad._neighbors._flat import nearest
+from skdinoad._neighbors._index import import_faiss
 from skdinoad._neighbors._local import nearest_local
 from skdinoad._neighbors._mutual import mutual_distances
 from skdinoad._neighbors._norms import squared_norms
 
 __all__ = [
     "MemoryBank",
+    "import_faiss",
     "k_centre",
     "k_centre_images",
     "k_centre_local",

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-__all__ = ["build_index", "search_index"]
+__all__ = ["build_index", "import_faiss", "search_index"]
 
 #: Vectors per inverted list, and the share of all lists that a query looks into:
 #: see the recall in ``benchmarks/bank.py``.
@@ -28,7 +28,7 @@ def build_index(bank, random_state):
     ImportError
         If faiss is not installed.
     """
-    faiss = _import_faiss()
+    faiss = import_faiss()
     bank = np.ascontiguousarray(bank, np.float32)
     lists = max(1, len(bank) // _PER_LIST)
     quantizer = faiss.IndexFlatL2(bank.shape[1])
@@ -68,7 +68,8 @@ def search_index(index, queries, *, k=1):
     return np.take_along_axis(squared, order, 1), np.take_along_axis(rows, order, 1)
 
 
-def _import_faiss():
+def import_faiss():
+    """Return the module faiss, or say how to get it."""
     try:
         import faiss
     except ImportError as error:

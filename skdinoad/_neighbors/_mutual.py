@@ -8,6 +8,10 @@ from skdinoad._neighbors._norms import squared_norms
 
 __all__ = ["mutual_distances"]
 
+#: The share of the other images that counts as nearest, and how many at least: a few
+#: images with the same defect must stay a minority among them.
+_IMAGES, _LEAST_IMAGES = 0.3, 3
+
 
 def mutual_distances(grids, scored, fraction, *, device="cpu", verbose=False):
     """Return how far each patch is from the patches of all other images.
@@ -18,34 +22,45 @@ def mutual_distances(grids, scored, fraction, *, device="cpu", verbose=False):
         Vectors; NaN = invalid.
     scored : list of ndarray of shape (h, w), bool
         Patches for which a distance is wanted; the others are looked at only.
-    fraction : float
-        Of the N vectors of the other images, the k = floor(fraction * N) nearest
-        count: the mean goes over those strictly nearer than the k-th, or is the
-        distance to the nearest if there is none.
+    fraction : float or None
+        None: the mean over the nearest 30 % of the other images, three at least, of
+        the distance to each one's nearest patch. A number: of the N vectors of the
+        other images, the k = floor(fraction * N) nearest count, and the mean goes
+        over those strictly nearer than the k-th, or is the distance to the nearest
+        if there is none.
 
     Returns
     -------
     list of ndarray of shape (h, w), float32
         Mean squared distances; NaN where not scored.
     """
-    valid = [np.isfinite(grid).all(-1) for grid in grids]
-    bank = np.concatenate([grid[v] for grid, v in zip(grids, valid)])
-    owner = np.repeat(np.arange(len(grids)), [v.sum() for v in valid])
-    squares = squared_norms(bank)
+    vectors = [grid[np.isfinite(grid).all(-1)] for grid in grids]
+    squares = [squared_norms(part) for part in vectors]
     out = []
     for i in tqdm(range(len(grids)), desc="score", unit="image", disable=not verbose):
-        others = np.where(owner == i, np.float32(np.inf), squares)
-        k = max(1, int(fraction * np.isfinite(others).sum() + 1e-9))
-        D = np.full(scored[i].shape, np.nan, np.float32)
-        part = grids[i][scored[i]]
-        squared, _ = nearest(part, bank, others, k=k, device=device)
-        D[scored[i]] = _mean_below_last(squared)
+        queries, D = grids[i][scored[i]], np.full(scored[i].shape, np.nan, np.float32)
+        others = [j for j in range(len(grids)) if j != i]
+        banks = [(vectors[j], squares[j]) for j in others]
+        if fraction is None:
+            D[scored[i]] = _by_images(queries, banks, device)
+        else:
+            D[scored[i]] = _by_patches(queries, banks, fraction, device)
         out.append(D)
     return out
 
 
-def _mean_below_last(squared):
-    """Mean of each row's values below its last; its first value if there are none."""
+def _by_images(queries, banks, device):
+    """Mean distance to the nearest images, each by its own nearest vector."""
+    nearest_of = [nearest(queries, *bank, device=device)[0][:, 0] for bank in banks]
+    count = min(max(_LEAST_IMAGES, round(_IMAGES * len(banks))), len(banks))
+    return np.sort(np.stack(nearest_of, 1), axis=1)[:, :count].mean(1)
+
+
+def _by_patches(queries, banks, fraction, device):
+    """Mean distance to the nearest vectors of all other images together."""
+    bank, squares = map(np.concatenate, zip(*banks))
+    k = max(1, int(fraction * len(bank) + 1e-9))
+    squared, _ = nearest(queries, bank, squares, k=k, device=device)
     below = squared < squared[:, -1:]
     below[:, 0] = True
     return np.where(below, squared, 0).sum(1) / below.sum(1)

@@ -1,10 +1,11 @@
 """AffineAligner: the pose of a part as a small regressor reads it from features."""
 
+import warnings
 from numbers import Integral, Real
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -15,6 +16,7 @@ from skdinoad._geometry import BORDERS, pose_frame, resize_frame, warp, warp_rgb
 from skdinoad._images import as_images, take
 from skdinoad._labels import normal_rows
 from skdinoad._sklearn import Interval, StrOptions
+from skdinoad.base import UsesFeatures
 from skdinoad.features import DinoFeatures
 
 __all__ = ["AffineAligner"]
@@ -31,8 +33,12 @@ _BATCH = 32
 
 _FLAGS = [("uncertain", bool)]
 
+#: Length of the (cos, sin) read above which an angle counts as read, and the error in
+#: degrees above which the regressor has learned nothing to rely on.
+_SURE, _LARGEST_ERROR = 0.5, 45
 
-class AffineAligner(TransformerMixin, BaseEstimator):
+
+class AffineAligner(UsesFeatures, TransformerMixin, BaseEstimator):
     """Bring parts into one pose that a regressor has learned, outline or not.
 
     ``fit`` turns, shifts and zooms the good images at random and fits ridge
@@ -46,8 +52,8 @@ class AffineAligner(TransformerMixin, BaseEstimator):
     Parameters
     ----------
     features : extractor or None, default=None
-        Extractor of the patch features, which must not resize; None means
-        ``DinoFeatures(image_size=None)``. It sees 224 x 224 pixels.
+        Extractor of the patch features; None means ``DinoFeatures(image_size=None)``.
+        It is given views of 224 x 224 pixels.
     output_size : int, default=448
         Side of the output, a square that holds the whole photograph.
     n_samples : int, default=160
@@ -75,10 +81,11 @@ class AffineAligner(TransformerMixin, BaseEstimator):
     regressors_ : tuple of two Pipelines
         From pooled features to (cos, sin of the angle, shift x, y, log zoom): the
         coarse one for poses within the limits, the fine one for what is left.
-    residual_ : ndarray of shape (3,)
-        Median over the training images of what is still read in the last step: angle
-        in degrees, shift as a share of the side, log zoom. Large values mean that the
-        parts have no common pose that features could tell.
+    angle_error_ : float
+        Median error in degrees of the coarse regressor on poses it did not learn from.
+    confidence_ : float
+        Median over the training images of how sure the first reading is: the length
+        of the (cos, sin) read, about 1 if sure and 0 if it is a mean over all angles.
 
     See Also
     --------
@@ -167,18 +174,16 @@ class AffineAligner(TransformerMixin, BaseEstimator):
         self._validate_params()
         images = as_images(X)
         images = take(images, normal_rows(y, len(images)))
-        features = self.features
-        if features is None:
-            features = DinoFeatures(image_size=None)
-        self.features_ = clone(features).fit(images, None)
+        self.features_ = self._fitted_extractor(images)
         rng = check_random_state(self.random_state)
         template = [self._most_typical(images)]
         frames = [_whole(images[template[0]])]
         for turn in range(self.n_rounds):
             source = take(images, template) if turn == 0 else images
             self._learn(source, frames, rng)
-            frames, residual = self._read(images)
-        self.residual_ = np.median(residual, axis=0)
+            frames, confidence = self._read(images)
+        self.confidence_ = float(np.median(confidence))
+        self._warn_if_unread()
         return self
 
     def transform(self, X):
@@ -222,19 +227,19 @@ class AffineAligner(TransformerMixin, BaseEstimator):
         Z : ndarray of shape (n, output_size, output_size, 4), uint8
         frames : ndarray of shape (n, 3, 3), float64
         flags : structured ndarray of shape (n,)
-            Boolean field uncertain: the last step still read a turn beyond 20 degrees
-            or a shift beyond a tenth of the side.
+            Boolean field uncertain: the angle was hardly read, the length of its (cos,
+            sin) being below 0.5.
         """
         check_is_fitted(self)
         images, size = as_images(X), (self.output_size,) * 2
-        frames, residual = self._read(images)
+        frames, confidence = self._read(images)
         frames = np.stack(frames) @ resize_frame((_VIEW, _VIEW), size)
         Z = [
             warp_rgba(image, frame, size, border=self.border)
             for image, frame in zip(images, frames)
         ]
         flags = np.zeros(len(images), _FLAGS)
-        flags["uncertain"] = (residual[:, 0] > 20) | (residual[:, 1] > 0.1)
+        flags["uncertain"] = confidence < _SURE
         return np.stack(Z), frames, flags
 
     # -- private ----------------------------------------------------------------------
@@ -248,9 +253,8 @@ class AffineAligner(TransformerMixin, BaseEstimator):
         """Fit the regressors on random views of images whose pose is known."""
         limits = np.array([np.deg2rad(self.max_angle), *self._reach()])
         fine = np.minimum(limits, [np.deg2rad(_FINE_ANGLE), *limits[1:] / 3])
-        self.regressors_ = tuple(
-            self._fit_one(images, frames, limit, rng) for limit in (limits, fine)
-        )
+        coarse, self.angle_error_ = self._fit_one(images, frames, limits, rng)
+        self.regressors_ = coarse, self._fit_one(images, frames, fine, rng)[0]
 
     def _reach(self):
         return self.max_shift, self.max_shift, np.log(self.max_zoom)
@@ -263,12 +267,29 @@ class AffineAligner(TransformerMixin, BaseEstimator):
             away = np.linalg.inv(_step(angle, (dx, dy), log_zoom))
             views.append(_look(images[i], frames[i] @ away))
             poses.append((np.cos(angle), np.sin(angle), dx, dy, log_zoom))
+        F, poses = self._pooled(views), np.array(poses)
         regressor = make_pipeline(StandardScaler(), RidgeCV(np.logspace(1, 6, 11)))
-        return regressor.fit(self._pooled(views), np.array(poses))
+        held = len(F) // 4
+        read = regressor.fit(F[held:], poses[held:]).predict(F[:held])
+        return regressor.fit(F, poses), _angle_error(read, poses[:held])
+
+    def _warn_if_unread(self):
+        if self.angle_error_ > _LARGEST_ERROR and self.confidence_ < _SURE:
+            warnings.warn(
+                f"The poses of the training images can hardly be read (error "
+                f"{self.angle_error_:.0f} degrees, confidence {self.confidence_:.2f}): "
+                "do they show one kind of part, and does turning it change its look? "
+                "Otherwise leave the aligner out, or set max_angle=0.",
+                UserWarning,
+                stacklevel=3,
+            )
+
+    def _default_features(self):
+        return DinoFeatures(image_size=None)
 
     def _read(self, images):
-        """Return the frames (view -> source) of images, and what the last step read."""
-        frames, residual = [], []
+        """Return the frames (view -> source) of images, and how sure they are."""
+        frames, confidence = [], []
         for start in range(0, len(images), _BATCH):
             batch = list(images[start : start + _BATCH])
             part = [_whole(image) for image in batch]
@@ -278,9 +299,10 @@ class AffineAligner(TransformerMixin, BaseEstimator):
                 # Rounded, so that an image's pose never depends on its batch.
                 poses = regressor.predict(self._pooled(views)).round(3)
                 part = [f @ self._undo(pose) for f, pose in zip(part, poses)]
+                if step == 0:
+                    confidence += np.hypot(poses[:, 0], poses[:, 1]).tolist()
             frames += part
-            residual += [_size_of(pose) for pose in poses]
-        return frames, np.array(residual)
+        return frames, np.array(confidence)
 
     def _undo(self, pose):
         cos, sin, dx, dy, log_zoom = pose
@@ -293,6 +315,7 @@ class AffineAligner(TransformerMixin, BaseEstimator):
             np.asarray(self.features_.transform(np.stack(views[i : i + _BATCH])))
             for i in range(0, len(views), _BATCH)
         ]
+        self._check_features(F[0][0])
         F = torch.from_numpy(np.concatenate(F)).permute(0, 3, 1, 2)
         return torch.nn.functional.adaptive_avg_pool2d(F, _POOLED).flatten(1).numpy()
 
@@ -316,15 +339,19 @@ def _step(angle, shift, log_zoom):
     return pose_frame(centre, angle, np.exp(log_zoom), (_VIEW, _VIEW))
 
 
-def _size_of(pose):
-    """Return |angle| in degrees, the length of the shift, and |log zoom|."""
-    cos, sin, dx, dy, log_zoom = pose
-    return abs(np.rad2deg(np.arctan2(sin, cos))), np.hypot(dx, dy), abs(log_zoom)
+def _angle_error(read, poses):
+    """Return the median error of the angle, in degrees."""
+    angles = [np.arctan2(pose[:, 1], pose[:, 0]) for pose in (read, poses)]
+    return float(
+        np.median(np.abs(np.rad2deg(np.angle(np.exp(1j * np.subtract(*angles))))))
+    )
 
 
 def _look(image, frame):
     """Return the disc of an image that a frame shows, grey around."""
     color = np.ascontiguousarray(image[..., :3])
+    if image.shape[-1] == 4:  # what is hidden must not tell
+        color = np.where(image[..., 3:] >= 128, color, np.uint8(127))
     view = warp(color, frame, (_VIEW, _VIEW), border="replicate")
     view[~_disc()] = 127
     return view

@@ -1,6 +1,5 @@
 """AnomalyDINO: the nearest nominal patch anywhere, from a handful of images."""
 
-import warnings
 from numbers import Integral, Real
 
 import numpy as np
@@ -8,34 +7,42 @@ from sklearn.base import clone
 from sklearn.utils import Bunch, check_random_state
 from tqdm.auto import tqdm
 
-from skdinoad._geometry import rotated
+from skdinoad._geometry import check_angles, rotated
 from skdinoad._images import take
 from skdinoad._labels import normal_rows
 from skdinoad._maps import aggregate, smooth_pixels, unit
-from skdinoad._masks import foreground, mask_statistics, masking_helps, median_of
-from skdinoad._neighbors import MemoryBank, mutual_distances
+from skdinoad._masks import (
+    MASKED,
+    UNMASKED,
+    foreground,
+    mask_statistics,
+    masking_helps,
+    median_of,
+    warn_of_empty_masks,
+    without_ground,
+)
+from skdinoad._neighbors import MemoryBank, import_faiss, mutual_distances
 from skdinoad._sklearn import Interval, Options, StrOptions
 from skdinoad._torch import resolve_device
-from skdinoad.base import BaseDetector, name_of, nothing_valid, size_of
+from skdinoad.base import (
+    BaseDetector,
+    check_unchanged,
+    name_of,
+    nothing_valid,
+    size_of,
+)
 from skdinoad.features import DinoFeatures
 
 __all__ = ["AnomalyDINO"]
 
 _EIGHT = tuple(range(0, 360, 45))
 
+#: Parameters that shape what the bank holds.
+_FIXED = ("rotations", "masking", "bank_dtype")
+
 #: rotations="auto" turns up to this many images: their bank then has the size that
 #: 64 images have without.
 _FEW = 8
-
-#: Categories of the official code that are masked; of VisA's twelve all are.
-_MASKED = {"capsule", "hazelnut", "pill", "screw", "toothbrush"} | {
-    *("candle", "capsules", "cashew", "chewinggum", "fryum", "macaroni1"),
-    *("macaroni2", "pcb1", "pcb2", "pcb3", "pcb4", "pipe_fryum"),
-}
-_UNMASKED = {
-    *("bottle", "cable", "metal_nut", "transistor", "zipper"),
-    *("carpet", "grid", "leather", "tile", "wood"),
-}
 
 
 class AnomalyDINO(BaseDetector):
@@ -58,10 +65,11 @@ class AnomalyDINO(BaseDetector):
     rotations : {"auto", "agnostic", "informed", "none"} or tuple of float, \
             default="auto"
         Angles in degrees at which training images enter the bank. "agnostic" is every
-        45 degrees. "informed" is the same if the training images are turned themselves:
-        if the turned copies lower their median held-out score by a tenth. "auto" is
-        "agnostic" for up to 8 images, beyond which they show the poses themselves and
-        copies cost more than they give. Turn nothing where orientation is the defect.
+        45 degrees; feature grids cannot be turned, and are not. "informed" is
+        "agnostic" if the training images are turned themselves: if the turned copies
+        lower their median held-out score by a tenth. "auto" is "agnostic" for up to 8
+        images, beyond which they show the poses themselves and copies cost more than
+        they give. Turn nothing where orientation is the defect.
     masking : {"auto", True, False}, default="auto"
         Whether the ground of test images is left out: patches whose score on the first
         principal component of the image says background. "auto" decides once, in
@@ -167,8 +175,7 @@ class AnomalyDINO(BaseDetector):
         **BaseDetector._parameter_constraints,
         "rotations": [
             StrOptions({"auto", "agnostic", "informed", "none"}),
-            tuple,
-            list,
+            "array-like",
         ],
         "masking": [StrOptions({"auto"}), Options(bool, {True, False})],
         "mask_threshold": [
@@ -240,15 +247,16 @@ class AnomalyDINO(BaseDetector):
         eight rotations, masks for the categories that its table masks (absolute
         threshold 10, raster morphology, zeros for masked patches). On equal weights
         the image scores are those of the official code; the maps differ in that ours
-        land where the patches are. With weights that are not genuine the scores are
-        not the published ones.
+        land where the patches are. One small difference is left: position embeddings
+        are resampled by timm, not by DINOv2's own code. With weights that are not
+        genuine the scores are not the published ones.
 
         Parameters
         ----------
         shots : int
             Training images to be used, the first of the sorted files: they are yours to
-            pass to ``fit``. 0 = the batched zero-shot variant: 672 pixels, masks,
-            no rotation; see :meth:`score_batch`.
+            pass to ``fit``. 0 = the batched zero-shot variant: 672 pixels, no rotation;
+            see :meth:`score_batch` with ``neighbor_fraction=0.001``.
         category : str or None, default=None
             Name of a category of MVTec AD or VisA, which decides on masking. None
             leaves masking out.
@@ -268,10 +276,10 @@ class AnomalyDINO(BaseDetector):
         >>> detector.masking, detector.mask_threshold, detector.features.image_size
         (True, 10.0, 448)
         """
-        if category is not None and category not in _MASKED | _UNMASKED:
+        if category is not None and category not in MASKED | UNMASKED:
             raise ValueError(
                 f"category={category!r}: expected None or one of "
-                f"{sorted(_MASKED | _UNMASKED)}. Otherwise pass masking=..."
+                f"{sorted(MASKED | UNMASKED)}. Otherwise pass masking=..."
             )
         if not isinstance(shots, Integral) or shots < 0:
             raise ValueError(
@@ -283,7 +291,7 @@ class AnomalyDINO(BaseDetector):
                 image_size=size, resize="crop", layers="last", norm=True
             ),
             "rotations": "agnostic" if shots else "none",
-            "masking": category in _MASKED,
+            "masking": category in MASKED,
             "mask_threshold": 10.0,
             "mask_morphology": "raster",
             "masked_score": "zero",
@@ -313,27 +321,31 @@ class AnomalyDINO(BaseDetector):
         if not hasattr(self, "bank_"):
             return self.fit(X, y)
         self._validate_params()
+        check_unchanged(self, self._fitted)
         X = self._check_input(X)
         X = take(X, normal_rows(y, len(X)))
         self._extend(X, self._read(X))
         self._set_offset()
         return self
 
-    def score_batch(self, X, *, neighbor_fraction=0.001, return_maps=False):
+    def score_batch(self, X, *, neighbor_fraction=None, return_maps=False):
         """Score a set of images against each other, without any reference.
 
         Batched zero-shot detection (section 4.3 of the paper): the estimator need not
-        be fitted and is not changed. A patch's score is its mean distance to the
-        nearest patches of all other images; a defect has few of its kind there.
+        be fitted and is not changed; ``bank_size``, ``n_neighbors``, ``rotations`` and
+        ``search`` do not matter.
 
         Parameters
         ----------
         X : array, list of images or paths, or feature grids
             Two images at least, most of them good.
-        neighbor_fraction : float, default=0.001
-            Share of the other images' patches that counts as nearest: the mean goes
-            over those strictly nearer than the last of them, or is the distance to
-            the nearest. An odd image in the set, or two, cannot excuse each other.
+        neighbor_fraction : float or None, default=None
+            None: a patch's score is the mean of its distances to the nearest patch of
+            each of the other images, over the nearest 30 % of these images, three at
+            least; so two odd images never excuse each other. A number: the official
+            code's rule (0.001 there), this share of all other patches counts, and
+            the mean goes over those strictly nearer than the last of them. It needs
+            large sets: in small ones a twin hides a defect.
         return_maps : bool, default=False
             Whether heat maps are returned too.
 
@@ -347,22 +359,21 @@ class AnomalyDINO(BaseDetector):
         Raises
         ------
         ValueError
-            If X holds one image only.
+            If X holds one image only, or an image without a valid patch.
         """
         worker = clone(self).set_params(rotations="none")
         worker._validate_params()
         X = worker._check_input(X)
-        if len(X) < 2:
-            raise ValueError(
-                f"score_batch compares images with each other; X holds {len(X)}. Pass "
-                "two or more, or fit on good images and use score_samples."
-            )
+        _check_batch(X, neighbor_fraction)
         worker.features_ = worker._fit_extractor(X)
         images = worker._read(X)
         if len(images) < len(X):
             missing = set(range(len(X))) - {image.row for image in images}
             raise nothing_valid(X, min(missing))
         worker.masking_, _ = worker._verdict(images)
+        if worker.masking_:
+            empty = [name_of(X, im.row) for im in images if not im.mask.any()]
+            warn_of_empty_masks(empty, len(images), stacklevel=3)
         D = [worker._fill(grid) for grid in worker._mutual(images, neighbor_fraction)]
         scores = -worker._aggregate(D)
         if not return_maps:
@@ -378,18 +389,17 @@ class AnomalyDINO(BaseDetector):
         return DinoFeatures()
 
     def _fit_images(self, X):
+        if self.search == "approximate":
+            import_faiss()  # its absence should not show after minutes of work
         images = self._read(X)
         self.masking_, self.mask_statistics_ = self._verdict(images)
         self.angles_, self.rotation_gain_ = self._choose_angles(len(images)), None
         self._images, self._seen, self.bank_ = [], 0, None
+        self._fitted = {name: getattr(self, name) for name in _FIXED}
         self._extend(X, images)
 
     def _score_grid(self, F):
-        if F.shape[-1] != self.bank_.vectors.shape[1]:
-            raise ValueError(
-                f"The features of an image have {F.shape[-1]} channels, those of the "
-                f"bank {self.bank_.vectors.shape[1]}: use the extractor of fit."
-            )
+        _check_channels("An image", F.shape[-1], self.bank_.vectors.shape[1])
         return np.stack([self._fill(self._distances(grid)) for grid in unit(F)])
 
     def _holdout_grids(self):
@@ -399,7 +409,9 @@ class AnomalyDINO(BaseDetector):
         return aggregate(D, self.aggregate, self.top_fraction, whole=True)
 
     def _map(self, grid, frame, size):
-        return smooth_pixels(super()._map(grid, frame, size), self.smoothing_sigma)
+        heat = super()._map(grid, frame, size)
+        inside = None if self.masked_score == "zero" else heat > 0
+        return smooth_pixels(heat, self.smoothing_sigma, inside=inside)
 
     def _batches(self, X, task):
         """Yield features with NaN for the ground; say once whose mask was empty."""
@@ -412,9 +424,9 @@ class AnomalyDINO(BaseDetector):
             masks = [self._mask(grid) for grid in F]
             empty += [name_of(X, row + i) for i, m in enumerate(masks) if not m.any()]
             row += len(masks)
-            masked = [_without_ground(grid, mask) for grid, mask in zip(F, masks)]
+            masked = [without_ground(grid, mask) for grid, mask in zip(F, masks)]
             yield (np.stack(masked) if isinstance(F, np.ndarray) else masked), frames
-        _warn_of_empty_masks(empty, row)
+        warn_of_empty_masks(empty, row, stacklevel=6)
 
     # -- private: reading images ------------------------------------------------------
 
@@ -428,11 +440,18 @@ class AnomalyDINO(BaseDetector):
                 if np.isfinite(grid).all(-1).any():
                     images.append(self._record(row, grid, frame))
         self._check_usable([image.row for image in images], row + 1)
+        channels = images[0].grid.shape[-1]
+        if getattr(self, "bank_", None) is not None:
+            channels = self.bank_.vectors.shape[1]
+        for image in images:
+            name = name_of(X, image.row)
+            _check_channels(name, image.grid.shape[-1], channels)
         return images
 
     def _record(self, row, grid, frame):
         grid = np.asarray(grid, np.float32)
-        mask = self._mask(grid) if self.masking else None
+        wanted = self.masking or getattr(self, "masking_", False)
+        mask = self._mask(grid) if wanted else None
         seen = mask_statistics(grid, mask) if self.masking == "auto" else None
         return Bunch(row=row, grid=unit(grid), frame=frame, mask=mask, statistics=seen)
 
@@ -458,7 +477,7 @@ class AnomalyDINO(BaseDetector):
         if isinstance(self.rotations, str):
             turn = self.features_ is not None and self.rotations != "none"
             return _EIGHT if turn and (self.rotations != "auto" or n <= _FEW) else (0,)
-        angles = tuple(dict.fromkeys((0, *(angle % 360 for angle in self.rotations))))
+        angles = check_angles(self.rotations)
         if self.features_ is None and angles != (0,):
             raise ValueError(
                 f"rotations={self.rotations!r}, but X holds features, and only images "
@@ -538,7 +557,7 @@ class AnomalyDINO(BaseDetector):
         self.rotation_gain_ = float(1 - usual[1] / max(usual[0], 1e-12))
         if self.rotation_gain_ >= 0.1:
             return bank
-        self.angles_ = (0,)
+        self.angles_, self._seen = (0,), len(plain)
         return plain
 
     # -- private: distances -----------------------------------------------------------
@@ -575,15 +594,21 @@ class AnomalyDINO(BaseDetector):
         return np.nan_to_num(D) if fill else D
 
 
-def _without_ground(grid, mask):
-    return np.where(mask[..., None] | ~mask.any(), grid, np.float32(np.nan))
+def _check_channels(name, channels, expected):
+    if channels != expected:
+        raise ValueError(
+            f"{name} has features of {channels} channels, the bank of {expected}: use "
+            "one extractor for all."
+        )
 
 
-def _warn_of_empty_masks(names, n):
-    if names:
-        warnings.warn(
-            f"The foreground mask of {len(names)} of {n} images is empty; they are "
-            f"scored unmasked: {', '.join(names[:9])}. masking=False avoids masks.",
-            UserWarning,
-            stacklevel=6,
+def _check_batch(X, fraction):
+    if len(X) < 2:
+        raise ValueError(
+            f"score_batch compares images with each other; X holds {len(X)}. Pass two "
+            "or more, or fit on good images and use score_samples."
+        )
+    if fraction is not None and not (isinstance(fraction, Real) and 0 < fraction <= 1):
+        raise ValueError(
+            f"neighbor_fraction={fraction!r}: expected None or a share above 0."
         )

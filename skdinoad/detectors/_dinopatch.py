@@ -17,7 +17,7 @@ from skdinoad._neighbors import (
 from skdinoad._projection import fit_projection, project
 from skdinoad._sklearn import Interval, StrOptions
 from skdinoad._torch import resolve_device
-from skdinoad.base import BaseDetector
+from skdinoad.base import BaseDetector, check_unchanged
 from skdinoad.features import DinoFeatures
 
 __all__ = ["DinoPatch"]
@@ -71,7 +71,8 @@ class DinoPatch(BaseDetector):
     max_images : int or None, default=None
         Most images that the bank keeps: those that greedy k-centre chooses.
     n_prototypes : int or None, default=None
-        Most vectors that the bank keeps at each location, by greedy k-centre there.
+        Most vectors that the bank keeps at each location, by greedy k-centre there; 2
+        at least, or nothing would be left for a training image held out.
     n_components : int or None, default=None
         Principal components to which features are reduced; one more number keeps how
         far a vector lies beside them.
@@ -152,7 +153,7 @@ class DinoPatch(BaseDetector):
         "neighborhood": [Interval(Integral, 0, None, closed="left")],
         "global_weight": [Interval(Real, 0, 1, closed="both")],
         "max_images": [None, Interval(Integral, 1, None, closed="left")],
-        "n_prototypes": [None, Interval(Integral, 1, None, closed="left")],
+        "n_prototypes": [None, Interval(Integral, 2, None, closed="left")],
         "n_components": [None, Interval(Integral, 1, None, closed="left")],
         "pca": [StrOptions({"shared", "local"})],
         "bank_dtype": [StrOptions({"float32", "float16"})],
@@ -228,7 +229,9 @@ class DinoPatch(BaseDetector):
         if not hasattr(self, "bank_"):
             return self.fit(X, y)
         self._validate_params()
-        self._check_unchanged()
+        check_unchanged(self, self._fitted)
+        if self._has_local_basis():
+            raise ValueError("pca='local' cannot learn more images: fit again.")
         X = self._check_input(X)
         F = self._collect(take(X, normal_rows(y, len(X))))
         self._check_shape(F.shape[1:], self._grid_shape(), "X")
@@ -403,17 +406,6 @@ class DinoPatch(BaseDetector):
 
     def _clean(self, D):
         return clean(D, self.threshold_, self.opening, self.closing)
-
-    def _check_unchanged(self):
-        """What is in the bank was made with certain parameters: they must stay."""
-        for name, value in self._fitted.items():
-            if getattr(self, name) != value:
-                raise ValueError(
-                    f"{name}={getattr(self, name)!r}, but the bank was fitted with "
-                    f"{value!r}: fit again."
-                )
-        if self._has_local_basis():
-            raise ValueError("pca='local' cannot learn more images: fit again.")
 
 
 def _as_bank(P):

@@ -6,6 +6,8 @@ from skdinoad._neighbors import mutual_distances
 
 def naive(grids, scored, fraction):
     """The definition, one patch at a time."""
+    if fraction is None:
+        return naive_by_images(grids, scored)
     out = []
     for i, grid in enumerate(grids):
         others = np.concatenate(
@@ -22,9 +24,26 @@ def naive(grids, scored, fraction):
     return out
 
 
-@pytest.mark.parametrize("fraction", [0.001, 0.1, 0.5])
+def naive_by_images(grids, scored):
+    """The same for the rule by images: at least the three nearest of them."""
+    out = []
+    for i, grid in enumerate(grids):
+        D = np.full(grid.shape[:2], np.nan)
+        for y, x in zip(*np.nonzero(scored[i])):
+            others = [j for j in range(len(grids)) if j != i]
+            nearest = [
+                np.nanmin(((grid[y, x].astype(float) - grids[j]) ** 2).sum(-1))
+                for j in others
+            ]
+            count = min(max(3, round(0.3 * len(others))), len(others))
+            D[y, x] = np.mean(np.sort(nearest)[:count])
+        out.append(D)
+    return out
+
+
+@pytest.mark.parametrize("fraction", [None, 0.001, 0.1, 0.5])
 def test_equals_the_definition(fraction, rng):
-    sizes = [(3, 4), (5, 2), (4, 4)]
+    sizes = [(3, 4), (5, 2), (4, 4), (2, 6), (3, 3)]
     grids = [rng.normal(size=(*size, 6)).astype(np.float32) for size in sizes]
     grids[1][0, 0] = np.nan
     scored = [rng.random(size) < 0.7 for size in sizes]
@@ -34,7 +53,16 @@ def test_equals_the_definition(fraction, rng):
         np.testing.assert_allclose(D, expected, rtol=1e-5)
 
 
-def test_twins_of_a_defect_do_not_hide_it(rng):
+@pytest.mark.parametrize("n", [6, 20])
+def test_twins_never_excuse_each_other(n, rng):
+    grids = [rng.normal(0, 0.05, (8, 8, 6)).astype(np.float32) for _ in range(n)]
+    for grid in grids[:2]:
+        grid[:] += 5  # odd all over, and alike
+    out = mutual_distances(grids, [np.ones((8, 8), bool)] * n, None)
+    assert min(D.max() for D in out[:2]) > 10 * max(D.max() for D in out[2:])
+
+
+def test_in_a_large_set_twins_of_a_defect_do_not_hide_it(rng):
     grids = [rng.normal(0, 0.05, (8, 8, 6)).astype(np.float32) for _ in range(20)]
     for grid in grids[:2]:
         grid[3, 3] = 5

@@ -8,6 +8,9 @@ from skdinoad.alignment._affine import _VIEW, _step, _whole
 from skdinoad.datasets import make_screws
 from skdinoad.testing import make_images
 
+#: A tiny random network reads poses badly; what is asked of it here is something else.
+pytestmark = pytest.mark.filterwarnings("ignore:The poses of the training images")
+
 
 @pytest.fixture(scope="module")
 def real_aligner(real_features):
@@ -56,7 +59,8 @@ def test_parts_in_all_directions_come_to_lie_in_one(real_aligner):
         axes.append(np.rad2deg(np.arctan2(vector[1, 1], vector[0, 1])))
     spread = np.exp(2j * np.deg2rad(axes))  # an axis has no sign
     assert abs(spread.mean()) > 0.95
-    assert real_aligner.residual_[0] < 8
+    assert real_aligner.angle_error_ < 30
+    assert real_aligner.confidence_ > 0.8
 
 
 @pytest.mark.real
@@ -70,7 +74,7 @@ def test_planted_defect_lands_in_the_source(real_aligner, real_features):
     Z = real_aligner.transform(X)
     heat = Pipeline([real_aligner, detector.fit(Z)]).predict_map(bad)[0]
     peak = np.unravel_index(heat.argmax(), heat.shape)
-    assert abs(np.subtract(peak, place)).max() < 18
+    assert abs(np.subtract(peak, place)).max() < 24
 
 
 def quick(make_tiny, **parameters):
@@ -114,3 +118,40 @@ def test_steps_compose_to_what_was_done():
     middle = there @ [centre, centre, 1]
     np.testing.assert_allclose(middle[:2] - centre, [0.1 * _VIEW, -0.05 * _VIEW])
     assert np.linalg.det(there[:2, :2]) == pytest.approx(np.exp(-0.4))
+
+
+@pytest.mark.real
+def test_parts_without_a_direction_are_reported(real_features, rng):
+    y, x = np.mgrid[:120, :120]
+    disc = np.hypot(x - 59.5, y - 59.5) < 35
+    X = np.full((4, 120, 120, 3), 40, np.uint8)
+    X[:, disc] = 200
+    X += rng.integers(0, 9, X.shape, dtype=np.uint8)
+    aligner = AffineAligner(features=real_features(image_size=None), n_samples=40)
+    with pytest.warns(UserWarning, match="can hardly be read"):
+        aligner.fit(X)
+    assert aligner.align(X)[2]["uncertain"].all()
+
+
+def test_what_is_transparent_has_no_say(make_tiny, rng):
+    X = make_images(3)
+    clear = np.concatenate([X, np.full_like(X[..., :1], 255)], axis=-1)
+    clear[:, :, :20, 3] = 0
+    other = clear.copy()
+    other[:, :, :20, :3] = rng.integers(0, 255, (3, 48, 20, 3))
+    aligner = quick(make_tiny).fit(clear)
+    frames = [aligner.transform_frames(images)[1] for images in (clear, other)]
+    assert np.array_equal(*frames)
+
+
+def test_features_of_the_default_can_be_searched():
+    aligner = AffineAligner().set_params(features__model="test_vit")
+    assert aligner.features.image_size is None
+
+
+def test_unfit_extractors_are_explained(make_tiny):
+    with pytest.raises(TypeError, match="lacks"):
+        AffineAligner(features="passthrough").fit(make_images(2))
+    layers = make_tiny(image_size=None, layers=[1, 2], concatenate=False)
+    with pytest.raises(ValueError, match="concatenate=True"):
+        AffineAligner(features=layers, n_samples=10).fit(make_images(2))

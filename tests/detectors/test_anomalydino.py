@@ -7,6 +7,7 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.decomposition import PCA
+from sklearn.exceptions import NotFittedError
 
 from skdinoad import AnomalyDINO, DinoFeatures, ForegroundMask, PCAAligner, Pipeline
 from skdinoad._masks import _grown
@@ -271,6 +272,18 @@ def test_auto_turns_a_few_images_only(tiny):
 
 
 @pytest.mark.real
+def test_informed_without_turns_is_as_without(real_features):
+    features = real_features(image_size=112)
+    X = np.repeat(make_screws(1, size=224)[0], 5, axis=0)
+    X[:, ::7, ::5] += np.arange(5, dtype=np.uint8)[:, None, None, None]
+    parameters = {"features": features, "bank_size": 0.25, "masking": False}
+    informed = AnomalyDINO(rotations="informed", **parameters).fit(X)
+    none = AnomalyDINO(rotations="none", **parameters).fit(X)
+    assert len(informed.bank_) == len(none.bank_) == 80
+    assert informed.offset_ == none.offset_
+
+
+@pytest.mark.real
 def test_informed_turns_where_the_parts_are_turned(real_features):
     features = real_features(image_size=112)
     turned, _ = make_screws(8, size=224, random_state=0)
@@ -402,10 +415,53 @@ def test_transparent_patches_are_neither_learned_nor_scored(tiny):
     assert not heat[:, :, :4].any()
 
 
-def test_other_channels_than_in_fit(grids):
-    detector = plain().fit(grids)
-    with pytest.raises(ValueError, match="6 channels, those of the bank 8"):
+def test_other_channels_than_in_fit_leave_the_model_as_it_was(grids):
+    detector = plain().fit(grids[:4])
+    with pytest.raises(ValueError, match="6 channels, the bank of 8"):
         detector.score_samples(grids[..., :6])
+    with pytest.raises(ValueError, match=r"X\[0\] has features of 6 channels"):
+        detector.partial_fit(grids[4:, ..., :6])
+    detector.partial_fit(grids[4:])
+    assert detector.offset_ == pytest.approx(plain().fit(grids).offset_)
+    with pytest.raises(ValueError, match=r"X\[1\] has features of 6"):
+        plain().fit([grids[0], grids[1, ..., :6]])
+
+
+@pytest.mark.parametrize(
+    "rotations", [(np.nan,), (np.inf, 0), ("a",), (None,), ((1, 2),)]
+)
+def test_angles_must_be_numbers(pictures, tiny, rotations):
+    with pytest.raises(ValueError, match="expected angles in degrees"):
+        plain(features=tiny, rotations=rotations).fit(pictures)
+
+
+@pytest.mark.parametrize(
+    "change", [{"masking": False}, {"rotations": (0, 90)}, {"bank_dtype": "float16"}]
+)
+def test_bank_is_not_continued_in_another_way(grids, change):
+    detector = AnomalyDINO(masking=True).fit(grids).set_params(**change)
+    with pytest.raises(ValueError, match="fit again"):
+        detector.partial_fit(grids)
+
+
+def test_failed_fit_leaves_no_half_model(pictures, make_tiny):
+    detector = plain(features=make_tiny()).fit(pictures)
+    detector.set_params(features=make_tiny(layers=2))
+    with pytest.raises(ValueError, match="NaN"):
+        detector.fit([*pictures, np.full((97, 143, 3), np.nan)])
+    with pytest.raises(NotFittedError):
+        detector.score_samples(pictures)
+
+
+def test_masked_ground_stays_zero_in_the_map(pictures, tiny):
+    clear = np.concatenate([pictures, np.full_like(pictures[..., :1], 255)], axis=-1)
+    clear[:, :, :70, 3] = 0
+    detector = plain(features=tiny, rotations="none").fit(clear[:3])
+    heat = detector.predict_map(clear[3:])[0]
+    assert not heat[:, :60].any()
+    sharp = detector.set_params(smoothing_sigma=0).predict_map(clear[3:])[0]
+    edge = np.flatnonzero(sharp[48] > 0)[0]
+    assert heat[48, edge] > 0.7 * sharp[48, edge : edge + 5].mean()  # nothing leaks out
 
 
 def test_refit_forgets(grids, tiny):
@@ -422,11 +478,25 @@ def test_batch_without_references_finds_the_odd_ones(rng):
     F = rng.normal(size=(4, 4, 8)) + rng.normal(0, 0.1, (20, 4, 4, 8))
     F[3, 1, 2] = F[7, 1, 2] = rng.normal(size=8) * 2  # twins
     F = F.astype(np.float32)
-    scores = plain().score_batch(F, neighbor_fraction=0.02)
-    assert set(np.argsort(scores)[:2]) == {3, 7}
-    others = np.delete(scores, [3, 7])
-    clean = plain().score_batch(np.delete(F, [3, 7], axis=0), neighbor_fraction=0.02)
-    np.testing.assert_allclose(others, clean, rtol=0.2)  # not poisoned
+    for fraction in (None, 0.02):
+        scores = plain().score_batch(F, neighbor_fraction=fraction)
+        assert set(np.argsort(scores)[:2]) == {3, 7}
+        rest = np.delete(F, [3, 7], axis=0)
+        clean = plain().score_batch(rest, neighbor_fraction=fraction)
+        others = np.delete(scores, [3, 7])
+        np.testing.assert_allclose(others, clean, rtol=0.2)  # not poisoned
+
+
+@pytest.mark.parametrize("fraction", [0, -1, 1.5, np.nan, "a"])
+def test_bad_fraction_is_refused(grids, fraction):
+    with pytest.raises(ValueError, match="neighbor_fraction="):
+        plain().score_batch(grids, neighbor_fraction=fraction)
+
+
+def test_empty_masks_in_a_batch_are_named(grids):
+    detector = AnomalyDINO(masking=True, mask_threshold=1e6)
+    with pytest.warns(UserWarning, match=r"5 of 5 .* X\[0\]"):
+        detector.score_batch(grids)
 
 
 def test_batch_leaves_the_estimator_alone(pictures, tiny):
