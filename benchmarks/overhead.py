@@ -46,6 +46,7 @@ def raw(features, n):
 def main():
     options = parser(__doc__, root=False)
     options.add_argument("--repeats", type=int, default=5)
+    options.add_argument("--estimators", nargs="*", help="only these")
     options.add_argument("--single", action="store_true", help="only one image")
     options = options.parse_args()
     print(environment() + "\n")
@@ -53,6 +54,8 @@ def main():
     X, _ = make_screws(50, size=512)
     rows = []
     for name, make in _estimators().items():
+        if options.estimators and name not in options.estimators:
+            continue
         fitted = make().fit(X[:20])
         measure(features, make, fitted, X[:0], X[:1])  # warm-up
         for label, train, test in list(_cases(X))[: 1 if options.single else None]:

@@ -4,7 +4,7 @@ import warnings
 
 import cv2
 import numpy as np
-from scipy import linalg
+import torch
 
 __all__ = [
     "MASKED",
@@ -75,10 +75,11 @@ def foreground(grid, threshold="relative", morphology="grid") -> np.ndarray:
 
 
 def _first_component(tokens):
-    centred = tokens - tokens.mean(0)
-    last = [tokens.shape[1] - 1] * 2
-    _, vector = linalg.eigh(centred.T @ centred, subset_by_index=last)
-    return centred @ vector[:, 0]
+    """Return the score of each token on the first principal component."""
+    # torch and not scipy: two libraries' threads, used in turn, wait for each other.
+    centred = torch.from_numpy(tokens - tokens.mean(0))
+    _, vectors = torch.linalg.eigh(centred.T @ centred)
+    return (centred @ vectors[:, -1]).numpy()
 
 
 def _coverage(mask):

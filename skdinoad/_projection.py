@@ -72,6 +72,8 @@ def project(F, mean, components) -> np.ndarray:
         directions in which good parts never vary.
     """
     centred = F - mean
-    along = (components @ centred[..., None])[..., 0]
+    where = "nc" if components.ndim == 2 else "hwnc"
+    parts = as_tensor(centred), as_tensor(components)
+    along = torch.einsum(f"mhwc,{where}->mhwn", *parts).numpy()
     rest = np.square(centred).sum(-1) - np.square(along).sum(-1)
     return np.concatenate([along, np.sqrt(np.maximum(rest, 0))[..., None]], axis=-1)

@@ -35,7 +35,7 @@ def build_index(bank, random_state):
     index = faiss.IndexIVFFlat(quantizer, bank.shape[1], lists)
     index.cp.seed = random_state
     index.cp.min_points_per_centroid = 1
-    index.nprobe = max(4, round(lists * _PROBED))
+    index.nprobe = max(8, round(lists * _PROBED))
     index.train(bank)
     index.add(bank)
     index.make_direct_map()

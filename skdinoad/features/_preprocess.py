@@ -38,12 +38,14 @@ def valid_share(valid, size, covered=None):
     covered = valid.shape if covered is None else covered
     rows = _cell_weights(valid.shape[0], size[0], covered[0])
     columns = _cell_weights(valid.shape[1], size[1], covered[1])
-    return rows @ valid.astype(np.float32) @ columns.T
+    # torch and not numpy: two libraries' threads, used in turn, wait for each other.
+    return (rows @ torch.from_numpy(valid.astype(np.float32)) @ columns.T).numpy()
 
 
 def _cell_weights(pixels, cells, covered):
-    """(cells, pixels) overlap of each pixel with each cell; every row sums to 1."""
+    """Tensor (cells, pixels): overlap of pixels with cells; every row sums to 1."""
     edges = np.linspace(0, covered, cells + 1)
     start = np.maximum(edges[:-1, None], np.arange(pixels))
     stop = np.minimum(edges[1:, None], np.arange(1, pixels + 1))
-    return (np.clip(stop - start, 0, None) * cells / covered).astype(np.float32)
+    share = np.clip(stop - start, 0, None) * cells / covered
+    return torch.from_numpy(share.astype(np.float32))
