@@ -109,7 +109,7 @@ class AffineAligner(UsesFeatures, TransformerMixin, BaseEstimator):
     >>> from skdinoad import AffineAligner, DinoFeatures
     >>> features = DinoFeatures(model="test_vit", weights="random:0", image_size=None)
     >>> X = np.random.default_rng(0).random((3, 60, 80, 3))
-    >>> aligner = AffineAligner(features=features, output_size=64, n_samples=20)
+    >>> aligner = AffineAligner(features=features, output_size=64, max_angle=20)
     >>> aligner.fit(X).transform(X).shape
     (3, 64, 64, 4)
     """
