@@ -26,6 +26,7 @@ from sklearn.metrics import (
 )
 
 from skdinoad import AnomalyDINO, DinoFeatures
+from skdinoad._masks import without_ground
 from skdinoad.datasets import read_mask
 from skdinoad.metrics import aupro_score, pixel_auroc_score
 
@@ -104,23 +105,34 @@ def measure(data, test, row, path):
         start = time.perf_counter()
         detector.fit([data.train[i] for i in rows])
         fitting = time.perf_counter() - start
+        start = time.perf_counter()
+        whole = distances(detector, test)
+        scoring = (time.perf_counter() - start) / len(whole)
         out = []
-        for masking in (False, True):
-            one = copy.copy(detector)
-            one.masking_, one.features_, one.features = masking, None, "passthrough"
-            start = time.perf_counter()
-            D = [grid for part, _ in one._scored(test.grids, "score") for grid in part]
-            scoring = (time.perf_counter() - start) / len(D)
-            figures = evaluate(one, test, D)
+        for masking, D in (("off", whole), ("on", masked(detector, test, whole))):
+            figures = evaluate(detector, test, D)
             extra = [detector.masking_, len(detector.bank_)]
             times = [f"{fitting:.2f}", f"{scoring:.3f}"]
-            out.append([*row[:4], "on" if masking else "off", *figures, *extra, *times])
+            out.append([*row[:4], masking, *figures, *extra, *times])
     new = not path.exists()
     with path.open("a", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerows([FIELDS + FIGURES + OTHERS] * new + out)
     print(*out[0], "|", *out[1][4:6], flush=True)
     return out
+
+
+def distances(detector, test):
+    """Return the distances of all patches, masked or not: both rows share them."""
+    open_ = copy.copy(detector)
+    open_.masking_, open_.features_, open_.features = False, None, "passthrough"
+    return [grid for part, _ in open_._scored(test.grids, "score") for grid in part]
+
+
+def masked(detector, test, whole):
+    """Return them with NaN for the ground."""
+    masks = [detector._mask(grid) for grid in test.grids]
+    return [without_ground(D[..., None], m)[..., 0] for D, m in zip(whole, masks)]
 
 
 def evaluate(detector, test, D):
