@@ -62,14 +62,14 @@ class AnomalyDINO(BaseDetector):
     features : DinoFeatures, "passthrough" or None, default=None
         Extractor of the patch features. None means ``DinoFeatures()`` for images,
         and takes feature grids as they are.
-    rotations : {"auto", "agnostic", "informed", "none"} or tuple of float, \
-            default="auto"
-        Angles in degrees at which training images enter the bank. "agnostic" is every
-        45 degrees; feature grids cannot be turned, and are not. "informed" is
-        "agnostic" if the training images are turned themselves: if the turned copies
-        lower their median held-out score by a tenth. "auto" is "agnostic" for up to 8
-        images, beyond which they show the poses themselves and copies cost more than
-        they give. Turn nothing where orientation is the defect.
+    rotations : str or sequence of float, default="auto"
+        Angles in degrees at which training images enter the bank, or one of "auto",
+        "agnostic", "informed", "none". "agnostic" is every 45 degrees; feature grids
+        cannot be turned, and are not. "informed" is "agnostic" if the training images
+        are turned themselves: if the turned copies lower their median held-out score
+        by a tenth. "auto" is "agnostic" for up to 8 images, beyond which they show the
+        poses themselves and copies cost more than they give. Turn nothing where
+        orientation is the defect.
     masking : {"auto", True, False}, default="auto"
         Whether the ground of test images is left out: patches whose score on the first
         principal component of the image says background. "auto" decides once, in
