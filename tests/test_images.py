@@ -136,3 +136,12 @@ def test_unusable_input_is_explained(X, words):
 def test_take_works_on_lists_and_arrays():
     assert take(["a", "b", "c"], [2, 0]) == ["c", "a"]
     assert take(np.array([1, 2, 3]), [2, 0]).tolist() == [3, 1]
+
+
+def test_size_of_a_truncated_file_is_an_error_that_names_it(tmp_path):
+    path = tmp_path / "part.png"
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"X\[0\] .*part.png.* truncated"):
+        as_images([str(path)]).size(0)

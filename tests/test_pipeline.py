@@ -23,6 +23,7 @@ from skdinoad import (
 )
 from skdinoad import pipeline as module
 from skdinoad.datasets import make_screws
+from skdinoad.testing import make_images
 
 #: Outlier detectors are no classifiers: a plain cv=2 would not mix the classes.
 STRATIFIED = StratifiedKFold(2)
@@ -229,3 +230,15 @@ def test_paths_go_through_the_whole_pipeline(screws, tmp_path):
         pipe, {"dinopatch__neighborhood": [0, 1]}, scoring="roc_auc", cv=STRATIFIED
     )
     assert search.fit(paths, y).best_score_ > 0
+
+
+def test_messages_name_the_row_of_x_beyond_the_first_chunk(make_tiny):
+    X = make_images(40)
+    clear = np.concatenate([X, np.full_like(X[..., :1], 255)], axis=-1)
+    pipe = Pipeline(
+        [PCAAligner(mode="none", output_size=64), DinoPatch(features=make_tiny())]
+    )
+    pipe.fit(clear[:5])
+    clear[36, ..., 3] = 0
+    with pytest.raises(ValueError, match=r"X\[36\] has no valid patch"):
+        pipe.predict_map(clear)
