@@ -9,22 +9,32 @@ from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
 from skdinoad._geometry import warp_back
+from skdinoad._grids import (
+    check_grids,
+    holds_images,
+    name_of,
+    nothing_valid,
+    size_of,
+)
 from skdinoad._images import Images, as_images, take
 from skdinoad._labels import normal_rows
 from skdinoad._maps import aggregate
 from skdinoad._sklearn import Interval, StrOptions
 
-__all__ = [
-    "BaseDetector",
-    "UsesFeatures",
-    "check_unchanged",
-    "name_of",
-    "nothing_valid",
-    "size_of",
-]
+__all__ = ["BaseDetector", "TakesImages", "UsesFeatures"]
 
 
-class UsesFeatures:
+class TakesImages:
+    """For estimators whose X holds images, and not rows of numbers."""
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.three_d_array = True
+        return tags
+
+
+class UsesFeatures(TakesImages):
     """For estimators whose ``features=None`` stands for a default extractor."""
 
     def set_params(self, **params):
@@ -138,6 +148,19 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
 
     def _fit_images(self, X):
         self._fit_grid(self._collect(X))
+
+    def _normals_to_add(self, X, y):
+        """Return the normal rows of X, for a ``partial_fit`` after a first fit."""
+        self._validate_params()
+        for name, value in self._fitted.items():
+            now = getattr(self, name)
+            if np.shape(now) != np.shape(value) or np.any(np.not_equal(now, value)):
+                raise ValueError(
+                    f"{name}={now!r}, but the bank was fitted with {value!r}: fit "
+                    "again."
+                )
+        X = self._check_input(X)
+        return take(X, normal_rows(y, len(X)))
 
     def _collect(self, X):
         """Return the features of all rows of X as one (n, h, w, c) array."""
@@ -353,12 +376,12 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
         return self._score_grid(np.asarray(F, np.float32))
 
     def _check_input(self, X):
-        return as_images(X) if self._takes_images(X) else _check_grids(X)
+        return as_images(X) if self._takes_images(X) else check_grids(X)
 
     def _takes_images(self, X):
         """Whether X holds images; features it may hold only without an extractor."""
         if self.features is None:
-            return _holds_images(X)
+            return holds_images(X)
         return not isinstance(self.features, str)
 
     def _batches(self, X, task):
@@ -372,69 +395,6 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
                 yield self.features_.transform_frames(batch)
             else:
                 yield batch, np.broadcast_to(np.eye(3), (len(batch), 3, 3))
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = False
-        tags.input_tags.three_d_array = True
-        return tags
-
-
-def _holds_images(X):
-    """Whether X holds images (or paths) rather than grids of patch features."""
-    if isinstance(X, np.ndarray) and X.dtype != object:
-        return not (X.ndim == 4 and len(X) and _is_grid(X[0]))
-    if isinstance(X, (list, tuple, np.ndarray)) and len(X):
-        return not (isinstance(X[0], np.ndarray) and _is_grid(X[0]))
-    return True
-
-
-def _is_grid(item):
-    """Whether one item is a grid of features and not an image, channels first."""
-    if item.ndim != 3 or item.dtype.kind != "f" or item.shape[-1] <= 4:
-        return False
-    channels_first = item.shape[0] in (1, 3, 4) and min(item.shape[1:]) >= 16
-    return not channels_first or bool((item < 0).any())  # no pixel is negative
-
-
-def _check_grids(X):
-    if X is None or len(X) == 0:
-        raise ValueError("X is empty: 0 samples; expected features (n, h, w, c).")
-    for row, grid in enumerate(X):
-        if np.ndim(grid) != 3 or np.isinf(grid).any():
-            raise ValueError(
-                f"X[{row}] has shape {np.shape(grid)}; expected features (h, w, c) "
-                "that are finite, or NaN where a patch is invalid."
-            )
-    return X
-
-
-def check_unchanged(estimator, fitted):
-    """What is in a bank was made with certain parameters: they must stay."""
-    for name, value in fitted.items():
-        now = getattr(estimator, name)
-        if np.shape(now) != np.shape(value) or np.any(np.not_equal(now, value)):
-            raise ValueError(
-                f"{name}={now!r}, but the bank was fitted with {value!r}: fit again."
-            )
-
-
-def nothing_valid(X, row):
-    """Return the error for an image of which nothing can be scored."""
-    return ValueError(
-        f"{name_of(X, row)} has no valid patch where training images have one, so it "
-        "has no score. Check its alpha channel and alignment."
-    )
-
-
-def name_of(X, row):
-    """Return how messages call row ``row`` of X."""
-    return X.name(row) if isinstance(X, Images) else f"X[{row}]"
-
-
-def size_of(X, row):
-    """Return (H, W) of an image, or (h, w) of a grid."""
-    return X.size(row) if isinstance(X, Images) else X[row].shape[:2]
 
 
 def _offset(scores, contamination):

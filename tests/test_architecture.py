@@ -11,7 +11,7 @@ ROOT = Path(skdinoad.__file__).parent
 LAYERS = [
     {"_version"},
     {"_torch", "_sklearn", "_images", "_labels", "_maps", "_masks", "metrics"},
-    {"_timm", "_geometry", "_neighbors", "_projection"},
+    {"_timm", "_geometry", "_grids", "_neighbors", "_projection"},
     {"base", "datasets"},
     {"features"},
     {"alignment"},

@@ -319,12 +319,6 @@ class AffineAligner(UsesFeatures, TransformerMixin, BaseEstimator):
         F = torch.from_numpy(np.concatenate(F)).permute(0, 3, 1, 2)
         return torch.nn.functional.adaptive_avg_pool2d(F, _POOLED).flatten(1).numpy()
 
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = False
-        tags.input_tags.three_d_array = True
-        return tags
-
 
 def _whole(image):
     """Return the frame of a view that holds the whole image."""
@@ -341,10 +335,9 @@ def _step(angle, shift, log_zoom):
 
 def _angle_error(read, poses):
     """Return the median error of the angle, in degrees."""
-    angles = [np.arctan2(pose[:, 1], pose[:, 0]) for pose in (read, poses)]
-    return float(
-        np.median(np.abs(np.rad2deg(np.angle(np.exp(1j * np.subtract(*angles))))))
-    )
+    read, true = (np.arctan2(pose[:, 1], pose[:, 0]) for pose in (read, poses))
+    away = np.angle(np.exp(1j * (read - true)))  # between -pi and pi
+    return float(np.rad2deg(np.median(np.abs(away))))
 
 
 def _look(image, frame):

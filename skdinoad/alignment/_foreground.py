@@ -1,6 +1,5 @@
 """ForegroundMask: the ground becomes transparent, hence unscored."""
 
-import warnings
 from numbers import Real
 
 import numpy as np
@@ -10,7 +9,13 @@ from sklearn.utils.validation import check_is_fitted
 from skdinoad._geometry import warp_back
 from skdinoad._images import as_images, take
 from skdinoad._labels import normal_rows
-from skdinoad._masks import foreground, mask_statistics, masking_helps, median_of
+from skdinoad._masks import (
+    foreground,
+    mask_statistics,
+    masking_helps,
+    median_of,
+    warn_of_empty_masks,
+)
 from skdinoad._sklearn import Interval, Options, StrOptions
 from skdinoad.base import UsesFeatures
 from skdinoad.features import DinoFeatures
@@ -189,20 +194,8 @@ class ForegroundMask(UsesFeatures, TransformerMixin, BaseEstimator):
                 else:
                     empty.append(images.name(len(Z)))
                 Z.append(image)
-        if empty:
-            warnings.warn(
-                f"The foreground mask of {len(empty)} of {len(images)} images is "
-                f"empty; they stay unmasked: {', '.join(empty[:9])}.",
-                UserWarning,
-                stacklevel=3,
-            )
+        warn_of_empty_masks(empty, len(images), stacklevel=3)
         return Z
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = False
-        tags.input_tags.three_d_array = True
-        return tags
 
 
 def _with_alpha(image):

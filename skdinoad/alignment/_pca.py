@@ -13,13 +13,14 @@ from skdinoad._labels import normal_rows
 from skdinoad._sklearn import Interval, StrOptions
 from skdinoad.alignment._polarity import common_direction, cosines, side_vectors
 from skdinoad.alignment._pose import SUPPORTS, find_pose
+from skdinoad.base import TakesImages
 
 __all__ = ["PCAAligner"]
 
 _FLAGS = ("no_object", "isotropic", "ambiguous", "clamped", "full_frame")
 
 
-class PCAAligner(TransformerMixin, BaseEstimator):
+class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
     r"""Bring every part to the image centre, its main axis level, at one size.
 
     Edges outline the part; the moments of the outlined area give its centroid, the
@@ -491,12 +492,6 @@ class PCAAligner(TransformerMixin, BaseEstimator):
         for row in rows[agreement <= -_MIN_COSINE]:
             frames[row] = frames[row] @ self._turn
             Z[row] = self._warp(images[row], frames[row])
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = False
-        tags.input_tags.three_d_array = True
-        return tags
 
 
 #: No image is aligned to more pixels than this, however long it is.

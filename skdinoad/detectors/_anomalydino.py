@@ -8,8 +8,7 @@ from sklearn.utils import Bunch, check_random_state
 from tqdm.auto import tqdm
 
 from skdinoad._geometry import check_angles, rotated
-from skdinoad._images import take
-from skdinoad._labels import normal_rows
+from skdinoad._grids import name_of, nothing_valid, size_of
 from skdinoad._maps import aggregate, smooth_pixels, unit
 from skdinoad._masks import (
     MASKED,
@@ -24,13 +23,7 @@ from skdinoad._masks import (
 from skdinoad._neighbors import MemoryBank, import_faiss, mutual_distances
 from skdinoad._sklearn import Interval, Options, StrOptions
 from skdinoad._torch import resolve_device
-from skdinoad.base import (
-    BaseDetector,
-    check_unchanged,
-    name_of,
-    nothing_valid,
-    size_of,
-)
+from skdinoad.base import BaseDetector
 from skdinoad.features import DinoFeatures
 
 __all__ = ["AnomalyDINO"]
@@ -320,10 +313,7 @@ class AnomalyDINO(BaseDetector):
         """
         if not hasattr(self, "bank_"):
             return self.fit(X, y)
-        self._validate_params()
-        check_unchanged(self, self._fitted)
-        X = self._check_input(X)
-        X = take(X, normal_rows(y, len(X)))
+        X = self._normals_to_add(X, y)
         self._extend(X, self._read(X))
         self._set_offset()
         return self

@@ -4,8 +4,6 @@ from numbers import Integral, Real
 
 import numpy as np
 
-from skdinoad._images import take
-from skdinoad._labels import normal_rows
 from skdinoad._maps import clean, smooth, unit
 from skdinoad._neighbors import (
     k_centre_images,
@@ -17,7 +15,7 @@ from skdinoad._neighbors import (
 from skdinoad._projection import fit_projection, project
 from skdinoad._sklearn import Interval, StrOptions
 from skdinoad._torch import resolve_device
-from skdinoad.base import BaseDetector, check_unchanged
+from skdinoad.base import BaseDetector
 from skdinoad.features import DinoFeatures
 
 __all__ = ["DinoPatch"]
@@ -228,12 +226,10 @@ class DinoPatch(BaseDetector):
         """
         if not hasattr(self, "bank_"):
             return self.fit(X, y)
-        self._validate_params()
-        check_unchanged(self, self._fitted)
+        X = self._normals_to_add(X, y)
         if self._has_local_basis():
             raise ValueError("pca='local' cannot learn more images: fit again.")
-        X = self._check_input(X)
-        F = self._collect(take(X, normal_rows(y, len(X))))
+        F = self._collect(X)
         self._check_shape(F.shape[1:], self._grid_shape(), "X")
         self._extend(F)
         self._set_offset()

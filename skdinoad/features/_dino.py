@@ -13,6 +13,7 @@ from skdinoad._geometry import is_size, resize_frame
 from skdinoad._images import as_images
 from skdinoad._sklearn import Interval, Options, StrOptions
 from skdinoad._torch import resolve_device, resolve_dtype
+from skdinoad.base import TakesImages
 from skdinoad.features._backbones import get_backbone
 from skdinoad.features._preprocess import invalidate, resize
 from skdinoad.features._store import image_key, open_store
@@ -23,7 +24,7 @@ __all__ = ["DinoFeatures"]
 _MAX_PATCHES = 2**16
 
 
-class DinoFeatures(TransformerMixin, BaseEstimator):
+class DinoFeatures(TakesImages, TransformerMixin, BaseEstimator):
     """Turn images into grids of DINOv2 patch features.
 
     An image is resized so that both its sides are whole numbers of patches, every
@@ -396,8 +397,6 @@ class DinoFeatures(TransformerMixin, BaseEstimator):
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.requires_fit = False
-        tags.input_tags.two_d_array = False
-        tags.input_tags.three_d_array = True
         return tags
 
 
