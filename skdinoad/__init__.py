@@ -3,7 +3,7 @@
 from skdinoad._labels import to_labels
 from skdinoad._version import __version__
 from skdinoad.alignment import AffineAligner, ForegroundMask, PCAAligner
-from skdinoad.detectors import AnomalyDINO, DinoPatch
+from skdinoad.detectors import AnomalyDINO, Dinomaly, DinoPatch
 from skdinoad.features import DinoFeatures
 from skdinoad.persistence import dump
 from skdinoad.pipeline import Pipeline, make_pipeline, predict_map
@@ -13,6 +13,7 @@ __all__ = [
     "AnomalyDINO",
     "DinoFeatures",
     "DinoPatch",
+    "Dinomaly",
     "ForegroundMask",
     "PCAAligner",
     "Pipeline",

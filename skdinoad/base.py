@@ -39,10 +39,11 @@ class UsesFeatures(TakesImages):
 
     def set_params(self, **params):
         """Set parameters; ``features__...`` reaches the default extractor too."""
-        nested = any(name.startswith("features__") for name in params)
-        if nested and self.features is None and params.get("features") is None:
+        nested = {k: params[k] for k in params if k.startswith("features__")}
+        super().set_params(**{k: params[k] for k in params if k not in nested})
+        if nested and self.features is None:
             self.features = self._default_features()
-        return super().set_params(**params)
+        return super().set_params(**nested)
 
     def _fitted_extractor(self, X):
         """Return a fitted copy of the extractor."""
@@ -201,9 +202,9 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
         if shape != expected:
             raise ValueError(
                 f"{name} gives a patch grid of shape {shape}, expected {expected}: "
-                f"{type(self).__name__} compares images location by location. Bring "
-                "them to one size: PCAAligner() in front (mode='none' for textures) "
-                "or features__image_size=(height, width)."
+                f"{type(self).__name__} needs images of one size. Bring them to it: "
+                "PCAAligner() in front (mode='none' for textures) or "
+                "features__image_size=(height, width)."
             )
 
     def _set_offset(self):
@@ -217,13 +218,16 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
                 UserWarning,
                 stacklevel=3,
             )
-            self.holdout_scores_, self.offset_ = np.empty(0), np.nan
-            self.map_limits_ = (0.0, 1.0)
+            self._set_no_offset()
             return
         scores = -self._aggregate(grids)
         self.holdout_scores_ = scores[np.isfinite(scores)]
         self.offset_ = _offset(self.holdout_scores_, self.contamination)
         self.map_limits_ = _display_limits(grids)
+
+    def _set_no_offset(self):
+        self.holdout_scores_, self.offset_ = np.empty(0), np.nan
+        self.map_limits_ = (0.0, 1.0)
 
     # -- scoring ----------------------------------------------------------------------
 
@@ -345,8 +349,9 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
     def _threshold(self):
         if np.isnan(self.offset_):
             raise ValueError(
-                "This detector has no threshold (offset_ is NaN), because it was "
-                "fitted on a single image. Fit on more images or set offset_ yourself."
+                "This detector has no threshold (offset_ is NaN), because no training "
+                "image was held out. Fit on more than a single image, or set offset_ "
+                "yourself."
             )
         return self.offset_
 
@@ -390,11 +395,13 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
         starts = range(0, len(X), size)
         quiet = not self.verbose or len(starts) == 1
         for start in tqdm(starts, desc=task, unit="batch", disable=quiet):
-            batch = X[start : start + size]
-            if self.features_ is not None:
-                yield self.features_.transform_frames(batch)
-            else:
-                yield batch, np.broadcast_to(np.eye(3), (len(batch), 3, 3))
+            yield self._read_batch(X[start : start + size])
+
+    def _read_batch(self, batch):
+        """Return the features and frames of a few images."""
+        if self.features_ is not None:
+            return self.features_.transform_frames(batch)
+        return batch, np.broadcast_to(np.eye(3), (len(batch), 3, 3))
 
 
 def _offset(scores, contamination):

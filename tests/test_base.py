@@ -11,7 +11,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import estimator_checks
 
 import skdinoad
-from skdinoad import AffineAligner, DinoFeatures, DinoPatch, PCAAligner
+from skdinoad import AffineAligner, DinoFeatures, Dinomaly, DinoPatch, PCAAligner
 from skdinoad.base import _offset
 from skdinoad.testing import checks_for, make_images
 
@@ -47,6 +47,9 @@ def build(cls):
     if cls is AffineAligner:
         tiny = tiny_features(image_size=None)
         return cls(features=tiny, output_size=64, n_samples=20, n_rounds=1)
+    if cls is Dinomaly:
+        tiny = tiny_features(layers="middle", groups=2)
+        return cls(features=tiny, depth=2, n_iter=30, learning_rate=0.01, holdout=2)
     return cls(features=tiny_features())
 
 
@@ -71,6 +74,7 @@ def test_all_public_estimators_are_found():
         "AnomalyDINO",
         "DinoFeatures",
         "DinoPatch",
+        "Dinomaly",
         "ForegroundMask",
         "PCAAligner",
     }

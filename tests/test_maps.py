@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage
+from torch.nn.functional import interpolate
 
-from skdinoad._maps import aggregate, clean, smooth, smooth_pixels, unit
+from skdinoad._maps import aggregate, clean, enlarged, smooth, smooth_pixels, unit
 
 
 def test_smooth_equals_scipy_where_all_is_valid(rng):
@@ -96,3 +98,30 @@ def test_top_fraction_of_the_whole_grid():
     assert aggregate(grid)[0] == 5  # 1 % of five
     assert aggregate(grid, whole=True)[0] == 4  # the largest 3 of 300
     assert aggregate(grid, "top", 0.1, whole=True)[0] == 3  # all that there are
+
+
+# -- the map of Dinomaly's image score ----------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (4, 5), (28, 28), (40, 16)])
+def test_enlarged_equals_two_resizes_and_a_blur(shape, rng):
+    grid = torch.tensor(rng.random(shape), dtype=torch.float32)[None, None]
+    pixels = [14 * edge for edge in shape]
+    big = interpolate(grid, pixels, mode="bilinear", align_corners=True)
+    big = interpolate(big, (256, 256), mode="bilinear", align_corners=False)
+    line = torch.exp(-(torch.arange(-2.0, 3) ** 2) / (2 * 4**2))
+    kernel = torch.outer(line, line)
+    big = torch.nn.functional.pad(big, (2, 2, 2, 2), mode="reflect")
+    expected = torch.nn.functional.conv2d(big, (kernel / kernel.sum())[None, None])
+    np.testing.assert_allclose(
+        enlarged(grid[0, 0].numpy()), expected[0, 0].numpy(), atol=1e-5
+    )
+
+
+def test_enlarged_leaves_out_invalid_cells():
+    grid = np.full((4, 4), 2.0, np.float32)
+    grid[:, 3] = np.nan
+    heat = enlarged(grid)
+    assert np.isnan(heat[:, -20:]).all()
+    assert np.isfinite(heat[:, :180]).all()
+    np.testing.assert_allclose(heat[np.isfinite(heat)], 2, rtol=1e-5)

@@ -1,6 +1,7 @@
 """The detectors."""
 
 from skdinoad.detectors._anomalydino import AnomalyDINO
+from skdinoad.detectors._dinomaly import Dinomaly
 from skdinoad.detectors._dinopatch import DinoPatch
 
-__all__ = ["AnomalyDINO", "DinoPatch"]
+__all__ = ["AnomalyDINO", "DinoPatch", "Dinomaly"]

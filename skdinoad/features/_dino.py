@@ -42,11 +42,12 @@ class DinoFeatures(TakesImages, TransformerMixin, BaseEstimator):
         "package" allow that one source. A path names a ``.safetensors`` file, or a
         ``.pt`` / ``.pth`` file, which is read as weights only. "random:SEED" draws
         random weights, for tests.
-    layers : "auto", "last", int or sequence of int, default="auto"
+    layers : "auto", "last", "middle", int or sequence of int, default="auto"
         Blocks whose tokens are taken, 0-based, negative from the end. "auto" follows
         what is known of the weights: the last block for genuine DINOv2, a measured
-        choice for the packaged copy (``benchmarks/layers.py``). The network stops at
-        the last block needed.
+        choice for the packaged copy (``benchmarks/layers.py``). "middle" is eight
+        blocks from a sixth to three quarters of the depth, 2 to 9 of 12, as Dinomaly
+        has them. The network stops at the last block needed.
     norm : "auto" or bool, default="auto"
         Whether the network's final LayerNorm is applied to every layer taken. "auto"
         follows ``layers="auto"``'s knowledge; with explicit layers it is on for the
@@ -54,6 +55,9 @@ class DinoFeatures(TakesImages, TransformerMixin, BaseEstimator):
     concatenate : bool, default=True
         Whether several layers are joined along the channels, (n, h, w, l * c), or
         kept apart, (n, h, w, l, c).
+    groups : int or None, default=None
+        Into how many groups the layers, in the order given, are averaged; None keeps
+        them all. ``l`` above is then the number of groups.
     image_size : int, (int, int) or None, default=448
         The smaller edge, the exact (height, width), or None for the image's own
         size. Rounded to whole patches; an int keeps the aspect ratio to within half
@@ -63,6 +67,11 @@ class DinoFeatures(TakesImages, TransformerMixin, BaseEstimator):
         nearest whole number of them. "crop" resizes to exactly ``image_size``, keeping
         the aspect ratio, and leaves out what is beyond the last whole patch on the
         right and at the bottom, as the code of the DINOv2 based papers does.
+    crop_size : int, (int, int) or None, default=None
+        Size of the central part of the resized image that is looked at; the frame
+        of what is around it is never scored.
+    interpolation : {"bicubic", "bilinear"}, default="bicubic"
+        How pixels are resized, antialiased in either case.
     dtype : {"float32", "bfloat16", "float16"}, default="float32"
         Precision of the network; features are float32 always.
     device : str, default="auto"
@@ -85,6 +94,8 @@ class DinoFeatures(TakesImages, TransformerMixin, BaseEstimator):
         sha256 over the content of the network.
     layers_ : tuple of int
         The blocks taken, 0-based.
+    n_groups_ : int
+        How many groups of layers lie side by side in the channels.
     norm_ : bool
         Whether the final LayerNorm is applied.
     patch_size_ : int
@@ -113,11 +124,14 @@ class DinoFeatures(TakesImages, TransformerMixin, BaseEstimator):
     _parameter_constraints = {
         "model": [str],
         "weights": [str, Path],
-        "layers": [StrOptions({"auto", "last"}), Integral, "array-like"],
+        "layers": [StrOptions({"auto", "last", "middle"}), Integral, "array-like"],
         "norm": [StrOptions({"auto"}), "boolean"],
         "concatenate": ["boolean"],
+        "groups": [None, Interval(Integral, 1, None, closed="left")],
         "image_size": [Interval(Integral, 1, None, closed="left"), tuple, list, None],
         "resize": [StrOptions({"stretch", "crop"})],
+        "crop_size": [Interval(Integral, 1, None, closed="left"), tuple, list, None],
+        "interpolation": [StrOptions({"bicubic", "bilinear"})],
         "dtype": [StrOptions({"float32", "bfloat16", "float16"})],
         "device": [str],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
@@ -134,8 +148,11 @@ class DinoFeatures(TakesImages, TransformerMixin, BaseEstimator):
         layers="auto",
         norm="auto",
         concatenate=True,
+        groups=None,
         image_size=448,
         resize="stretch",
+        crop_size=None,
+        interpolation="bicubic",
         dtype="float32",
         device="auto",
         batch_size=8,
@@ -148,8 +165,11 @@ class DinoFeatures(TakesImages, TransformerMixin, BaseEstimator):
         self.layers = layers
         self.norm = norm
         self.concatenate = concatenate
+        self.groups = groups
         self.image_size = image_size
         self.resize = resize
+        self.crop_size = crop_size
+        self.interpolation = interpolation
         self.dtype = dtype
         self.device = device
         self.batch_size = batch_size
@@ -180,13 +200,16 @@ class DinoFeatures(TakesImages, TransformerMixin, BaseEstimator):
             If no weights were found; the message names the remedies.
         """
         self._validate_params()
-        if np.ndim(self.image_size) and not is_size(self.image_size):
-            raise ValueError(
-                f"image_size={self.image_size!r}: expected the smaller edge, "
-                "(height, width) in whole pixels, or None."
-            )
+        for name in ("image_size", "crop_size"):
+            value = getattr(self, name)
+            if np.ndim(value) and not is_size(value):
+                raise ValueError(
+                    f"{name}={value!r}: expected an edge, (height, width) in whole "
+                    "pixels, or None."
+                )
         backbone = self._backbone()
         self.layers_, self.norm_ = self._layers(backbone)
+        self.n_groups_ = self._groups()
         self.patch_size_ = backbone.patch_size
         self.weights_digest_ = backbone.digest
         self.weights_name_ = f"{backbone.known.name} [{backbone.known.source}]"
@@ -229,6 +252,26 @@ class DinoFeatures(TakesImages, TransformerMixin, BaseEstimator):
             If an image cannot be read (naming its row or path), or the weights found
             now are not those of ``fit`` (naming both digests).
         """
+        grids, _, frames = self.transform_tokens(X)
+        same = len({grid.shape for grid in grids}) == 1
+        return (np.stack(grids) if same else grids), frames
+
+    def transform_tokens(self, X):
+        """Return the patch features, the class token's, and where the patches lie.
+
+        Parameters
+        ----------
+        X : array, list of images or paths
+            As in ``transform``.
+
+        Returns
+        -------
+        grids : list of ndarray of shape (h, w, c), float32
+        prefix : ndarray of shape (n, p, c), float32
+            The class token and the registers, if the network has any.
+        frames : ndarray of shape (n, 3, 3), float64
+            As ``transform_frames`` gives them.
+        """
         images = as_images(X)
         extract = self._extractor()
         batches = torch.arange(len(images)).split(self.batch_size)
@@ -238,10 +281,9 @@ class DinoFeatures(TakesImages, TransformerMixin, BaseEstimator):
             extract(images[rows.numpy()])
             for rows in tqdm(batches, desc="features", unit="batch", disable=quiet)
         ]
-        grids = [grid for part in parts for grid in part[0]]
-        frames = np.concatenate([part[1] for part in parts])
-        same = len({grid.shape for grid in grids}) == 1
-        return (np.stack(grids) if same else grids), frames
+        grids, prefix, frames = zip(*parts)
+        prefix, frames = np.concatenate(prefix), np.concatenate(frames)
+        return [grid for part in grids for grid in part], prefix, frames
 
     # -- private ----------------------------------------------------------------------
 
@@ -253,7 +295,8 @@ class DinoFeatures(TakesImages, TransformerMixin, BaseEstimator):
         """Return the 0-based blocks to take and whether the final norm is applied."""
         known, depth = backbone.known, backbone.depth
         if isinstance(self.layers, str):
-            chosen = known.layers if self.layers == "auto" else (-1,)
+            named = {"auto": known.layers, "last": (-1,), "middle": _middle(depth)}
+            chosen = named[self.layers]
         else:
             chosen = np.atleast_1d(self.layers).tolist()
         known_blocks = [i for i in chosen if i in range(-depth, depth)]
@@ -269,8 +312,18 @@ class DinoFeatures(TakesImages, TransformerMixin, BaseEstimator):
             return layers, known.norm
         return layers, layers == (depth - 1,)
 
+    def _groups(self):
+        """Return how many groups: equal ones, so their mean is that of all layers."""
+        groups = self.groups or len(self.layers_)
+        if len(self.layers_) % groups:
+            raise ValueError(
+                f"groups={groups} does not divide the {len(self.layers_)} layers "
+                f"{self.layers_} into groups of equal size."
+            )
+        return groups
+
     def _extractor(self):
-        """Return the function that turns one batch of images into (grids, frames)."""
+        """Return the function of one batch of images to (grids, prefix, frames)."""
         if not hasattr(self, "weights_digest_"):
             # Nothing is learned, so transform works without fit, on a copy that is.
             return type(self)(**self.get_params(deep=False)).fit()._extract
@@ -286,44 +339,56 @@ class DinoFeatures(TakesImages, TransformerMixin, BaseEstimator):
         return self._extract
 
     def _extract(self, images):
-        """Return grids and frames of one batch, from the store where it has them."""
+        """Return grids, prefix and frames of one batch, stored ones where it can."""
         store, settings = open_store(self.cache), self._settings()
         images = list(images)
         keys = [image_key(image[..., :3], settings) for image in images]
-        grids = [store.get(key) for key in keys]
-        missing = [i for i, grid in enumerate(grids) if grid is None]
-        for i, grid in zip(missing, self._forward([images[i] for i in missing])):
-            grids[i] = grid
-            store.put(keys[i], grid)
+        tokens = [store.get(key) for key in keys]
+        missing = [i for i, known in enumerate(tokens) if known is None]
+        for i, new in zip(missing, self._forward([images[i] for i in missing])):
+            tokens[i] = new
+            store.put(keys[i], new)
         # What is kept knows no alpha: an image masked anew needs no new features.
-        frames = [self._frame(image.shape[:2]) for image in images]
-        grids = [
-            invalidate(grid, image, self.min_valid, _covered(frame, grid.shape))
-            for grid, image, frame in zip(grids, images, frames)
-        ]
-        return grids, np.stack(frames)
+        grids, prefix, frames = [], [], []
+        for image, known in zip(images, tokens):
+            (h, w), frame = self._plan(image.shape[:2])[1], self._frame(image.shape[:2])
+            grid = known[-h * w :].reshape(h, w, *known.shape[1:])
+            covered = _covered(frame, (h, w))
+            grids.append(invalidate(grid, image, self.min_valid, covered))
+            prefix.append(known[: -h * w])
+            frames.append(frame)
+        return grids, np.stack(prefix), np.stack(frames)
 
     def _settings(self):
         """Everything besides the pixels that shapes the features, as a string."""
         shaping = (self.weights_digest_, self.layers_, self.norm_, self.image_size)
-        return repr((*shaping, self.resize, self.concatenate, self.dtype))
+        looking = (self.resize, self.crop_size, self.interpolation)
+        return repr((*shaping, *looking, self.n_groups_, self.concatenate, self.dtype))
 
     def _forward(self, images):
-        """Run the network once per size of its input and return the grids in order."""
+        """Run the network once per size of its input and return tokens in order."""
         plans = [self._plan(image.shape[:2]) for image in images]
-        grids = [None] * len(images)
+        out = [None] * len(images)
         for plan in dict.fromkeys(plans):
             rows = [i for i, other in enumerate(plans) if other == plan]
             tokens = self._tokens([images[i] for i in rows], *plan)
-            for i, grid in zip(rows, tokens):
-                grids[i] = grid
-        return grids
+            for i, new in zip(rows, tokens):
+                out[i] = new
+        return out
 
     def _frame(self, size):
         """Return the frame that takes a patch to the pixel of the image it shows."""
         resized, grid = self._plan(size)
         covered = tuple(edge * self.patch_size_ for edge in grid)
-        return resize_frame(size, resized) @ resize_frame(covered, grid)
+        crop = np.eye(3)
+        crop[:2, 2] = self._corner(resized, covered)[::-1]
+        return resize_frame(size, resized) @ crop @ resize_frame(covered, grid)
+
+    def _corner(self, resized, covered):
+        """Return the (row, column) in the resized image where the patches begin."""
+        if self.crop_size is None:
+            return 0, 0
+        return tuple((a - b) // 2 for a, b in zip(resized, covered))
 
     def _plan(self, size):
         """Return the pixels (height, width) to resize to, and the patch grid (h, w)."""
@@ -340,6 +405,9 @@ class DinoFeatures(TakesImages, TransformerMixin, BaseEstimator):
             # The tiny term keeps the smaller edge from falling below image_size.
             resized = tuple(int(edge + 1e-6) for edge in wanted)
             grid = tuple(edge // self.patch_size_ for edge in resized)
+        if self.crop_size is not None:
+            crop = np.broadcast_to(self.crop_size, 2) // self.patch_size_
+            grid = tuple(int(edge) for edge in np.minimum(grid, crop))
         self._check_grid(size, grid)
         return resized, grid
 
@@ -352,9 +420,9 @@ class DinoFeatures(TakesImages, TransformerMixin, BaseEstimator):
             )
         if 0 in grid:
             raise ValueError(
-                f"An image of shape {size} with image_size={self.image_size} and "
-                f"resize='crop' holds no whole patch of {self.patch_size_} pixels. "
-                "Raise image_size, or use resize='stretch'."
+                f"An image of shape {size} with image_size={self.image_size}, "
+                f"resize={self.resize!r} and crop_size={self.crop_size} holds no whole "
+                f"patch of {self.patch_size_} pixels. Raise image_size or crop_size."
             )
 
     def _tokens(self, images, resized, size):
@@ -372,11 +440,12 @@ class DinoFeatures(TakesImages, TransformerMixin, BaseEstimator):
 
     @torch.inference_mode()
     def _run(self, images, resized, size):
-        """Return float32 (n, h, w, c) or (n, h, w, l, c)."""
-        backbone = self._backbone()
-        height, width = (edge * self.patch_size_ for edge in size)
-        x = torch.cat([resize(image[..., :3], resized) for image in images])
-        x = x[..., :height, :width]
+        """Return float32 tokens (n, p + h * w, c) or (n, p + h * w, l, c)."""
+        backbone, mode = self._backbone(), self.interpolation
+        covered = tuple(edge * self.patch_size_ for edge in size)
+        x = torch.cat([resize(image[..., :3], resized, mode) for image in images])
+        top, left = self._corner(resized, covered)
+        x = x[..., top : top + covered[0], left : left + covered[1]]
         mean, std = backbone.mean_std[:, None, :, None, None] * 255
         device, dtype = resolve_device(self.device), resolve_dtype(self.dtype)
         x = ((x - mean) / std).to(device=device, dtype=dtype)
@@ -387,12 +456,15 @@ class DinoFeatures(TakesImages, TransformerMixin, BaseEstimator):
             stop_early=True,
             output_fmt="NLC",
             intermediates_only=True,
+            return_prefix_tokens=True,
         )
-        join = torch.cat if self.concatenate else torch.stack
         # timm answers in network order; the caller's order is the one promised.
         order = np.argsort(np.argsort(self.layers_))
-        tokens = join([layers[i] for i in order], dim=-1 if self.concatenate else -2)
-        return tokens.unflatten(1, size).float().cpu().numpy()
+        layers = [torch.cat(layers[i][::-1], dim=1) for i in order]
+        tokens = torch.stack(layers, dim=2).unflatten(2, (self.n_groups_, -1)).mean(3)
+        if self.concatenate:
+            tokens = tokens.flatten(2)
+        return tokens.float().cpu().numpy()
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -400,6 +472,13 @@ class DinoFeatures(TakesImages, TransformerMixin, BaseEstimator):
         return tags
 
 
-def _covered(frame, shape):
-    """Return the (height, width) in pixels of the image that a grid covers."""
-    return shape[0] * frame[1, 1], shape[1] * frame[0, 0]
+def _middle(depth):
+    """Return eight blocks from a sixth to three quarters of the depth, or fewer."""
+    return tuple(dict.fromkeys(np.linspace(depth / 6, 0.75 * depth, 8).astype(int)))
+
+
+def _covered(frame, grid):
+    """Return the edges of what a grid covers: ((top, bottom), (left, right))."""
+    edges = np.array([(-0.5, -0.5), (grid[1] - 0.5, grid[0] - 0.5)])
+    edges = edges * frame[[0, 1], [0, 1]] + frame[:2, 2] + 0.5
+    return tuple(map(tuple, edges.T[::-1]))

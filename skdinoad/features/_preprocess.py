@@ -8,23 +8,23 @@ from skdinoad._torch import as_tensor
 __all__ = ["invalidate", "resize", "valid_share"]
 
 
-def resize(image, size):
-    """Resize uint8 (H, W, 3) to float (1, 3, *size), bicubic with antialiasing.
+def resize(image, size, mode="bicubic"):
+    """Resize uint8 (H, W, 3) to float (1, 3, *size), with antialiasing.
 
     torch's resize on uint8 equals Pillow's, with which DINOv2 was trained and the
     papers measure; OpenCV's cubic does not average where it shrinks.
     """
     x = as_tensor(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
     if image.shape[:2] != size:
-        x = torch.nn.functional.interpolate(x, size, mode="bicubic", antialias=True)
+        x = torch.nn.functional.interpolate(x, size, mode=mode, antialias=True)
     return x.float()
 
 
 def invalidate(grid, image, min_valid, covered=None):
     """Return the grid with NaN for the patches of which too few pixels are valid.
 
-    ``covered`` is the (height, width) of the part of the image that the grid covers,
-    from the top left; None is all of it.
+    ``covered`` is the part of the image that the grid covers, ((top, bottom), (left,
+    right)) in pixels; None is all of it.
     """
     if image.shape[-1] != 4:
         return grid
@@ -35,7 +35,8 @@ def invalidate(grid, image, min_valid, covered=None):
 
 def valid_share(valid, size, covered=None):
     """Return the share of valid pixels in each cell of a grid over the image."""
-    covered = valid.shape if covered is None else covered
+    if covered is None:
+        covered = (0, valid.shape[0]), (0, valid.shape[1])
     rows = _cell_weights(valid.shape[0], size[0], covered[0])
     columns = _cell_weights(valid.shape[1], size[1], covered[1])
     # torch and not numpy: two libraries' threads, used in turn, wait for each other.
@@ -44,8 +45,8 @@ def valid_share(valid, size, covered=None):
 
 def _cell_weights(pixels, cells, covered):
     """Tensor (cells, pixels): overlap of pixels with cells; every row sums to 1."""
-    edges = np.linspace(0, covered, cells + 1)
+    edges = np.linspace(*covered, cells + 1)
     start = np.maximum(edges[:-1, None], np.arange(pixels))
     stop = np.minimum(edges[1:, None], np.arange(1, pixels + 1))
-    share = np.clip(stop - start, 0, None) * cells / covered
+    share = np.clip(stop - start, 0, None) * cells / (covered[1] - covered[0])
     return torch.from_numpy(share.astype(np.float32))

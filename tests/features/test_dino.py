@@ -4,6 +4,7 @@ import torch
 
 from skdinoad import DinoFeatures
 from skdinoad.features._backbones import load_backbone
+from skdinoad.features._dino import _middle
 from skdinoad.testing import make_images
 
 
@@ -225,3 +226,75 @@ def test_alpha_follows_the_crop(make_tiny):
 def test_crop_smaller_than_a_patch_is_refused(make_tiny):
     with pytest.raises(ValueError, match="holds no whole patch"):
         make_tiny(resize="crop", image_size=10).transform(make_images(1))
+
+
+# -- groups, crops ------------------------------------------------------------------
+
+
+def test_groups_average_consecutive_layers(make_tiny):
+    X = make_images(2)
+    each = make_tiny(layers=[1, 3, 4, 5]).fit_transform(X)
+    each = each.reshape(*each.shape[:3], 4, 64)
+    grouped = make_tiny(layers=[1, 3, 4, 5], groups=2).fit()
+    assert grouped.n_groups_ == 2
+    expected = each.reshape(*each.shape[:3], 2, 2, 64).mean(4)
+    F = grouped.transform(X)
+    np.testing.assert_allclose(F, expected.reshape(F.shape), atol=1e-5)
+    apart = make_tiny(layers=[1, 3, 4, 5], groups=2, concatenate=False).fit_transform(X)
+    np.testing.assert_allclose(apart, expected, atol=1e-5)
+
+
+def test_groups_of_unequal_size_are_refused(make_tiny):
+    with pytest.raises(ValueError, match="groups=2 does not divide the 3 layers"):
+        make_tiny(layers=[0, 1, 2], groups=2).fit()
+
+
+@pytest.mark.parametrize(
+    ("depth", "blocks"),
+    [(12, range(2, 10)), (24, range(4, 20, 2)), (6, range(1, 5))],
+)
+def test_middle_layers_are_those_of_dinomaly(depth, blocks):
+    assert _middle(depth) == tuple(blocks)
+
+
+def test_tokens_hold_the_class_token_apart(make_tiny):
+    X, features = make_images(3), make_tiny().fit()
+    grids, prefix, frames = features.transform_tokens(X)
+    F, same = features.transform_frames(X)
+    assert np.array_equal(np.stack(grids), F)
+    assert np.array_equal(frames, same)
+    assert prefix.shape == (3, 1, 64)
+    again = features.transform_tokens(X[1:2])[1]
+    np.testing.assert_allclose(again, prefix[1:2], atol=1e-5)
+
+
+@pytest.mark.parametrize("resize", ["stretch", "crop"])
+def test_crop_looks_at_the_centre_and_its_frame_says_so(make_tiny, resize):
+    X = make_images(1, size=(96, 128))
+    whole = make_tiny(image_size=(96, 128), resize=resize).fit()
+    part = make_tiny(image_size=(96, 128), resize=resize, crop_size=(64, 64)).fit()
+    F, frames = part.transform_frames(X)
+    assert F.shape[1:3] == (4, 4)
+    np.testing.assert_allclose(frames[0] @ [0, 0, 1], [32 + 7.5, 16 + 7.5, 1])
+    np.testing.assert_allclose(frames[0] @ [3, 3, 1], [32 + 55.5, 16 + 55.5, 1])
+    centre = make_tiny(image_size=None).fit_transform(X[:, 16:80, 32:96])
+    np.testing.assert_allclose(F, centre, atol=1e-5)
+    assert whole.transform(X).shape[1:3] == (6, 8)
+
+
+def test_alpha_under_a_crop_is_that_of_the_crop(make_tiny):
+    X = make_images(1, size=(96, 128))
+    alpha = np.full((1, 96, 128, 1), 255, np.uint8)
+    alpha[:, 16:32, 32:48] = 0  # the first patch of the crop
+    features = make_tiny(image_size=(96, 128), crop_size=64)
+    F = features.fit_transform(np.concatenate([X, alpha], axis=-1))
+    invalid = np.isnan(F).all(-1)[0]
+    assert invalid[0, 0]
+    assert invalid.sum() == 1
+
+
+def test_interpolation_changes_what_is_seen_and_what_is_stored(make_tiny):
+    X = make_images(1, size=(100, 140))
+    cubic = make_tiny().fit_transform(X)
+    linear = make_tiny(interpolation="bilinear").fit_transform(X)
+    assert np.abs(cubic - linear).max() > 1e-3

@@ -1,0 +1,553 @@
+"""Dinomaly: a decoder that can rebuild the features of good images only."""
+
+import hashlib
+import time
+import warnings
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+
+from skdinoad._augment import Copies
+from skdinoad._grids import name_of
+from skdinoad._images import Images
+from skdinoad._maps import aggregate, enlarged, smooth_pixels
+from skdinoad._sklearn import Interval, StrOptions
+from skdinoad._stable_adamw import StableAdamW
+from skdinoad._tokens import TokenGrids, gather, pack
+from skdinoad._torch import resolve_device, seeded
+from skdinoad._training import (
+    Run,
+    batch_rows,
+    holdout_splits,
+    iterations,
+    train,
+    warm_cosine,
+)
+from skdinoad.base import BaseDetector
+from skdinoad.features import DinoFeatures
+from skdinoad.networks import (
+    Reconstructor,
+    cosine_distance,
+    rebuild,
+    reconstruction_loss,
+)
+
+__all__ = ["Dinomaly"]
+
+#: What ``preset`` stands for; each can be given as a parameter of its own.
+PRESETS = {
+    "fast": {
+        "depth": 4,
+        "n_iter": 300,
+        "batch_size": 8,
+        "warm_up": 0.1,
+        "mining_ramp": 0.1,
+    },
+    "paper": {
+        "depth": 8,
+        "n_iter": 5000,
+        "batch_size": 16,
+        "warm_up": 100,
+        "mining_ramp": 1000,
+    },
+}
+
+#: The extractors of the presets.
+_EXTRACTORS = {
+    "fast": {"image_size": (224, 224)},
+    "paper": {
+        "model": "vit_base_patch14_reg4_dinov2.lvd142m",
+        "image_size": (448, 448),
+        "crop_size": 392,
+        "interpolation": "bilinear",
+    },
+}
+
+
+#: A number or the preset's; a number or share of iterations, or the preset's.
+_COUNT = [None, Interval(Integral, 1, None, closed="left")]
+_ITERATIONS = [
+    None,
+    Interval(Integral, 0, None, closed="left"),
+    Interval(Real, 0, 1, closed="both"),
+]
+
+
+class Dinomaly(BaseDetector):
+    r"""Rebuild the features of the network's middle; what cannot be rebuilt is odd.
+
+    The mean of eight blocks' tokens passes a noisy bottleneck, an MLP with dropout,
+    and a decoder of linear-attention blocks, whose outputs must match the blocks'
+    features in two groups. Trained on good images alone, it minimises
+
+    .. math:: L = \frac{1}{2} \sum_{g} 1 - \cos(f_g, \hat f_g),
+
+    each :math:`f_g` being all of an image's features in one vector, with the gradient
+    of the patches that are rebuilt well damped. A patch's score is the mean over
+    groups of :math:`1 - \cos` at its place, from 0 to 2. One model serves several
+    products at once: fit it on all their images.
+
+    Parameters
+    ----------
+    features : DinoFeatures, "passthrough" or None, default=None
+        Extractor of the features. None stands for the preset's, with the layers
+        "middle" in two groups; feature grids are taken as they are, and then without
+        the class token.
+    preset : {"fast", "paper"}, default="fast"
+        What ``features``, ``depth``, ``n_iter``, ``batch_size``, ``warm_up`` and
+        ``mining_ramp`` are where they are None. "fast", for a CPU: ViT-S at 224 x 224
+        pixels, 4 decoder blocks, 300 iterations of 8 images. "paper", for a GPU: ViT-B
+        with registers, 448 pixels of which the central 392 are seen, 8 blocks, 5000
+        iterations of 16 images (for one product; the paper has 10 000 for several).
+    depth : int or None, default=None
+        Decoder blocks, a multiple of the number of groups.
+    n_iter : int or None, default=None
+        Iterations of training altogether.
+    batch_size : int or None, default=None
+        Images in one iteration.
+    learning_rate : float, default=2e-3
+        Highest learning rate; it rises from 0 and falls in a cosine to a tenth.
+    warm_up : int, float or None, default=None
+        Iterations of the rise; a float is a share of ``n_iter``.
+    dropout : float, default=0.2
+        Rate in the bottleneck; 0.4 in the paper for the most varied data.
+    mining_fraction : float, default=0.9
+        Share of patches, those rebuilt best, whose gradient is damped.
+    mining_factor : float, default=0.1
+        Factor on their gradient; 1 switches mining off.
+    mining_ramp : int, float or None, default=None
+        Iterations in which the share rises from 0; a float is a share of ``n_iter``.
+    weight_decay : float, default=1e-4
+        Decay of all weights, in units of the learning rate.
+    grad_clip : float, default=0.1
+        Largest norm of the gradient.
+    input_scaling : {None, "standard"}, default=None
+        "standard" brings each channel of the bottleneck's input to mean 0 and variance
+        1. Learns faster in the first hundred iterations; not in the paper.
+    recenter : bool, default=False
+        Subtract the class token from the features to rebuild and normalise them, as
+        Dinomaly2 does; needs an extractor that gives class tokens.
+    augmentation : {None, "dihedral", "crops"}, default=None
+        Copies of each image to learn from: the eight right-angled poses, or seven
+        random crops. They pass the network once. For few images, and only where
+        turned or cut parts are normal.
+    holdout : int, float or None, default=3
+        Where threshold and display limits come from. An int is a number of folds: as
+        many further networks, each trained without one fold and asked about it. A
+        float is a share of images that no network learns from. None: no threshold;
+        enough for ranking, ``score_samples`` in a search.
+    map_size : int or None, default=256
+        Side of the map over which patch scores are reduced to the image's; None
+        reduces the patch grid itself.
+    aggregate : {"top", "max", "mean", "p99"}, default="top"
+        How that map becomes the image score; "top" averages the largest.
+    top_fraction : float, default=0.01
+        Share of the map that "top" averages.
+    smoothing_sigma : float, default=4
+        Standard deviation, in pixels of the image given, of a Gaussian over the heat
+        map. The image score does not see it.
+    contamination : "auto" or float, default="auto"
+        Share of good images that may be flagged. "auto" puts the threshold at the
+        least normal held-out training image.
+    max_time : float or None, default=None
+        Seconds of training, the folds' networks included, after which it stops with
+        what is learned; the features' time is not counted.
+    warm_start : bool, default=False
+        Whether ``fit`` goes on with the training of the last ``fit`` until ``n_iter``
+        iterations are done altogether. On the same images, in the same process, the
+        result is that of one training without a stop.
+    precision : {"float32", "bfloat16"}, default="float32"
+        Of the decoder's matrix products.
+    device : str, default="auto"
+        Where the decoder runs; "auto" takes a GPU if there is one.
+    random_state : int, RandomState instance or None, default=0
+        Draws weights, batches, dropout, folds and crops.
+    verbose : bool, default=False
+        Show progress bars, with the loss and the time left.
+
+    Attributes
+    ----------
+    features_ : DinoFeatures or None
+        The fitted extractor; it knows the digest of the weights.
+    decoder_ : dict of str to ndarray
+        Weights of bottleneck and decoder, float32.
+    n_groups_ : int
+        Groups of features rebuilt.
+    n_iter_ : int
+        Iterations done.
+    loss_curve_ : list of float
+        The loss in each. A lower loss is not a better detector: never choose by it.
+    holdout_scores_ : ndarray of shape (n,)
+        ``score_samples`` of training images by a network that has not seen them.
+    offset_ : float
+        Threshold on ``score_samples``; NaN without held-out images.
+    map_limits_ : (float, float)
+        Display range for heat maps, from held-out normal maps.
+
+    See Also
+    --------
+    AnomalyDINO : Nothing to train; better with few images on a CPU.
+
+    Notes
+    -----
+    The image score is taken from a map of 256 x 256 pixels as in the official code;
+    the heat map lies where the patches are, and is 0 where an extractor with
+    ``crop_size`` does not look. Scores with another ``map_size`` have another scale.
+
+    A patch that is invalid is neither learned, nor looked at by others, nor scored.
+
+    References
+    ----------
+    Guo, Lu, Zhang, Chen, Li, Liao, "Dinomaly: The Less Is More Philosophy in
+    Multi-Class Unsupervised Anomaly Detection", CVPR 2025, arXiv 2405.14325; official
+    code github.com/guojiajeremy/Dinomaly. Recentering: "Dinomaly2", arXiv 2510.17611.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdinoad import Dinomaly
+    >>> rng = np.random.default_rng(0)
+    >>> F = 1 + rng.normal(size=(8, 4, 4, 64), scale=0.1)   # features of 8 good images
+    >>> detector = Dinomaly(depth=1, n_iter=60).fit(F)
+    >>> defect = F[:1].copy()
+    >>> defect[0, 1, 2, :32] = -1
+    >>> detector.predict(defect)
+    array([-1])
+    """
+
+    _parameter_constraints = {
+        **BaseDetector._parameter_constraints,
+        "preset": [StrOptions(set(PRESETS))],
+        "depth": _COUNT,
+        "n_iter": _COUNT,
+        "batch_size": _COUNT,
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "warm_up": _ITERATIONS,
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "mining_fraction": [Interval(Real, 0, 1, closed="left")],
+        "mining_factor": [Interval(Real, 0, 1, closed="both")],
+        "mining_ramp": _ITERATIONS,
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "grad_clip": [Interval(Real, 0, None, closed="neither")],
+        "input_scaling": [None, StrOptions({"standard"})],
+        "recenter": ["boolean"],
+        "augmentation": [None, StrOptions({"dihedral", "crops"})],
+        "holdout": [
+            None,
+            Interval(Integral, 2, None, closed="left"),
+            Interval(Real, 0, 1, closed="neither"),
+        ],
+        "map_size": _COUNT,
+        "smoothing_sigma": [Interval(Real, 0, None, closed="left")],
+        "max_time": [None, Interval(Real, 0, None, closed="left")],
+        "warm_start": ["boolean"],
+        "precision": [StrOptions({"float32", "bfloat16"})],
+        "device": [str],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(
+        self,
+        *,
+        features=None,
+        preset="fast",
+        depth=None,
+        n_iter=None,
+        batch_size=None,
+        learning_rate=2e-3,
+        warm_up=None,
+        dropout=0.2,
+        mining_fraction=0.9,
+        mining_factor=0.1,
+        mining_ramp=None,
+        weight_decay=1e-4,
+        grad_clip=0.1,
+        input_scaling=None,
+        recenter=False,
+        augmentation=None,
+        holdout=3,
+        map_size=256,
+        aggregate="top",
+        top_fraction=0.01,
+        smoothing_sigma=4.0,
+        contamination="auto",
+        max_time=None,
+        warm_start=False,
+        precision="float32",
+        device="auto",
+        random_state=0,
+        verbose=False,
+    ):
+        self.features = features
+        self.preset = preset
+        self.depth = depth
+        self.n_iter = n_iter
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.warm_up = warm_up
+        self.dropout = dropout
+        self.mining_fraction = mining_fraction
+        self.mining_factor = mining_factor
+        self.mining_ramp = mining_ramp
+        self.weight_decay = weight_decay
+        self.grad_clip = grad_clip
+        self.input_scaling = input_scaling
+        self.recenter = recenter
+        self.augmentation = augmentation
+        self.holdout = holdout
+        self.map_size = map_size
+        self.aggregate = aggregate
+        self.top_fraction = top_fraction
+        self.smoothing_sigma = smoothing_sigma
+        self.contamination = contamination
+        self.max_time = max_time
+        self.warm_start = warm_start
+        self.precision = precision
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    # -- the parts of a detector ------------------------------------------------------
+
+    def _default_features(self):
+        middle = {"layers": "middle", "groups": 2, "norm": False}
+        return DinoFeatures(**middle, **_EXTRACTORS[self.preset])
+
+    def _fit_images(self, X):
+        self.n_groups_ = getattr(self.features_, "n_groups_", 1)
+        self._seed = check_random_state(self.random_state).randint(2**30)
+        data = self._collect(X)
+        splits = holdout_splits(data.image, self.holdout, self._seed)
+        runs = self._runs_for(data, [rows for rows, _ in splits])
+        end = None if self.max_time is None else time.monotonic() + self.max_time
+        self._held = []
+        for k, (learned, held) in enumerate(splits):
+            left = None if end is None else (end - time.monotonic()) / (len(splits) - k)
+            name = "train" if k == len(splits) - 1 else f"fold {k + 1}"
+            self._train(runs[k], data, learned, left, name)
+            self._held += [(i, self._judge(runs[k].network, data, i)) for i in held]
+        self._keep(runs)
+
+    def _set_offset(self):
+        wanted = self.holdout is not None
+        return super()._set_offset() if wanted else self._set_no_offset()
+
+    def _holdout_grids(self):
+        grids = [grid for _, grid in sorted(self._held, key=lambda pair: pair[0])]
+        del self._held
+        return grids or None
+
+    def _score(self, F):
+        if len({grid.shape for grid in F}) > 1:
+            return [self._score(F.one(i))[0] for i in range(len(F))]
+        self._check_as_fitted(F)
+        tokens, valid = pack(F, self.n_groups_)
+        D = self._distances(self._network(), tokens, valid)
+        return D.reshape(-1, *F[0].shape[:2])
+
+    def _aggregate(self, D):
+        if self.map_size is not None:
+            D = [enlarged(grid, self.map_size) for grid in D]
+        return aggregate(D, self.aggregate, self.top_fraction)
+
+    def _map(self, grid, frame, size):
+        return smooth_pixels(super()._map(grid, frame, size), self.smoothing_sigma)
+
+    def _forget(self):
+        if hasattr(self, "decoder_"):
+            self._before = self.decoder_, self.loss_curve_
+        super()._forget()
+
+    def __getstate__(self):
+        """Pickle the weights, not what only this process needs to train on."""
+        passing = ("_runs", "_run_key", "_before", "_loaded")
+        state = super().__getstate__()
+        return {k: v for k, v in state.items() if k not in passing}
+
+    # -- private: features ------------------------------------------------------------
+
+    def _read_batch(self, batch):
+        """Return a batch's grids, which know the tokens before them, and frames."""
+        if not hasattr(self.features_, "transform_tokens"):
+            F, frames = super()._read_batch(batch)
+            return TokenGrids(F), frames
+        grids, prefix, frames = self.features_.transform_tokens(batch)
+        return TokenGrids(grids, prefix), frames
+
+    def _check_as_fitted(self, F):
+        found = F[0].shape[-1], 0 if F.prefix is None else F.prefix.shape[1]
+        expected = self._shape[-1], self._n_prefix
+        if found != expected:
+            raise ValueError(
+                "Features of {} channels with {} tokens before the patches; fitted on "
+                "{} with {}. Use one extractor for all.".format(*found, *expected)
+            )
+
+    def _collect(self, X):
+        """Return the tokens of all training images and their copies, as float16."""
+        X, n_copies = self._with_copies(X)
+        data = gather(self._rows(X, n_copies), len(X))
+        self._check_usable(sorted(set(data.image)), len(X) // n_copies)
+        self._n_prefix = data.valid.shape[1] - self._shape[0] * self._shape[1]
+        if self.recenter and not self._n_prefix:
+            raise ValueError(
+                "recenter=True needs class tokens, and feature grids have none: pass "
+                "images, with DinoFeatures as features."
+            )
+        return data
+
+    def _rows(self, X, n_copies):
+        """Yield (tokens, valid, image) of each picture that has a valid patch."""
+        row, self._shape = 0, None
+        for F, _ in self._batches(X, "fit"):
+            for i, grid in enumerate(F):
+                self._check_features(grid)
+                self._shape = self._shape or grid.shape
+                self._check_shape(grid.shape, self._shape, name_of(X, row))
+                if np.isfinite(grid).all(-1).any():
+                    yield *pack(F.one(i), self.n_groups_), row // n_copies
+                row += 1
+
+    def _with_copies(self, X):
+        """Return the training images with their copies, each after its original."""
+        if self.augmentation is None:
+            return X, 1
+        if not isinstance(X, Images):
+            raise ValueError(
+                f"augmentation={self.augmentation!r}, but X holds features, and only "
+                "images can be turned or cut. Pass images, or augmentation=None."
+            )
+        return Images(Copies(X, self.augmentation, self._seed)), Copies.each
+
+    # -- private: training ------------------------------------------------------------
+
+    def _setting(self, name):
+        value = getattr(self, name)
+        return PRESETS[self.preset][name] if value is None else value
+
+    def _runs_for(self, data, learned):
+        """Return a network for each set of rows: new ones, or those of the last fit."""
+        key = [len(learned), data.tokens.shape, self._setting("depth"), self._seed]
+        key += [self.input_scaling, self.recenter, self.holdout]
+        if self.warm_start:
+            content = hashlib.sha1(data.tokens.numpy(), usedforsecurity=False)
+            key.append(content.hexdigest())
+        if not self.warm_start or getattr(self, "_run_key", None) != key:
+            self._runs = [self._new_run(data, *pair) for pair in enumerate(learned)]
+            if self.warm_start:
+                self._resume(self._runs[-1])
+        self._run_key = key
+        return self._runs
+
+    def _new_run(self, data, k, rows):
+        depth, channels = self._setting("depth"), data.tokens.shape[-1]
+        with seeded(self._seed + k):
+            network = Reconstructor(channels, self.n_groups_, depth, self.dropout)
+        if self.input_scaling is not None:
+            network.standardise(data.tokens[rows], data.valid[rows])
+        network.to(resolve_device(self.device))
+        optimizer = StableAdamW(network.parameters(), weight_decay=self.weight_decay)
+        return Run(network, optimizer)
+
+    def _resume(self, run):
+        """Give a new run the weights of the last fit; its moments start anew."""
+        weights, losses = getattr(self, "_before", (None, []))
+        if weights is not None:
+            run.network.load(weights)
+            run.losses = list(losses)
+
+    def _train(self, run, data, rows, seconds, name):
+        n_iter = self._setting("n_iter")
+        warm_up, ramp = (
+            iterations(self._setting(name), n_iter)
+            for name in ("warm_up", "mining_ramp")
+        )
+        peak = self.learning_rate
+        train(
+            run,
+            self._loss(run.network, data, rows, ramp),
+            n_iter=n_iter,
+            learning_rate=lambda i: warm_cosine(
+                i, n_iter, warm_up=warm_up, peak=peak, final=peak / 10
+            ),
+            grad_clip=self.grad_clip,
+            seed=self._seed,
+            max_time=seconds,
+            verbose=self.verbose,
+            name=name,
+        )
+        if len(run.losses) < min(warm_up, n_iter):
+            warnings.warn(
+                f"max_time={self.max_time} stopped {name!r} after {len(run.losses)} of "
+                f"{n_iter} iterations, before its learning rate had risen: it has "
+                "hardly learned. Allow more time, fewer n_iter, or holdout=None.",
+                ConvergenceWarning,
+                stacklevel=5,
+            )
+
+    def _loss(self, network, data, rows, ramp):
+        """Return the function of an iteration to its loss."""
+        device, size = next(network.parameters()).device, self._setting("batch_size")
+        whole, p = bool(data.valid.all()), self._n_prefix
+        network.bottleneck.rate = self.dropout
+
+        def loss(i):
+            batch = rows[batch_rows(len(rows), size, i, self._seed)]
+            tokens = data.tokens[batch].to(device).float()
+            valid = None if whole else data.valid[batch].to(device)
+            target, rebuilt = self._rebuild(network, tokens, valid)
+            valid = None if whole else valid[:, p:]
+            share = self.mining_fraction * min(1, i / max(1, ramp))
+            return reconstruction_loss(
+                target, rebuilt, valid, share, self.mining_factor
+            )
+
+        return loss
+
+    def _rebuild(self, network, tokens, valid):
+        """Return the patches' features and what the network makes of them."""
+        return rebuild(
+            network,
+            tokens,
+            valid,
+            prefix=self._n_prefix,
+            recenter=self.recenter,
+            low=self.precision == "bfloat16",
+        )
+
+    def _keep(self, runs):
+        """Keep what scoring needs; the runs too if the next fit may go on with them."""
+        network, self.loss_curve_ = runs[-1].network, list(runs[-1].losses)
+        self.n_iter_ = len(self.loss_curve_)
+        state = network.state_dict()
+        self.decoder_ = {k: v.detach().cpu().numpy().copy() for k, v in state.items()}
+        self._runs, self._before = runs if self.warm_start else None, (None, [])
+        self._loaded = None
+
+    # -- private: distances -----------------------------------------------------------
+
+    def _network(self):
+        """Return the trained network, built from its weights where it is not yet."""
+        device = resolve_device(self.device)
+        if getattr(self, "_loaded", None) is None or self._loaded[0] != device:
+            network = Reconstructor.from_weights(self.decoder_, self.n_groups_)
+            self._loaded = device, network.to(device)
+        return self._loaded[1]
+
+    @torch.inference_mode()
+    def _distances(self, network, tokens, valid):
+        """Return the distances (n, h * w) of all patches, NaN where invalid."""
+        device, p = next(network.parameters()).device, self._n_prefix
+        tokens, valid = tokens.to(device), valid.to(device)
+        used = None if bool(valid.all()) else valid
+        D = cosine_distance(*self._rebuild(network, tokens, used)).mean(dim=1)
+        D = D.clamp(min=0).masked_fill(~valid[:, p:], torch.nan)
+        return D.cpu().numpy()
+
+    def _judge(self, network, data, row):
+        """Return the distances (h, w) of one training image by a network."""
+        tokens, valid = data.tokens[row : row + 1].float(), data.valid[row : row + 1]
+        return self._distances(network, tokens, valid).reshape(self._shape[:2])

@@ -1,0 +1,512 @@
+"""Dinomaly: from images to features, through training, to scores and maps."""
+
+import io
+import pickle
+
+import joblib
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_features
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GridSearchCV, KFold
+from torch.nn.functional import interpolate
+
+from skdinoad import DinoFeatures, Dinomaly, PCAAligner, Pipeline, dump
+from skdinoad._tokens import pack
+from skdinoad.datasets import make_screws, plant_defect
+from skdinoad.features import _dino
+from skdinoad.features._backbones import load_backbone
+from skdinoad.metrics import pixel_auroc_score
+from skdinoad.networks import Reconstructor
+from skdinoad.testing import make_images
+
+
+def quick(**parameters):
+    """Return a detector that learns enough in a second."""
+    parameters = {
+        "features": tiny_features(layers="middle", groups=2),
+        "depth": 2,
+        "n_iter": 20,
+        "holdout": None,
+        **parameters,
+    }
+    return Dinomaly(**parameters)
+
+
+@pytest.fixture
+def grids(rng):
+    """Features of six normal images, (6, 4, 5, 32)."""
+    pattern = rng.normal(size=(4, 5, 32))
+    return (pattern + rng.normal(size=(6, 4, 5, 32), scale=0.2)).astype(np.float32)
+
+
+# -- features -----------------------------------------------------------------------
+
+
+def test_features_are_means_of_raw_block_outputs():
+    X, network = make_images(1, size=(64, 64)), load_backbone("test_vit", "random:0")
+    features = tiny_features(layers=[1, 2, 3, 4], groups=2).fit()
+    grids, prefix, _ = features.transform_tokens(X)
+    mean, std = network.mean_std[:, None, :, None, None]
+    x = (torch.tensor(X).permute(0, 3, 1, 2) / 255 - mean) / std
+    outputs = []
+    with torch.inference_mode():
+        x = network.network._pos_embed(network.network.patch_embed(x))
+        for block in network.network.blocks:
+            x = block(x)
+            outputs.append(x[0].numpy())  # before any norm
+    for g, pair in enumerate([(1, 2), (3, 4)]):
+        expected = (outputs[pair[0]] + outputs[pair[1]]) / 2
+        part = slice(64 * g, 64 * g + 64)
+        np.testing.assert_allclose(prefix[0, :, part], expected[:1], atol=1e-4)
+        found = grids[0].reshape(16, -1)[:, part]
+        np.testing.assert_allclose(found, expected[1:], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("preset", "model", "size", "crop"),
+    [
+        ("fast", "vit_small_patch14_dinov2.lvd142m", (224, 224), None),
+        ("paper", "vit_base_patch14_reg4_dinov2.lvd142m", (448, 448), 392),
+    ],
+)
+def test_presets_are_what_is_documented(preset, model, size, crop):
+    detector = Dinomaly(preset=preset)
+    features = detector._default_features()
+    assert (features.model, features.image_size, features.crop_size) == (
+        model,
+        size,
+        crop,
+    )
+    assert (features.layers, features.groups, features.norm) == ("middle", 2, False)
+    expected = {"fast": (4, 300, 8), "paper": (8, 5000, 16)}[preset]
+    names = ("depth", "n_iter", "batch_size")
+    assert tuple(map(detector._setting, names)) == expected
+    assert Dinomaly(preset=preset, depth=6)._setting("depth") == 6
+
+
+def test_preset_decides_on_features_also_when_set_together():
+    detector = Dinomaly().set_params(features__batch_size=2, preset="paper")
+    assert detector.features.crop_size == 392
+
+
+class Stub:
+    """An extractor that gives fixed tokens, three of them before the patches."""
+
+    n_groups_ = 2
+
+    def __init__(self, p=3):
+        self.p = p
+
+    def get_params(self, deep=True):
+        return {"p": self.p}
+
+    def fit(self, X, y=None):
+        return self
+
+    def transform_frames(self, X):
+        return np.stack(self.transform_tokens(X)[0]), np.stack([np.eye(3)] * len(X))
+
+    def transform_tokens(self, X):
+        pixels = np.stack(list(X)).astype(np.float32) / 100
+        grids = np.concatenate([pixels[:, ::8, ::8]] * 2, axis=-1)
+        prefix = pixels[:, 0, : self.p, :1] + np.ones(6, np.float32)
+        return list(grids), prefix, np.stack([np.eye(3)] * len(X))
+
+
+@pytest.mark.parametrize("p", [1, 3])
+def test_tokens_before_the_patches_take_part_and_are_dropped_last(p):
+    X = make_images()
+    detector = quick(features=Stub(p)).fit(X)
+    grid = detector.features_.transform_tokens(X[:1])[0][0]
+    D = next(detector._scored(X[:1], "score"))[0]
+    assert D.shape[1:] == grid.shape[:2]
+    other = X[:1].copy()
+    other[:, 0, p - 1] = 255  # seen by the last of them, not by ...
+    assert (other[:, ::8, ::8] != X[:1, ::8, ::8]).any() == (p == 1)
+    assert (next(detector._scored(other, "score"))[0] != D).any()
+
+
+def test_without_recentering_plain_grids_do(grids):
+    detector = quick(features=None).fit(grids)
+    assert detector.n_groups_ == 1
+    assert detector.predict_map(grids).shape == (6, 4, 5)
+    with pytest.raises(ValueError, match="needs class tokens"):
+        quick(features=None, recenter=True).fit(grids)
+
+
+def test_grids_of_another_extractor_are_refused(grids):
+    detector = quick(features=None).fit(grids)
+    with pytest.raises(ValueError, match=r"16 channels .* fitted on 32"):
+        detector.score_samples(grids[..., :16])
+
+
+def ranking(estimator, X, y):
+    return -estimator.score_samples(X)[y == -1].mean()
+
+
+def test_the_encoder_sees_each_image_once_in_a_whole_search(monkeypatch):
+    seen = []
+    run = _dino.DinoFeatures._run
+    monkeypatch.setattr(
+        _dino.DinoFeatures,
+        "_run",
+        lambda self, images, *rest: seen.extend(images) or run(self, images, *rest),
+    )
+    X = make_images(8)
+    y = np.array([1, -1] * 4)
+    grid = {"n_iter": [2, 4], "dropout": [0.0, 0.2]}
+    GridSearchCV(quick(), grid, cv=KFold(2), scoring=ranking).fit(X, y)
+    assert len(seen) == 8
+
+
+def test_half_precision_features_move_scores_little():
+    X = make_images()
+    detector = quick(n_iter=40).fit(X)
+    F, _ = detector._read_batch(X)
+    tokens, valid = pack(F, 2)
+    exact = detector._distances(detector._network(), tokens, valid)
+    half = detector._distances(detector._network(), tokens.half().float(), valid)
+    np.testing.assert_allclose(half, exact, atol=1e-4)
+
+
+# -- training -----------------------------------------------------------------------
+
+
+def test_learning_beats_the_best_constant(grids):
+    detector = quick(features=None, n_iter=200, learning_rate=0.01).fit(grids)
+    flat = grids.reshape(6, -1)
+    unit = flat / np.linalg.norm(flat, axis=1, keepdims=True)
+    constant = np.broadcast_to(grids.mean((0, 1, 2)), grids.shape).reshape(6, -1)
+    cosine = (unit * constant).sum(1) / np.linalg.norm(constant, axis=1)
+    assert np.mean(detector.loss_curve_[-20:]) < 0.6 * (1 - cosine.mean())
+
+
+def test_one_image_and_fewer_than_a_batch(grids):
+    with pytest.warns(UserWarning, match="single image"):
+        one = quick(features=None, holdout=3).fit(grids[:1])
+    assert np.isnan(one.offset_)
+    assert np.isfinite(one.score_samples(grids)).all()
+    two = quick(features=None, holdout=3, batch_size=50).fit(grids[:2])
+    assert len(two.holdout_scores_) == 2
+
+
+def test_equal_seeds_give_equal_scores(grids):
+    one, two, other = (
+        quick(features=None, random_state=s).fit(grids).score_samples(grids)
+        for s in (0, 0, 1)
+    )
+    assert np.array_equal(one, two)
+    assert not np.allclose(one, other)
+
+
+def test_warm_start_goes_on_as_if_it_had_never_stopped(grids):
+    once = quick(features=None, holdout=2).fit(grids)
+    parts = quick(features=None, holdout=2, warm_start=True, max_time=0)
+    with pytest.warns(ConvergenceWarning, match="1 of 20 iterations"):
+        parts.fit(grids)
+    assert parts.n_iter_ == 1
+    parts.set_params(max_time=None).fit(grids)
+    assert parts.n_iter_ == 20
+    assert parts.loss_curve_ == once.loss_curve_
+    assert np.array_equal(parts.score_samples(grids), once.score_samples(grids))
+    assert np.array_equal(parts.holdout_scores_, once.holdout_scores_)
+
+
+def test_warm_start_after_loading_goes_on_with_the_weights(grids):
+    detector = quick(features=None, warm_start=True).fit(grids)
+    loaded = pickle.loads(pickle.dumps(detector))
+    loaded.set_params(n_iter=21).fit(grids)
+    assert loaded.n_iter_ == 21
+    assert loaded.loss_curve_[:20] == detector.loss_curve_
+    np.testing.assert_allclose(
+        loaded.decoder_["blocks.0.qkv.weight"],
+        detector.decoder_["blocks.0.qkv.weight"],
+        atol=0.01,
+    )
+
+
+def test_warm_start_on_other_images_forgets_the_folds_only(grids):
+    detector = quick(features=None, warm_start=True, holdout=2).fit(grids)
+    other = detector.fit(grids[::-1])
+    assert other.n_iter_ == 20
+    fresh = quick(features=None, holdout=2).fit(grids[::-1])
+    assert np.array_equal(other.holdout_scores_, fresh.holdout_scores_)
+
+
+def test_warm_start_with_another_depth_is_refused(grids):
+    detector = quick(features=None, warm_start=True).fit(grids)
+    with pytest.raises(ValueError, match=r"another shape.* depth"):
+        detector.set_params(depth=4).fit(grids)
+
+
+def test_a_failed_fit_leaves_no_half_model(grids):
+    detector = quick(features=None).fit(grids)
+    with pytest.raises(FloatingPointError, match=r"iteration \d+.*learning_rate"):
+        detector.set_params(learning_rate=1e38, warm_up=0, grad_clip=1e9).fit(grids)
+    assert not hasattr(detector, "decoder_")
+
+
+def test_depth_must_divide_into_groups():
+    with pytest.raises(ValueError, match="depth=3 does not divide into 2 groups"):
+        quick(depth=3).fit(make_images())
+
+
+def test_low_precision_moves_scores_little(grids):
+    exact = quick(features=None, n_iter=40).fit(grids)
+    low = quick(features=None, n_iter=40, precision="bfloat16").fit(grids)
+    a, b = exact.score_samples(grids), low.score_samples(grids)
+    assert not np.array_equal(a, b)
+    np.testing.assert_allclose(a, b, rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"input_scaling": "standard"},
+        {"recenter": True},
+        {"augmentation": "dihedral"},
+        {"augmentation": "crops"},
+        {"mining_factor": 1.0},
+        {"dropout": 0.0},
+        {"weight_decay": 0.1},
+    ],
+)
+def test_every_option_changes_the_result_and_still_works(parameters):
+    X = make_images(size=(64, 64))
+    plain = quick().fit(X).score_samples(X)
+    detector = quick(holdout=2, **parameters).fit(X)
+    assert detector.holdout_scores_.shape == (6,)
+    assert not np.allclose(detector.score_samples(X), plain, rtol=1e-6)
+
+
+def test_features_cannot_be_augmented(grids):
+    with pytest.raises(ValueError, match="only images can be turned"):
+        quick(features=None, augmentation="dihedral").fit(grids)
+
+
+def test_copies_are_held_out_with_their_image():
+    X = make_images(4, size=(64, 64))
+    detector = quick(holdout=2, augmentation="dihedral")
+    learned = []
+    train = detector._train
+
+    def spy(run, data, rows, *rest):
+        learned.append(set(data.image[rows]))
+        return train(run, data, rows, *rest)
+
+    detector._train = spy
+    detector.fit(X)
+    assert [len(images) for images in learned] == [2, 2, 4]
+    assert learned[0].isdisjoint(learned[1])
+
+
+# -- thresholds ---------------------------------------------------------------------
+
+
+def test_folds_are_scored_by_networks_that_have_not_seen_them(grids):
+    detector = quick(features=None, holdout=6).fit(grids)
+    # Leave-one-out, each network with its own seed: refitting the first by hand.
+    seed = detector._seed
+    order = [
+        held[0] for _, held in KFold(6, shuffle=True, random_state=seed).split(grids)
+    ]
+    alone = quick(features=None, random_state=detector.random_state)
+    alone.fit(np.delete(grids, order[0], axis=0))
+    expected = alone.score_samples(grids[order[0]][None])
+    np.testing.assert_allclose(detector.holdout_scores_[order[0]], expected, rtol=1e-3)
+
+
+def test_a_share_held_out_is_never_learned(grids):
+    detector = quick(features=None, holdout=0.34).fit(grids)
+    assert detector.holdout_scores_.shape == (2,)
+    scores = detector.score_samples(grids)
+    matches = np.isclose(scores[:, None], detector.holdout_scores_, rtol=1e-4)
+    assert matches.any(0).all()  # the same network judged them
+
+
+def test_no_holdout_no_threshold_no_warning(grids):
+    detector = quick(features=None).fit(grids)
+    assert np.isnan(detector.offset_)
+    with pytest.raises(ValueError, match="no threshold"):
+        detector.predict(grids)
+
+
+# -- scores and maps ----------------------------------------------------------------
+
+
+def test_score_is_the_mean_of_the_655_largest_of_the_256_map(grids):
+    detector = quick(features=None).fit(grids)
+    D = torch.tensor(next(detector._scored(grids, "score"))[0])[:, None]
+    big = interpolate(D, (56, 70), mode="bilinear", align_corners=True)
+    big = interpolate(big, (256, 256), mode="bilinear", align_corners=False)
+    line = torch.exp(-(torch.arange(-2.0, 3) ** 2) / 32)
+    kernel = torch.outer(line, line)
+    kernel = (kernel / kernel.sum())[None, None]
+    padded = torch.nn.functional.pad(big, (2, 2, 2, 2), mode="reflect")
+    smooth = torch.nn.functional.conv2d(padded, kernel)
+    expected = -smooth.flatten(1).topk(655).values.mean(1).numpy()
+    np.testing.assert_allclose(detector.score_samples(grids), expected, rtol=1e-4)
+
+
+def test_distance_is_the_mean_over_groups_of_one_minus_cosine():
+    X = make_images(2)
+    detector = quick().fit(X)
+    network = Reconstructor(64, 2, 2).eval()
+    state = {k: torch.tensor(v) for k, v in detector.decoder_.items()}
+    network.load_state_dict(state)
+    grids, prefix, _ = detector.features_.transform_tokens(X)
+    patches = np.stack(grids).reshape(2, -1, 128)
+    tokens = np.concatenate([prefix, patches], axis=1)
+    z = (tokens[..., :64] + tokens[..., 64:]) / 2
+    with torch.no_grad():
+        rebuilt = network(torch.tensor(z))[:, :, 1:].numpy()
+    expected = 0
+    for g in range(2):
+        a, b = patches[..., 64 * g : 64 * g + 64], rebuilt[:, g]
+        cosine = (
+            (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
+        )
+        expected = expected + (1 - cosine) / 2
+    D = next(detector._scored(X, "score"))[0]
+    np.testing.assert_allclose(D.reshape(2, -1), expected, atol=1e-5)
+
+
+def test_invalid_patches_change_nothing_elsewhere():
+    X = make_images()
+    alpha = np.full((*X.shape[:3], 1), 255, np.uint8)
+    alpha[:, :, 40:] = 0
+    X = np.concatenate([X, alpha], axis=-1)
+    detector = quick(features=tiny_features(layers="middle", groups=2)).fit(X)
+    D = next(detector._scored(X, "score"))[0]
+    assert np.isnan(D).any()
+    assert np.isfinite(D).any()
+    assert (detector.predict_map(X)[:, :, 60:] == 0).all()
+    grids = np.random.default_rng(0).normal(size=(4, 3, 3, 16)).astype(np.float32)
+    grids[:, 0, 0] = np.nan
+    known = quick(features=None).fit(grids)
+    one, other = known._scored(grids, "score"), None
+    one = next(one)[0]
+    moved = grids.copy()
+    moved[:, 0, 0] = np.nan
+    other = next(known._scored(moved, "score"))[0]
+    np.testing.assert_array_equal(one, other)
+    assert np.isnan(one[:, 0, 0]).all()
+
+
+def test_images_of_any_size_are_scored_together():
+    features = tiny_features(layers="middle", groups=2)
+    detector = quick(features=features).fit(make_images(size=(64, 64)))
+    X = [make_images(1, size=(64, 64))[0], make_images(1, size=(48, 96))[0]]
+    scores = detector.score_samples(X)
+    alone = [detector.score_samples([image])[0] for image in X]
+    np.testing.assert_allclose(scores, alone, rtol=1e-4)
+    assert [heat.shape for heat in detector.predict_map(X)] == [(64, 64), (48, 96)]
+
+
+def test_training_images_of_different_grids_are_refused():
+    features = tiny_features(layers="middle", groups=2)
+    X = [*make_images(2, size=(64, 64)), *make_images(1, size=(48, 96))]
+    with pytest.raises(ValueError, match=r"X\[2\] gives a patch grid .*image_size"):
+        quick(features=features).fit(X)
+
+
+@pytest.mark.parametrize("crop", [None, 64])
+def test_an_odd_patch_appears_at_its_place_in_a_rectangle(crop):
+    features = DinoFeatures(
+        model="test_vit",
+        weights="random:0",
+        layers="middle",
+        groups=2,
+        image_size=(96, 144),
+        crop_size=crop,
+    )
+    detector = quick(features=features).fit(make_images(4, size=(96, 144)))
+    h, w = detector._shape[:2]
+    D = np.zeros((1, h, w), np.float32)
+    D[0, 2, 1] = 1
+    detector._distances = lambda *_: D.reshape(1, -1)
+    heat = detector.set_params(smoothing_sigma=0).predict_map(
+        make_images(1, size=(96, 144))
+    )[0]
+    y, x = np.unravel_index(heat.argmax(), heat.shape)
+    corner = (0, 0) if crop is None else (16, 40)  # (96 - 64) / 2, (144 - 64) / 2
+    assert abs(y - (corner[0] + 2 * 16 + 7.5)) <= 1
+    assert abs(x - (corner[1] + 1 * 16 + 7.5)) <= 1
+    if crop:
+        assert (heat[:16] == 0).all()
+        assert (heat[:, :40] == 0).all()
+
+
+# -- files --------------------------------------------------------------------------
+
+
+def test_file_holds_the_decoder_and_little_else(tmp_path):
+    X = make_images()
+    detector = quick(warm_start=True).fit(X)
+    path = dump(detector, tmp_path / "model.joblib")
+    weights = sum(w.nbytes for w in detector.decoder_.values())
+    assert path.stat().st_size < weights + 2**20
+    loaded = joblib.load(path)
+    assert np.array_equal(loaded.score_samples(X), detector.score_samples(X))
+    assert np.array_equal(loaded.predict_map(X), detector.predict_map(X))
+    mapped = joblib.load(path, mmap_mode="r")
+    assert np.array_equal(mapped.score_samples(X), detector.score_samples(X))
+
+
+def test_clone_knows_nothing_of_the_fit(grids):
+    detector = quick(features=None, warm_start=True).fit(grids)
+    assert len(pickle.dumps(clone(detector))) < 10_000
+    buffer = io.BytesIO()
+    joblib.dump(clone(detector), buffer)
+
+
+# -- real weights -------------------------------------------------------------------
+
+
+@pytest.mark.real
+def test_planted_defects_are_found_on_textures(real_features):
+    from skimage import data
+
+    wall = data.brick()
+    tiles = [
+        wall[i : i + 112, j : j + 112] for i in range(0, 400, 56) for j in (0, 260)
+    ]
+    good = np.stack([np.stack(tiles)] * 3, axis=-1)
+    X, normal = good[:10], good[10:14]
+    planted = [
+        plant_defect(tile, kind="blob", random_state=i) for i, tile in enumerate(normal)
+    ]
+    bad, masks = map(np.stack, zip(*planted))
+    features = real_features(
+        image_size=(112, 112), layers="middle", groups=2, norm=False
+    )
+    parameters = {"depth": 2, "n_iter": 80, "batch_size": 4, "holdout": None}
+    detector = Dinomaly(features=features, input_scaling="standard", **parameters)
+    detector.fit(X)
+    assert detector.loss_curve_[-1] < 0.3  # the best constant of an image gives 0.3
+    y, test = np.repeat([1, -1], 4), np.concatenate([normal, bad])
+    assert roc_auc_score(y, detector.score_samples(test)) == 1
+    assert pixel_auroc_score(masks, detector.predict_map(bad)) > 0.9
+
+
+@pytest.mark.real
+def test_pasted_defect_is_the_maximum_also_through_the_aligner(real_features):
+    features = real_features(
+        image_size=(112, 112), layers="middle", groups=2, norm=False
+    )
+    X, _ = make_screws(8, size=320, random_state=0)
+    bad = make_screws(1, size=320, random_state=7)[0]
+    ys, xs = np.nonzero(bad[0].min(-1) > 150)
+    place = np.array([np.median(ys), np.median(xs)]).astype(int)
+    bad[0, place[0] - 12 : place[0] + 12, place[1] - 12 : place[1] + 12] = [180, 0, 90]
+    parameters = {"depth": 2, "n_iter": 60, "batch_size": 4, "holdout": None}
+    detector = Dinomaly(features=features, input_scaling="standard", **parameters)
+    for steps in ([], [PCAAligner(output_size=224)]):
+        pipe = Pipeline([*steps, clone(detector)]).fit(X)
+        heat = pipe.predict_map(bad)[0]
+        peak = np.unravel_index(heat.argmax(), heat.shape)
+        assert abs(np.subtract(peak, place)).max() < 24
