@@ -4,13 +4,19 @@ import argparse
 import platform
 from pathlib import Path
 
+import numpy as np
 import sklearn
 import torch
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import (
+    average_precision_score,
+    precision_recall_curve,
+    roc_auc_score,
+)
 
 from skdinoad import DinoFeatures, __version__
+from skdinoad._images import as_images
 from skdinoad._timm import timm
-from skdinoad.datasets import load_folder
+from skdinoad.datasets import load_folder, read_mask
 
 
 def parser(description, *, root=True):
@@ -56,6 +62,32 @@ def _processor():
 def image_auroc(y, scores):
     """AUROC of the images; scores are higher = more normal, y +1 normal."""
     return roc_auc_score(y, scores)
+
+
+def image_figures(y, scores):
+    """Return image AUROC, AP and F1-max; scores are higher = more anomalous."""
+    bad = y == -1
+    precision, recall, _ = precision_recall_curve(bad, scores)
+    f1 = (2 * precision * recall / np.maximum(precision + recall, 1e-12)).max()
+    return [roc_auc_score(bad, scores), average_precision_score(bad, scores), f1]
+
+
+def known_masks(data):
+    """Return {row: mask} of the test images that are good or have a mask.
+
+    Empty if no image has one: then there is nothing to measure per pixel.
+    """
+    images = as_images(data.test)
+    rows = [i for i, m in enumerate(data.masks) if data.y[i] == 1 or m is not None]
+    if not any(data.masks[i] is not None for i in rows):
+        return {}
+    empty = {i: np.zeros(images.size(i), bool) for i in rows}
+    return {
+        i: empty[i]
+        if data.masks[i] is None
+        else read_mask(data.masks[i], images.size(i))
+        for i in rows
+    }
 
 
 def show(value):

@@ -17,17 +17,17 @@ import warnings
 from collections import defaultdict
 from pathlib import Path
 
-import numpy as np
-from _common import categories, environment, parser, print_table
-from sklearn.metrics import (
-    average_precision_score,
-    precision_recall_curve,
-    roc_auc_score,
+from _common import (
+    categories,
+    environment,
+    image_figures,
+    known_masks,
+    parser,
+    print_table,
 )
 
 from skdinoad import AnomalyDINO, DinoFeatures
 from skdinoad._masks import without_ground
-from skdinoad.datasets import read_mask
 from skdinoad.metrics import aupro_score, pixel_auroc_score
 
 FIELDS = ["category", "pixels", "shots", "seed", "masking"]
@@ -87,10 +87,7 @@ class Test:
         parts = [self.extractor.transform_frames([path]) for path in self.X]
         self.grids = [part[0][0] for part in parts]
         self.frames = [part[1][0] for part in parts]
-        known = [i for i, m in enumerate(data.masks) if self.y[i] == 1 or m is not None]
-        masks = {i: data.masks[i] for i in known}
-        self.known = known if any(m is not None for m in masks.values()) else []
-        self.masks = masks
+        self.masks = known_masks(data)
 
 
 def measure(data, test, row, path):
@@ -138,26 +135,16 @@ def masked(detector, test, whole):
 def evaluate(detector, test, D):
     """Return the five figures, the last two empty where there are no masks."""
     scores = detector._aggregate(D)
-    bad = test.y == -1
-    precision, recall, _ = precision_recall_curve(bad, scores)
-    f1 = (2 * precision * recall / np.maximum(precision + recall, 1e-12)).max()
-    image = [roc_auc_score(bad, scores), average_precision_score(bad, scores), f1]
-    if not test.known:
+    image = image_figures(test.y, scores)
+    if not test.masks:
         return [f"{x:.4f}" for x in image] + ["", ""]
-    masks, maps = [], []
-    for i in test.known:
-        size = read_size(test.X[i])
-        mask = test.masks[i]
-        masks.append(np.zeros(size, bool) if mask is None else read_mask(mask, size))
-        maps.append(detector._map(D[i], test.frames[i], size))
+    masks = list(test.masks.values())
+    maps = [
+        detector._map(D[i], test.frames[i], mask.shape)
+        for i, mask in test.masks.items()
+    ]
     pixel = [pixel_auroc_score(masks, maps), aupro_score(masks, maps)]
     return [f"{x:.4f}" for x in image + pixel]
-
-
-def read_size(path):
-    from skdinoad._images import as_images
-
-    return as_images([path]).size(0)
 
 
 # -- tables -------------------------------------------------------------------------

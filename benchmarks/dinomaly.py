@@ -1,0 +1,160 @@
+"""Dinomaly by setting: one model for each category, and one for all of them.
+
+Each row of the CSV file is one category under one setting, and what is in it already
+is not run again. ``holdout=None``, so that all training images are learned from and the
+seconds are those of one network; features are computed beforehand and not counted.
+
+    python benchmarks/dinomaly.py ../shared/data
+    python benchmarks/dinomaly.py ../shared/data --settings "one for all"
+    python benchmarks/dinomaly.py --tables
+"""
+
+import csv
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+from _common import (
+    categories,
+    environment,
+    image_figures,
+    known_masks,
+    parser,
+    print_table,
+    show,
+)
+from sklearn.metrics import average_precision_score
+
+from skdinoad import Dinomaly
+from skdinoad.metrics import aupro_score, pixel_auroc_score
+
+FIELDS = ["setting", "category"]
+FIGURES = ["image AUROC", "AP", "F1-max", "pixel AUROC", "pixel AP", "AUPRO"]
+TIMES = ["train s", "score ms", "loss"]
+
+#: Parameters of the detector; those of the extractor begin with "features__".
+SETTINGS = {
+    "fast": {},
+    "one for all": {},
+    "280 pixels": {"features__image_size": (280, 280)},
+    "aspect kept": {"features__image_size": 224},
+    "depth 2": {"depth": 2},
+    "depth 8": {"depth": 8},
+    "100 iterations": {"n_iter": 100},
+    "100 iterations, standardised": {"n_iter": 100, "input_scaling": "standard"},
+    "600 iterations": {"n_iter": 600},
+    "batches of 4": {"batch_size": 4},
+    "standardised": {"input_scaling": "standard"},
+    "recentred": {"recenter": True},
+    "other precision": {},
+}
+
+
+def main():
+    options = parser(__doc__, root=False)
+    options.add_argument("root", nargs="?", help="folder with MVTec-style categories")
+    options.add_argument("--categories", nargs="*", help="only these folder names")
+    options.add_argument("--settings", nargs="*", default=["fast", "one for all"])
+    options.add_argument("--results", default=Path(__file__).parent / "results")
+    options.add_argument("--tables", action="store_true", help="only print the tables")
+    options = options.parse_args()
+    path = Path(options.results) / "dinomaly.csv"
+    if not options.tables:
+        path.parent.mkdir(exist_ok=True, parents=True)
+        path.with_suffix(".txt").write_text(environment() + "\n")
+        everything = list(categories(options.root, options.categories))
+        for setting in options.settings:
+            run(setting, everything, path)
+    print_tables(path)
+
+
+def run(setting, everything, path):
+    """Train one model per category, or one for all, and append its figures."""
+    known = {tuple(row[:2]) for row in read(path)}
+    if setting == "one for all":
+        if all((setting, name) in known for name, _ in everything):
+            return
+        X = [image for _, data in everything for image in data.train]
+        detector, seconds = train(setting, X)
+        for name, data in everything:
+            write(path, [setting, name, *evaluate(detector, data, seconds)])
+        return
+    for name, data in everything:
+        if (setting, name) not in known:
+            detector, seconds = train(setting, data.train)
+            write(path, [setting, name, *evaluate(detector, data, seconds)])
+
+
+def train(setting, X):
+    """Return a fitted detector and the seconds of its training alone."""
+    detector = Dinomaly(holdout=None).set_params(**SETTINGS[setting])
+    extractor = detector.features or detector._default_features()
+    extractor.fit().transform(X)  # from now on in the store
+    start = time.perf_counter()
+    detector.fit(X)
+    return detector, time.perf_counter() - start
+
+
+def evaluate(detector, data, seconds):
+    """Return all figures of a category, empty where there are no masks."""
+    detector.features_.transform(data.test)
+    start = time.perf_counter()
+    scores = detector.score_samples(data.test)
+    times = [seconds, (time.perf_counter() - start) / len(scores) * 1000]
+    figures = image_figures(data.y, -scores)
+    masks = known_masks(data)
+    if masks:
+        maps = [detector.predict_map([data.test[i]])[0] for i in masks]
+        masks = list(masks.values())
+        flat = [np.concatenate([x.ravel() for x in part]) for part in (masks, maps)]
+        pixel = [pixel_auroc_score(masks, maps), average_precision_score(*flat)]
+        figures += [*pixel, aupro_score(masks, maps)]
+    else:
+        figures += [""] * 3
+    loss = statistics.mean(detector.loss_curve_[-20:])
+    return [x if x == "" else f"{x:.4f}" for x in [*figures, *times, loss]]
+
+
+def write(path, row):
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerows([FIELDS + FIGURES + TIMES] * new + [row])
+    print(*row, flush=True)
+
+
+def read(path):
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [list(row.values()) for row in csv.DictReader(file)]
+
+
+def print_tables(path):
+    """Print the image AUROC of all settings, and all figures of the main ones."""
+    print(path.with_suffix(".txt").read_text())
+    rows = read(path)
+    names = list(dict.fromkeys(row[1] for row in rows))
+    settings = list(dict.fromkeys(row[0] for row in rows))
+    table = []
+    for setting in settings:
+        cells = {row[1]: row for row in rows if row[0] == setting}
+        aurocs = [float(cells[n][2]) if n in cells else None for n in names]
+        found = [x for x in aurocs if x is not None]
+        mean = statistics.mean(found) if len(found) == len(names) else None
+        seconds = statistics.mean(float(row[8]) for row in cells.values())
+        table.append([setting, *aurocs, mean, f"{seconds:.0f}"])
+    print_table(["image AUROC", *names, "mean", "train s"], table)
+    for setting in ("fast", "one for all"):
+        print()
+        table = [
+            [row[1], *[show(float(x) if x else None) for x in row[2:8]], row[8], row[9]]
+            for row in rows
+            if row[0] == setting
+        ]
+        print_table([setting, *FIGURES, *TIMES[:2]], table)
+
+
+if __name__ == "__main__":
+    main()
