@@ -68,9 +68,9 @@ class StableAdamW(torch.optim.Optimizer):
         m.lerp_(g, 1 - beta1)
         v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
         torch.maximum(vmax, v, out=vmax)
+        # The bias correction is a number: as such it costs no pass over the tensor.
         scale = (1 - beta2 ** state["step"]) ** 0.5
-        expected = vmax.sqrt().div_(scale).add_(group["eps"])
-        surprise = (g / expected).norm() / w.numel() ** 0.5
-        # A tensor and not a number: asking a GPU for it would stop it every time.
-        size = lr / (1 - beta1 ** state["step"]) / surprise.clamp(min=1)
-        w.sub_(torch.div(m, expected, out=expected).mul_(size))
+        expected = vmax.sqrt().add_(group["eps"] * scale)
+        surprise = (g / expected).norm().item() * scale / w.numel() ** 0.5
+        size = lr * scale / (1 - beta1 ** state["step"]) / max(1, surprise)
+        w.addcdiv_(m, expected, value=-size)

@@ -6,7 +6,14 @@ from contextlib import contextmanager
 
 import torch
 
-__all__ = ["as_tensor", "resident", "resolve_device", "resolve_dtype", "seeded"]
+__all__ = [
+    "as_tensor",
+    "multiplies_bfloat16",
+    "resident",
+    "resolve_device",
+    "resolve_dtype",
+    "seeded",
+]
 
 
 def resolve_device(device: str = "auto") -> torch.device:
@@ -77,6 +84,16 @@ def resident(array, device, *, keep=True) -> torch.Tensor:
 
 
 _RESIDENT = {}
+
+
+def multiplies_bfloat16(device) -> bool:
+    """Whether a device is a CPU with instructions for products of bfloat16.
+
+    Others emulate them, which takes longer than float32.
+    """
+    known = getattr(torch.cpu, "get_capabilities", dict)()
+    able = known.get("avx512_bf16") or known.get("amx_bf16")
+    return torch.device(device).type == "cpu" and bool(able)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import torch
 from skdinoad import _torch
 from skdinoad._torch import (
     as_tensor,
+    multiplies_bfloat16,
     resident,
     resolve_device,
     resolve_dtype,
@@ -58,3 +59,17 @@ def test_copies_elsewhere_live_as_long_as_the_array(rng):
     assert len(_torch._RESIDENT) == 1
     del array
     assert not _torch._RESIDENT
+
+
+@pytest.mark.parametrize(
+    ("able", "device", "expected"),
+    [
+        ({"avx512_bf16": True}, "cpu", True),
+        ({"amx_bf16": True, "avx512_bf16": False}, "cpu", True),
+        ({"avx2": True}, "cpu", False),
+        ({"avx512_bf16": True}, "cuda", False),
+    ],
+)
+def test_bfloat16_only_where_the_cpu_multiplies_it(monkeypatch, able, device, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able, raising=False)
+    assert multiplies_bfloat16(device) is expected
