@@ -1,11 +1,12 @@
 """Dinomaly by setting: one model for each category, and one for all of them.
 
-"decoder not reversed" is a mistake on purpose: what the other figures are worth. Each row of the CSV file is one category under one setting, and what is in it already
+Each row of the CSV file is one category under one setting, and what is in it already
 is not run again. ``holdout=None``, so that all training images are learned from and the
 seconds are those of one network; features are computed beforehand and not counted.
+"decoder not reversed" is a mistake on purpose: it shows what the order is worth.
 
     python benchmarks/dinomaly.py ../shared/data
-    python benchmarks/dinomaly.py ../shared/data --categories aliens --settings "depth 8"
+    python benchmarks/dinomaly.py ../shared/data --settings "depth 8"
     python benchmarks/dinomaly.py --tables
 """
 
