@@ -102,6 +102,9 @@ class Dinomaly(BaseDetector):
         pixels, 4 decoder blocks, 300 iterations of 4 images. "paper", for a GPU: ViT-B
         with registers, 448 pixels of which the central 392 are seen, 8 blocks, 5000
         iterations of 16 images (for one product; the paper has 10 000 for several).
+    groups : int, default=1
+        Groups of layers that lie side by side in the channels of feature grids. An
+        extractor tells by itself.
     depth : int or None, default=None
         Decoder blocks, a multiple of the number of groups.
     n_iter : int or None, default=None
@@ -223,6 +226,7 @@ class Dinomaly(BaseDetector):
     _parameter_constraints = {
         **BaseDetector._parameter_constraints,
         "preset": [StrOptions(set(PRESETS))],
+        "groups": [Interval(Integral, 1, None, closed="left")],
         "depth": _COUNT,
         "n_iter": _COUNT,
         "batch_size": _COUNT,
@@ -256,6 +260,7 @@ class Dinomaly(BaseDetector):
         *,
         features=None,
         preset="fast",
+        groups=1,
         depth=None,
         n_iter=None,
         batch_size=None,
@@ -285,6 +290,7 @@ class Dinomaly(BaseDetector):
     ):
         self.features = features
         self.preset = preset
+        self.groups = groups
         self.depth = depth
         self.n_iter = n_iter
         self.batch_size = batch_size
@@ -319,7 +325,7 @@ class Dinomaly(BaseDetector):
         return DinoFeatures(**middle, **_EXTRACTORS[self.preset])
 
     def _fit_images(self, X):
-        self.n_groups_ = getattr(self.features_, "n_groups_", 1)
+        self.n_groups_ = getattr(self.features_, "n_groups_", self.groups)
         self._seed = check_random_state(self.random_state).randint(2**30)
         data = self._collect(X)
         splits = holdout_splits(data.image, self.holdout, self._seed)
@@ -334,8 +340,7 @@ class Dinomaly(BaseDetector):
         self._keep(runs)
 
     def _set_offset(self):
-        wanted = self.holdout is not None
-        return super()._set_offset() if wanted else self._set_no_offset()
+        self._set_no_offset() if self.holdout is None else super()._set_offset()
 
     def _holdout_grids(self):
         grids = [grid for _, grid in sorted(self._held, key=lambda pair: pair[0])]
@@ -539,11 +544,11 @@ class Dinomaly(BaseDetector):
     @torch.inference_mode()
     def _distances(self, network, tokens, valid):
         """Return the distances (n, h * w) of all patches, NaN where invalid."""
-        device, p = next(network.parameters()).device, self._n_prefix
+        device = next(network.parameters()).device
         tokens, valid = tokens.to(device), valid.to(device)
         used = None if bool(valid.all()) else valid
         D = cosine_distance(*self._rebuild(network, tokens, used)).mean(dim=1)
-        D = D.clamp(min=0).masked_fill(~valid[:, p:], torch.nan)
+        D = D.clamp(min=0).masked_fill(~valid[:, self._n_prefix :], torch.nan)
         return D.cpu().numpy()
 
     def _judge(self, network, data, row):

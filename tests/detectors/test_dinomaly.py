@@ -138,6 +138,19 @@ def test_without_recentering_plain_grids_do(grids):
         quick(features=None, recenter=True).fit(grids)
 
 
+def test_grids_in_groups_equal_images_without_a_class_token():
+    X = make_images(size=(64, 64))
+    features = tiny_features(layers="middle", groups=2)
+    F = features.fit_transform(X)
+    detector = quick(features="passthrough", groups=2).fit(F)
+    assert detector.n_groups_ == 2
+    assert len(detector.decoder_["shift"]) == 64
+
+    pipe = Pipeline([features, quick(features=None, groups=2)]).fit(X)
+    expected = detector.score_samples(F)
+    np.testing.assert_allclose(pipe.score_samples(X), expected, rtol=1e-5)
+
+
 def test_grids_of_another_extractor_are_refused(grids):
     detector = quick(features=None).fit(grids)
     with pytest.raises(ValueError, match=r"16 channels .* fitted on 32"):
