@@ -161,7 +161,8 @@ class Dinomaly(BaseDetector):
     warm_start : bool, default=False
         Whether ``fit`` goes on with the training of the last ``fit`` until ``n_iter``
         iterations are done altogether. On the same images, in the same process, the
-        result is that of one training without a stop.
+        result is that of one training without a stop. On other images, a share held
+        out may have been learned before: use folds, which start anew.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
         Of the matrix products in training; scores are always computed in float32.
         "auto" is bfloat16 on a CPU that multiplies it by itself, where training takes
