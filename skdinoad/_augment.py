@@ -1,6 +1,10 @@
 """Copies of images that show the same object: turned, mirrored, cut."""
 
+import zlib
+
 import numpy as np
+
+from skdinoad._images import Images
 
 __all__ = ["Copies", "crops", "dihedral"]
 
@@ -47,7 +51,8 @@ class Copies:
     X : Images
     kind : {"dihedral", "crops"}
     seed : int
-        Draws the crops: the same for an image whenever it is asked for.
+        Draws the crops: the same for an image whenever, and in whatever X, it is
+        asked for.
     """
 
     #: Pictures of each image, itself first.
@@ -55,6 +60,16 @@ class Copies:
 
     def __init__(self, X, kind, seed):
         self._X, self._kind, self._seed = X, kind, seed
+
+    @classmethod
+    def of(cls, X, kind, seed) -> Images:
+        """Return the copies as images, each after its original."""
+        if not isinstance(X, Images):
+            raise ValueError(
+                f"augmentation={kind!r}, but X holds features, and only images can be "
+                "turned or cut. Pass images, or augmentation=None."
+            )
+        return Images(cls(X, kind, seed))
 
     def __len__(self):
         return len(self._X) * self.each
@@ -64,5 +79,6 @@ class Copies:
         image = self._X[row]
         if self._kind == "dihedral":
             return dihedral(image)[copy]
-        rng = np.random.RandomState((self._seed + row) % 2**32)
+        content = zlib.crc32(np.ascontiguousarray(image))
+        rng = np.random.RandomState((self._seed + content) % 2**32)
         return image if copy == 0 else crops(image, self.each - 1, rng)[copy - 1]

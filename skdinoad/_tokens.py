@@ -6,7 +6,7 @@ from sklearn.utils import Bunch
 
 from skdinoad._torch import as_tensor
 
-__all__ = ["TokenGrids", "gather", "pack"]
+__all__ = ["TokenGrids", "check_like", "gather", "pack"]
 
 
 class TokenGrids(list):
@@ -27,6 +27,16 @@ class TokenGrids(list):
         """Return the grid of image i alone, with its tokens."""
         prefix = None if self.prefix is None else self.prefix[i : i + 1]
         return TokenGrids(self[i : i + 1], prefix)
+
+
+def check_like(grids, channels, n_prefix):
+    """Raise ValueError unless grids have so many channels and tokens before patches."""
+    found = grids[0].shape[-1], 0 if grids.prefix is None else grids.prefix.shape[1]
+    if found != (channels, n_prefix):
+        raise ValueError(
+            f"Features of {found[0]} channels with {found[1]} tokens before the "
+            f"patches; fitted on {channels} with {n_prefix}. Use one extractor for all."
+        )
 
 
 def pack(grids, groups):

@@ -86,7 +86,10 @@ def train(
     bar = tqdm(steps, name, unit="it", disable=not verbose)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         for i in bar:
-            torch.manual_seed(seed + i)
+            torch.default_generator.manual_seed(seed + i)
+            if device.type == "cuda":  # torch.manual_seed would move all devices
+                with torch.cuda.device(device):
+                    torch.cuda.manual_seed(seed + i)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(i)
             loss = loss_of(i)
@@ -130,7 +133,7 @@ def warm_cosine(i, n_iter, *, warm_up, peak, final) -> float:
 
 def iterations(value, n_iter) -> int:
     """Return a number of iterations, given as such or as a share of all of them."""
-    return value if isinstance(value, int) else round(value * n_iter)
+    return int(value) if isinstance(value, Integral) else round(value * n_iter)
 
 
 def batch_rows(n, size, i, seed=0) -> np.ndarray:

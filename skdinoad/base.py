@@ -341,6 +341,10 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
         margin = 1.5 if getattr(self.features_, "resize", None) == "crop" else 0.5
         return warp_back(grid, frame, size, margin=margin)
 
+    def _sigma(self, pixels):
+        """Return the width of smoothing; a grid of features has no pixels to smooth."""
+        return pixels if self.features_ is not None else 0
+
     def _scores(self, X):
         """Return the scores of all images, NaN where no patch is valid."""
         batches = self._scored(X, "score")
@@ -350,8 +354,8 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
         if np.isnan(self.offset_):
             raise ValueError(
                 "This detector has no threshold (offset_ is NaN), because no training "
-                "image was held out. Fit on more than a single image, or set offset_ "
-                "yourself."
+                "image was held out: it was fitted on a single image, or with "
+                "holdout=None. Change that, or set offset_ yourself."
             )
         return self.offset_
 

@@ -37,10 +37,16 @@ def test_crops_of_a_tiny_image_have_pixels():
 @pytest.mark.parametrize("kind", ["dihedral", "crops"])
 def test_copies_follow_their_image_and_are_the_same_each_time(image, kind):
     X = as_images([image, image[::-1], image // 2])
-    copies = Images(Copies(X, kind, seed=3))
+    copies = Copies.of(X, kind, seed=3)
+    assert isinstance(copies, Images)
     assert len(copies) == 24
     assert np.array_equal(copies[8], X[1])
-    again = Images(Copies(X, kind, seed=3))
-    for k in range(24):
-        assert np.array_equal(copies[k], again[k])
+    again = Copies.of(X[1:], kind, seed=3)  # in another X, as in another fold
+    for k in range(16):
+        assert np.array_equal(copies[k + 8], again[k])
         assert set(copies[k].ravel()) <= set(X[k // 8].ravel())
+
+
+def test_grids_have_no_copies():
+    with pytest.raises(ValueError, match="only images can be turned"):
+        Copies.of(np.zeros((2, 4, 4, 8)), "crops", seed=0)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from skdinoad._tokens import TokenGrids, gather, pack
+from skdinoad._tokens import TokenGrids, check_like, gather, pack
 
 
 @pytest.fixture
@@ -59,3 +59,12 @@ def test_numbers_too_large_for_half_precision_are_refused(grids):
     grids[0][0, 0] = 1e6
     with pytest.raises(ValueError, match="65504"):
         gather([(*pack(grids.one(0), 1), 0)], n=1)
+
+
+def test_grids_of_another_extractor_are_refused(grids):
+    check_like(grids, channels=6, n_prefix=2)
+    for other in ((5, 2), (6, 1)):
+        with pytest.raises(ValueError, match="6 channels with 2 tokens"):
+            check_like(grids, *other)
+    with pytest.raises(ValueError, match="with 0 tokens"):
+        check_like(TokenGrids(grids), 6, 2)

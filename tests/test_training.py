@@ -148,6 +148,7 @@ def test_iterations_are_numbers_or_shares():
     assert iterations(0.1, 300) == 30
     assert iterations(1, 300) == 1
     assert iterations(1.0, 300) == 300
+    assert iterations(np.int64(5), 300) == 5
 
 
 def test_batches_pass_over_all_rows_again_and_again():

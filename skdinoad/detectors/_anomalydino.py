@@ -91,7 +91,8 @@ class AnomalyDINO(BaseDetector):
         "approximate" asks an index of faiss (``pip install 'skdinoad[faiss]'``).
     smoothing_sigma : float, default=4
         Standard deviation, in pixels of the image given, of a Gaussian over the map.
-        It is for the eye and for pixel metrics; the image score does not see it.
+        It is for the eye and for pixel metrics; the image score does not see it. Maps
+        of feature grids are not smoothed.
     aggregate : {"top", "max", "mean", "p99"}, default="top"
         How patch scores become the image score; "top" averages the largest.
     top_fraction : float, default=0.01
@@ -401,7 +402,7 @@ class AnomalyDINO(BaseDetector):
     def _map(self, grid, frame, size):
         heat = super()._map(grid, frame, size)
         inside = None if self.masked_score == "zero" else heat > 0
-        return smooth_pixels(heat, self.smoothing_sigma, inside=inside)
+        return smooth_pixels(heat, self._sigma(self.smoothing_sigma), inside=inside)
 
     def _batches(self, X, task):
         """Yield features with NaN for the ground; say once whose mask was empty."""

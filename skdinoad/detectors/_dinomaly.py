@@ -12,11 +12,10 @@ from sklearn.utils import check_random_state
 
 from skdinoad._augment import Copies
 from skdinoad._grids import name_of
-from skdinoad._images import Images
 from skdinoad._maps import aggregate, enlarged, smooth_pixels
 from skdinoad._sklearn import Interval, StrOptions
 from skdinoad._stable_adamw import StableAdamW
-from skdinoad._tokens import TokenGrids, gather, pack
+from skdinoad._tokens import TokenGrids, check_like, gather, pack
 from skdinoad._torch import multiplies_bfloat16, resolve_device, seeded
 from skdinoad._training import (
     Run,
@@ -38,21 +37,10 @@ from skdinoad.networks import (
 __all__ = ["Dinomaly"]
 
 #: What ``preset`` stands for; each can be given as a parameter of its own.
+_OF_PRESETS = ("depth", "n_iter", "batch_size", "warm_up", "mining_ramp")
 PRESETS = {
-    "fast": {
-        "depth": 4,
-        "n_iter": 300,
-        "batch_size": 4,
-        "warm_up": 0.1,
-        "mining_ramp": 0.1,
-    },
-    "paper": {
-        "depth": 8,
-        "n_iter": 5000,
-        "batch_size": 16,
-        "warm_up": 100,
-        "mining_ramp": 1000,
-    },
+    "fast": dict(zip(_OF_PRESETS, (2, 600, 4, 0.1, 0.1))),
+    "paper": dict(zip(_OF_PRESETS, (8, 5000, 16, 100, 1000))),
 }
 
 #: The extractors of the presets.
@@ -99,7 +87,7 @@ class Dinomaly(BaseDetector):
     preset : {"fast", "paper"}, default="fast"
         What ``features``, ``depth``, ``n_iter``, ``batch_size``, ``warm_up`` and
         ``mining_ramp`` are where they are None. "fast", for a CPU: ViT-S at 224 x 224
-        pixels, 4 decoder blocks, 300 iterations of 4 images. "paper", for a GPU: ViT-B
+        pixels, 2 decoder blocks, 600 iterations of 4 images. "paper", for a GPU: ViT-B
         with registers, 448 pixels of which the central 392 are seen, 8 blocks, 5000
         iterations of 16 images (for one product; the paper has 10 000 for several).
     groups : int, default=1
@@ -114,7 +102,8 @@ class Dinomaly(BaseDetector):
     learning_rate : float, default=2e-3
         Highest learning rate; it rises from 0 and falls in a cosine to a tenth.
     warm_up : int, float or None, default=None
-        Iterations of the rise; a float is a share of ``n_iter``.
+        Iterations of the rise; a float is a share of ``n_iter``. None: the preset's,
+        a tenth of ``n_iter`` at most.
     dropout : float, default=0.2
         Rate in the bottleneck; 0.4 in the paper for the most varied data.
     mining_fraction : float, default=0.9
@@ -123,6 +112,7 @@ class Dinomaly(BaseDetector):
         Factor on their gradient; 1 switches mining off.
     mining_ramp : int, float or None, default=None
         Iterations in which the share rises from 0; a float is a share of ``n_iter``.
+        None: the preset's, a fifth of ``n_iter`` at most.
     weight_decay : float, default=1e-4
         Decay of all weights, in units of the learning rate.
     grad_clip : float, default=0.1
@@ -141,7 +131,7 @@ class Dinomaly(BaseDetector):
         Where threshold and display limits come from. An int is a number of folds: as
         many further networks, each trained without one fold and asked about it. A
         float is a share of images that no network learns from. None: no threshold;
-        enough for ranking, ``score_samples`` in a search.
+        enough for ranking by ``score_samples``, and a quarter of the time.
     map_size : int or None, default=256
         Side of the map over which patch scores are reduced to the image's; None
         reduces the patch grid itself.
@@ -151,7 +141,7 @@ class Dinomaly(BaseDetector):
         Share of the map that "top" averages.
     smoothing_sigma : float, default=4
         Standard deviation, in pixels of the image given, of a Gaussian over the heat
-        map. The image score does not see it.
+        map. The image score does not see it; maps of feature grids are not smoothed.
     contamination : "auto" or float, default="auto"
         Share of good images that may be flagged. "auto" puts the threshold at the
         least normal held-out training image.
@@ -159,10 +149,10 @@ class Dinomaly(BaseDetector):
         Seconds of training, the folds' networks included, after which it stops with
         what is learned; the features' time is not counted.
     warm_start : bool, default=False
-        Whether ``fit`` goes on with the training of the last ``fit`` until ``n_iter``
-        iterations are done altogether. On the same images, in the same process, the
-        result is that of one training without a stop. On other images, a share held
-        out may have been learned before: use folds, which start anew.
+        Whether ``fit`` goes on with the training of the last ``fit``, on the same
+        images, until ``n_iter`` iterations are done altogether: in the same process
+        exactly as if it had not stopped, from a file with the weights alone. With other
+        images, features, depth, seed or holdout it starts anew, with a warning.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
         Of the matrix products in training; scores are always computed in float32.
         "auto" is bfloat16 on a CPU that multiplies it by itself, where training takes
@@ -247,7 +237,7 @@ class Dinomaly(BaseDetector):
             Interval(Integral, 2, None, closed="left"),
             Interval(Real, 0, 1, closed="neither"),
         ],
-        "map_size": _COUNT,
+        "map_size": [None, Interval(Integral, 3, None, closed="left")],
         "smoothing_sigma": [Interval(Real, 0, None, closed="left")],
         "max_time": [None, Interval(Real, 0, None, closed="left")],
         "warm_start": ["boolean"],
@@ -327,18 +317,22 @@ class Dinomaly(BaseDetector):
 
     def _fit_images(self, X):
         self.n_groups_ = getattr(self.features_, "n_groups_", self.groups)
-        self._seed = check_random_state(self.random_state).randint(2**30)
+        self._draw_seed()
         data = self._collect(X)
         splits = holdout_splits(data.image, self.holdout, self._seed)
-        runs = self._runs_for(data, [rows for rows, _ in splits])
+        runs = self._runs_to_go_on_with(data, len(splits))
         end = None if self.max_time is None else time.monotonic() + self.max_time
         self._held = []
-        for k, (learned, held) in enumerate(splits):
-            left = None if end is None else (end - time.monotonic()) / (len(splits) - k)
-            name = "train" if k == len(splits) - 1 else f"fold {k + 1}"
-            self._train(runs[k], data, learned, left, name)
-            self._held += [(i, self._judge(runs[k].network, data, i)) for i in held]
-        self._keep(runs)
+        for k, (learned, held) in enumerate(splits, start=1 - len(splits)):
+            # The network to keep is number 0, whatever the number of folds.
+            run = runs.pop(k, None) or self._new_run(data, k, learned)
+            runs.update({k: run} if self.warm_start else {})  # or dropped once asked
+            left = None if end is None else (end - time.monotonic()) / (1 - k)
+            self._train(
+                run, data, learned, left, f"fold {k + len(splits)}" if k else "train"
+            )
+            self._held += [(i, self._judge(run.network, data, i)) for i in held]
+        self._keep(run)
 
     def _set_offset(self):
         self._set_no_offset() if self.holdout is None else super()._set_offset()
@@ -351,7 +345,7 @@ class Dinomaly(BaseDetector):
     def _score(self, F):
         if len({grid.shape for grid in F}) > 1:
             return [self._score(F.one(i))[0] for i in range(len(F))]
-        self._check_as_fitted(F)
+        check_like(F, self._shape[-1], self._n_prefix)
         tokens, valid = pack(F, self.n_groups_)
         D = self._distances(self._network(), tokens, valid)
         return D.reshape(-1, *F[0].shape[:2])
@@ -362,16 +356,19 @@ class Dinomaly(BaseDetector):
         return aggregate(D, self.aggregate, self.top_fraction)
 
     def _map(self, grid, frame, size):
-        return smooth_pixels(super()._map(grid, frame, size), self.smoothing_sigma)
+        heat = super()._map(grid, frame, size)
+        # Where nothing was scored nothing may seep in, or out.
+        return smooth_pixels(heat, self._sigma(self.smoothing_sigma), inside=heat > 0)
 
     def _forget(self):
         if hasattr(self, "decoder_"):
             self._before = self.decoder_, self.loss_curve_
+            self._runs = getattr(self, "_runs", {})
         super()._forget()
 
     def __getstate__(self):
         """Pickle the weights, not what only this process needs to train on."""
-        passing = ("_runs", "_run_key", "_before", "_loaded")
+        passing = ("_runs", "_before", "_loaded")
         state = super().__getstate__()
         return {k: v for k, v in state.items() if k not in passing}
 
@@ -385,50 +382,33 @@ class Dinomaly(BaseDetector):
         grids, prefix, frames = self.features_.transform_tokens(batch)
         return TokenGrids(grids, prefix), frames
 
-    def _check_as_fitted(self, F):
-        found = F[0].shape[-1], 0 if F.prefix is None else F.prefix.shape[1]
-        expected = self._shape[-1], self._n_prefix
-        if found != expected:
-            raise ValueError(
-                "Features of {} channels with {} tokens before the patches; fitted on "
-                "{} with {}. Use one extractor for all.".format(*found, *expected)
-            )
-
     def _collect(self, X):
         """Return the tokens of all training images and their copies, as float16."""
-        X, n_copies = self._with_copies(X)
-        data = gather(self._rows(X, n_copies), len(X))
-        self._check_usable(sorted(set(data.image)), len(X) // n_copies)
+        n_copies = 1 if self.augmentation is None else Copies.each
+        pictures = X if n_copies == 1 else Copies.of(X, self.augmentation, self._seed)
+        data = gather(self._rows(X, pictures, n_copies), len(pictures))
+        self._check_usable(sorted(set(data.image)), len(X))
         self._n_prefix = data.valid.shape[1] - self._shape[0] * self._shape[1]
         if self.recenter and not self._n_prefix:
             raise ValueError(
                 "recenter=True needs class tokens, and feature grids have none: pass "
-                "images, with DinoFeatures as features."
+                "images."
             )
         return data
 
-    def _rows(self, X, n_copies):
+    def _rows(self, X, pictures, n_copies):
         """Yield (tokens, valid, image) of each picture that has a valid patch."""
         row, self._shape = 0, None
-        for F, _ in self._batches(X, "fit"):
+        for F, _ in self._batches(pictures, "fit"):
             for i, grid in enumerate(F):
+                image, copy = divmod(row, n_copies)
                 self._check_features(grid)
                 self._shape = self._shape or grid.shape
-                self._check_shape(grid.shape, self._shape, name_of(X, row))
+                name = f"{'A copy of ' if copy else ''}{name_of(X, image)}"
+                self._check_shape(grid.shape, self._shape, name)
                 if np.isfinite(grid).all(-1).any():
-                    yield *pack(F.one(i), self.n_groups_), row // n_copies
+                    yield *pack(F.one(i), self.n_groups_), image
                 row += 1
-
-    def _with_copies(self, X):
-        """Return the training images with their copies, each after its original."""
-        if self.augmentation is None:
-            return X, 1
-        if not isinstance(X, Images):
-            raise ValueError(
-                f"augmentation={self.augmentation!r}, but X holds features, and only "
-                "images can be turned or cut. Pass images, or augmentation=None."
-            )
-        return Images(Copies(X, self.augmentation, self._seed)), Copies.each
 
     # -- private: training ------------------------------------------------------------
 
@@ -436,57 +416,76 @@ class Dinomaly(BaseDetector):
         value = getattr(self, name)
         return PRESETS[self.preset][name] if value is None else value
 
-    def _runs_for(self, data, learned):
-        """Return a network for each set of rows: new ones, or those of the last fit."""
-        key = [len(learned), data.tokens.shape, self._setting("depth"), self._seed]
-        key += [self.input_scaling, self.recenter, self.holdout]
-        if self.warm_start:
-            content = hashlib.sha1(data.tokens.numpy(), usedforsecurity=False)
-            key.append(content.hexdigest())
-        if not self.warm_start or getattr(self, "_run_key", None) != key:
-            self._runs = [self._new_run(data, *pair) for pair in enumerate(learned)]
-            if self.warm_start:
-                self._resume(self._runs[-1])
-        self._run_key = key
+    def _span(self, name, most):
+        """Return a number of iterations; the preset's is a share of them at most."""
+        n_iter = self._setting("n_iter")
+        span = iterations(self._setting(name), n_iter)
+        return (
+            span if getattr(self, name) is not None else min(span, int(most * n_iter))
+        )
+
+    def _draw_seed(self):
+        """Draw a seed; a training that goes on keeps its own where none is given."""
+        given = isinstance(self.random_state, Integral)
+        if given or not (self.warm_start and hasattr(self, "_run_key")):
+            self._seed = check_random_state(self.random_state).randint(2**30)
+
+    def _runs_to_go_on_with(self, data, n):
+        """Return the networks of the last fit, {} if this is another training."""
+        content = hashlib.sha1(data.tokens.numpy(), usedforsecurity=False).hexdigest()
+        key = (content, n, self._setting("depth"), self.n_groups_, self._seed)
+        key += (self.input_scaling, self.recenter, self.holdout)
+        before, self._run_key = getattr(self, "_run_key", None), key
+        if self.warm_start and before == key:
+            done, n_iter = len(self._before[1]), self._setting("n_iter")
+            if n_iter < done:
+                raise ValueError(
+                    f"n_iter={n_iter} with warm_start=True, but {done} iterations are "
+                    "done: n_iter is their number altogether."
+                )
+            return self._runs
+        if self.warm_start and before is not None:
+            warnings.warn(
+                "warm_start=True, but images, features or settings are not those of "
+                "the last fit: the training starts anew.",
+                UserWarning,
+                stacklevel=4,
+            )
+        self._runs, self._before = {}, (None, [])
         return self._runs
 
     def _new_run(self, data, k, rows):
         depth, channels = self._setting("depth"), data.tokens.shape[-1]
-        with seeded(self._seed + k):
+        with seeded(self._seed):  # the same for all: their scores are compared
             network = Reconstructor(channels, self.n_groups_, depth, self.dropout)
         if self.input_scaling is not None:
             network.standardise(data.tokens[rows], data.valid[rows])
+        weights, losses = self._before if k == 0 else (None, [])
+        if weights is not None:  # loaded from a file: the moments start anew
+            network.load(weights)
         network.to(resolve_device(self.device))
         optimizer = StableAdamW(network.parameters(), weight_decay=self.weight_decay)
-        return Run(network, optimizer)
-
-    def _resume(self, run):
-        """Give a new run the weights of the last fit; its moments start anew."""
-        weights, losses = getattr(self, "_before", (None, []))
-        if weights is not None:
-            run.network.load(weights)
-            run.losses = list(losses)
+        return Run(network, optimizer, list(losses))
 
     def _train(self, run, data, rows, seconds, name):
-        n_iter = self._setting("n_iter")
-        warm_up, ramp = (
-            iterations(self._setting(name), n_iter)
-            for name in ("warm_up", "mining_ramp")
-        )
-        peak = self.learning_rate
-        train(
-            run,
-            self._loss(run.network, data, rows, ramp),
-            n_iter=n_iter,
-            learning_rate=lambda i: warm_cosine(
-                i, n_iter, warm_up=warm_up, peak=peak, final=peak / 10
-            ),
-            grad_clip=self.grad_clip,
-            seed=self._seed,
-            max_time=seconds,
-            verbose=self.verbose,
-            name=name,
-        )
+        n_iter, peak = self._setting("n_iter"), self.learning_rate
+        warm_up = self._span("warm_up", most=0.1)
+        schedule = {"warm_up": warm_up, "peak": peak, "final": peak / 10}
+        try:
+            train(
+                run,
+                self._loss(run.network, data, rows),
+                n_iter=n_iter,
+                learning_rate=lambda i: warm_cosine(i, n_iter, **schedule),
+                grad_clip=self.grad_clip,
+                seed=self._seed,
+                max_time=seconds,
+                verbose=self.verbose,
+                name=name,
+            )
+        except FloatingPointError:
+            self._run_key = None  # nothing to go on with
+            raise
         if len(run.losses) < min(warm_up, n_iter):
             warnings.warn(
                 f"max_time={self.max_time} stopped {name!r} after {len(run.losses)} of "
@@ -496,13 +495,14 @@ class Dinomaly(BaseDetector):
                 stacklevel=5,
             )
 
-    def _loss(self, network, data, rows, ramp):
+    def _loss(self, network, data, rows):
         """Return the function of an iteration to its loss."""
         device, size = next(network.parameters()).device, self._setting("batch_size")
         whole, p = bool(data.valid.all()), self._n_prefix
         low = self.precision == "bfloat16" or (
             self.precision == "auto" and multiplies_bfloat16(device)
         )
+        ramp = self._span("mining_ramp", most=0.2)
         network.bottleneck.rate = self.dropout
 
         def loss(i):
@@ -523,14 +523,12 @@ class Dinomaly(BaseDetector):
         kind = {"prefix": self._n_prefix, "recenter": self.recenter, "low": low}
         return rebuild(network, tokens, valid, **kind)
 
-    def _keep(self, runs):
-        """Keep what scoring needs; the runs too if the next fit may go on with them."""
-        network, self.loss_curve_ = runs[-1].network, list(runs[-1].losses)
-        self.n_iter_ = len(self.loss_curve_)
-        state = network.state_dict()
+    def _keep(self, run):
+        """Keep what scoring needs."""
+        self.loss_curve_, self.n_iter_ = list(run.losses), len(run.losses)
+        state = run.network.state_dict()
         self.decoder_ = {k: v.detach().cpu().numpy().copy() for k, v in state.items()}
-        self._runs, self._before = runs if self.warm_start else None, (None, [])
-        self._loaded = None
+        self._loaded, self._before = None, (None, [])
 
     # -- private: distances -----------------------------------------------------------
 

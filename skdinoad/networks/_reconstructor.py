@@ -22,7 +22,7 @@ __all__ = [
     "reconstruction_loss",
 ]
 
-#: Channels per attention head, in all ViTs of DINOv2.
+#: Channels per attention head, in all ViTs of DINOv2; other widths have one head.
 _HEAD = 64
 
 
@@ -126,7 +126,8 @@ class Block(nn.Module):
 
     def __init__(self, channels, eps):
         super().__init__()
-        self.heads, self.eps = max(1, channels // _HEAD), eps
+        self.heads = 1 if channels % _HEAD else channels // _HEAD
+        self.eps = eps
         self.norm1 = nn.LayerNorm(channels, eps=1e-8)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.project = nn.Linear(channels, channels)

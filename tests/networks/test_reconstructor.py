@@ -155,6 +155,22 @@ def test_linear_attention_survives_very_negative_queries(low):
     assert q.grad.isfinite().all()
 
 
+def test_attention_is_summed_in_float32_under_autocast():
+    q, k, v = qkv(t=500)
+    exact = linear_attention(q, k, v)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = linear_attention(q, k, v)
+    assert out.dtype == torch.float32
+    assert torch.equal(out, exact)
+
+
+def test_norms_divide_by_hardly_more_than_the_variance():
+    network = Reconstructor(64, 2, 2)
+    norms = [m for m in network.modules() if isinstance(m, nn.LayerNorm)]
+    assert len(norms) == 4
+    assert {norm.eps for norm in norms} == {1e-8}
+
+
 def test_nobody_looks_at_invalid_tokens():
     network, tokens = make(), torch.randn(1, 6, 128, generator=_generator())
     valid = torch.tensor([[True, True, False, True, True, False]])
