@@ -48,6 +48,7 @@ def measure(case, steps):
         depth=depth, batch_size=batch, precision=precision, warm_up=10, mining_ramp=10
     )
     detector._seed, detector.n_groups_, detector._n_prefix = 0, 2, 1
+    detector._before = None, []
     noise = torch.randn(2 * batch, 2, tokens, channels)
     valid = torch.ones(1, tokens, dtype=torch.bool)
     data = gather(((x[None], valid, i) for i, x in enumerate(noise)), len(noise))
