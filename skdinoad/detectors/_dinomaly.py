@@ -328,9 +328,8 @@ class Dinomaly(BaseDetector):
             run = runs.pop(k, None) or self._new_run(data, k, learned)
             runs.update({k: run} if self.warm_start else {})  # or dropped once asked
             left = None if end is None else (end - time.monotonic()) / (1 - k)
-            self._train(
-                run, data, learned, left, f"fold {k + len(splits)}" if k else "train"
-            )
+            name = f"fold {k + len(splits)}" if k else "train"
+            self._train(run, data, learned, left, name)
             self._held += [(i, self._judge(run.network, data, i)) for i in held]
         self._keep(run)
 
@@ -420,9 +419,8 @@ class Dinomaly(BaseDetector):
         """Return a number of iterations; the preset's is a share of them at most."""
         n_iter = self._setting("n_iter")
         span = iterations(self._setting(name), n_iter)
-        return (
-            span if getattr(self, name) is not None else min(span, int(most * n_iter))
-        )
+        given = getattr(self, name) is not None
+        return span if given else min(span, int(most * n_iter))
 
     def _draw_seed(self):
         """Draw a seed; a training that goes on keeps its own where none is given."""
