@@ -8,7 +8,7 @@ os.environ["SKDINOAD_OFFLINE"] = "1"
 import numpy as np
 import pytest
 
-from skdinoad import DinoFeatures
+from skdinoad import AffineAligner, DinoFeatures, Dinomaly, PCAAligner
 from skdinoad.features import WeightsNotFoundError
 from skdinoad.features._store import clear_memory
 
@@ -17,6 +17,21 @@ def tiny_features(**parameters):
     """Return an extractor with a random network of 0.4 million weights."""
     parameters = {"image_size": 64, "batch_size": 4, **parameters}
     return DinoFeatures(model="test_vit", weights="random:0", **parameters)
+
+
+def build(cls):
+    """Return an instance that is quick: a tiny random network, small images."""
+    if cls is DinoFeatures:
+        return tiny_features()
+    if cls is PCAAligner:
+        return cls(output_size=64)
+    if cls is AffineAligner:
+        tiny = tiny_features(image_size=None)
+        return cls(features=tiny, output_size=64, n_samples=20, n_rounds=1)
+    if cls is Dinomaly:
+        tiny = tiny_features(layers="middle", groups=2)
+        return cls(features=tiny, depth=2, n_iter=30, learning_rate=0.01, holdout=2)
+    return cls(features=tiny_features())
 
 
 @pytest.fixture

@@ -4,14 +4,14 @@ import inspect
 
 import numpy as np
 import pytest
-from conftest import tiny_features
+from conftest import build
 from sklearn.base import BaseEstimator
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils import estimator_checks
 
 import skdinoad
-from skdinoad import AffineAligner, DinoFeatures, Dinomaly, DinoPatch, PCAAligner
+from skdinoad import DinoPatch
 from skdinoad.base import _offset
 from skdinoad.testing import checks_for, make_images
 
@@ -36,21 +36,6 @@ DATA_FREE = [
     estimator_checks.check_mixin_order,
     estimator_checks.check_do_not_raise_errors_in_init_or_set_params,
 ]
-
-
-def build(cls):
-    """Return an instance that is quick: a tiny random network, small images."""
-    if cls is DinoFeatures:
-        return tiny_features()
-    if cls is PCAAligner:
-        return cls(output_size=64)
-    if cls is AffineAligner:
-        tiny = tiny_features(image_size=None)
-        return cls(features=tiny, output_size=64, n_samples=20, n_rounds=1)
-    if cls is Dinomaly:
-        tiny = tiny_features(layers="middle", groups=2)
-        return cls(features=tiny, depth=2, n_iter=30, learning_rate=0.01, holdout=2)
-    return cls(features=tiny_features())
 
 
 @pytest.mark.parametrize("check", DATA_FREE, ids=lambda check: check.__name__)

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from conftest import tiny_features
+from conftest import build, tiny_features
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import (
@@ -15,6 +15,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from skdinoad import (
     DinoFeatures,
+    Dinomaly,
     DinoPatch,
     PCAAligner,
     Pipeline,
@@ -23,7 +24,7 @@ from skdinoad import (
 )
 from skdinoad import pipeline as module
 from skdinoad.datasets import make_screws
-from skdinoad.testing import make_images
+from skdinoad.testing import checks_for, make_images
 
 #: Outlier detectors are no classifiers: a plain cv=2 would not mix the classes.
 STRATIFIED = StratifiedKFold(2)
@@ -242,3 +243,25 @@ def test_messages_name_the_row_of_x_beyond_the_first_chunk(make_tiny):
     clear[36, ..., 3] = 0
     with pytest.raises(ValueError, match=r"X\[36\] has no valid patch"):
         pipe.predict_map(clear)
+
+
+# -- the common checks, through an aligner ------------------------------------------
+
+#: They ask for attributes and parameters of the detector, which is a step here.
+_OF_DETECTORS = {
+    "check_parameters_are_checked_in_fit",
+    "check_scores_labels_and_offset_agree",
+    "check_threshold_comes_from_held_out_scores",
+    "check_a_higher_contamination_flags_more",
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*no object")
+@pytest.mark.parametrize(
+    "check",
+    [c for c in checks_for(DinoPatch()) if c.__name__ not in _OF_DETECTORS],
+    ids=lambda check: check.__name__,
+)
+@pytest.mark.parametrize("cls", [DinoPatch, Dinomaly])
+def test_common_check_through_an_aligner(cls, check):
+    check(Pipeline([PCAAligner(output_size=64), build(cls)]))
