@@ -1,6 +1,7 @@
 """What all benchmarks share: categories, environment, tables."""
 
 import argparse
+import csv
 import platform
 from pathlib import Path
 
@@ -88,6 +89,21 @@ def known_masks(data):
         else read_mask(data.masks[i], images.size(i))
         for i in rows
     }
+
+
+def read_rows(path):
+    """Return the rows of a CSV file without its header, [] if there is none."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [list(row.values()) for row in csv.DictReader(file)]
+
+
+def append_rows(path, header, rows):
+    """Append rows to a CSV file; a new one begins with the header."""
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([header] * new + rows)
 
 
 def show(value):

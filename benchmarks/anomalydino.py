@@ -10,7 +10,6 @@ over seeds, with the standard deviation between them.
 """
 
 import copy
-import csv
 import statistics
 import time
 import warnings
@@ -18,12 +17,14 @@ from collections import defaultdict
 from pathlib import Path
 
 from _common import (
+    append_rows,
     categories,
     environment,
     image_figures,
     known_masks,
     parser,
     print_table,
+    read_rows,
 )
 
 from skdinoad import AnomalyDINO, DinoFeatures
@@ -57,7 +58,7 @@ def main():
 def run_all(options, path):
     path.parent.mkdir(exist_ok=True, parents=True)
     path.with_suffix(".txt").write_text(environment() + "\n")
-    done = {key(row) for row in read(path)}
+    done = {key(row) for row in read_rows(path)}
     for size in options.sizes:
         for name, data in categories(options.root, options.categories):
             plan = list(runs(name, size, options, len(data.train)))
@@ -111,10 +112,7 @@ def measure(data, test, row, path):
             extra = [detector.masking_, len(detector.bank_)]
             times = [f"{fitting:.2f}", f"{scoring:.3f}"]
             out.append([*row[:4], masking, *figures, *extra, *times])
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerows([FIELDS + FIGURES + OTHERS] * new + out)
+    append_rows(path, FIELDS + FIGURES + OTHERS, out)
     print(*out[0], "|", *out[1][4:6], flush=True)
     return out
 
@@ -150,13 +148,6 @@ def evaluate(detector, test, D):
 # -- tables -------------------------------------------------------------------------
 
 
-def read(path):
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return [list(row.values()) for row in csv.DictReader(file)]
-
-
 def key(row):
     return tuple(row[:4])
 
@@ -166,7 +157,7 @@ def print_tables(path):
     text = path.with_suffix(".txt")
     print(text.read_text() if text.exists() else "")
     groups = defaultdict(list)
-    for row in read(path):
+    for row in read_rows(path):
         figures = dict(zip(FIGURES, row[5:10]))
         verdict = "on" if row[10] == "True" else "off"
         modes = [row[4], *(["auto"] if row[4] == verdict else [])]

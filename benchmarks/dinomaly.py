@@ -10,19 +10,20 @@ seconds are those of one network; features are computed beforehand and not count
     python benchmarks/dinomaly.py --tables
 """
 
-import csv
 import statistics
 import time
 from pathlib import Path
 
 import numpy as np
 from _common import (
+    append_rows,
     categories,
     environment,
     image_figures,
     known_masks,
     parser,
     print_table,
+    read_rows,
     show,
 )
 from sklearn.metrics import average_precision_score
@@ -39,6 +40,7 @@ OTHERS = ["train s", "score ms", "loss", "false alarms", "misses"]
 SETTINGS = {
     "fast": {},
     "fast, threshold by 3 folds": {"holdout": 3},
+    "fast, 3 folds, contamination 0.1": {"holdout": 3, "contamination": 0.1},
     "one for all": {},
     "one for all, 1200 iterations": {"n_iter": 1200},
     "blocks 2 to 9": {"features__layers": tuple(range(2, 10))},
@@ -64,11 +66,15 @@ SETTINGS = {
 }
 
 
+#: The settings that have a table of their own.
+MAIN = ("fast", "one for all, 1200 iterations")
+
+
 def main():
     options = parser(__doc__, root=False)
     options.add_argument("root", nargs="?", help="folder with MVTec-style categories")
     options.add_argument("--categories", nargs="*", help="only these folder names")
-    options.add_argument("--settings", nargs="*", default=["fast", "one for all"])
+    options.add_argument("--settings", nargs="*", default=[*MAIN])
     options.add_argument("--results", default=Path(__file__).parent / "results")
     options.add_argument("--tables", action="store_true", help="only print the tables")
     options = options.parse_args()
@@ -84,7 +90,7 @@ def main():
 
 def run(setting, everything, path):
     """Train one model per category, or one for all, and append its figures."""
-    known = {tuple(row[:2]) for row in read(path)}
+    known = {tuple(row[:2]) for row in read_rows(path)}
     if setting.startswith("one for all"):
         if all((setting, name) in known for name, _ in everything):
             return
@@ -139,24 +145,14 @@ def evaluate(detector, data, seconds):
 
 
 def write(path, row):
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerows([FIELDS + FIGURES + OTHERS] * new + [row])
+    append_rows(path, FIELDS + FIGURES + OTHERS, [row])
     print(*row, flush=True)
-
-
-def read(path):
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return [list(row.values()) for row in csv.DictReader(file)]
 
 
 def print_tables(path):
     """Print the image AUROC of all settings, and all figures of the main ones."""
     print(path.with_suffix(".txt").read_text())
-    rows = read(path)
+    rows = read_rows(path)
     names = list(dict.fromkeys(row[1] for row in rows))
     settings = list(dict.fromkeys(row[0] for row in rows))
     table = []
@@ -168,17 +164,22 @@ def print_tables(path):
         seconds = statistics.mean(float(row[8]) for row in cells.values())
         table.append([setting, *aurocs, mean, f"{seconds:.0f}"])
     print_table(["image AUROC", *names, "mean", "train s"], table)
-    for setting in ("fast", "one for all, 1200 iterations"):
+    for setting in MAIN:
         print()
         table = [
-            [row[1], *[show(float(x) if x else None) for x in row[2:8]], row[8], row[9]]
+            [row[1], *[show(float(x) if x else None) for x in row[2:8]], *rounded(row)]
             for row in rows
             if row[0] == setting
         ]
         print_table([setting, *FIGURES, *OTHERS[:2]], table)
     print()
-    table = [[row[1], *row[11:], row[8]] for row in rows if row[11]]
-    print_table(["threshold by 3 folds", *OTHERS[3:], OTHERS[0]], table)
+    table = [[*row[:2], *row[11:], rounded(row)[0]] for row in rows if row[11]]
+    print_table(["threshold", "category", *OTHERS[3:], OTHERS[0]], table)
+
+
+def rounded(row):
+    """Return training seconds and scoring milliseconds of a row, to be read."""
+    return [f"{float(x):.0f}" for x in row[8:10]]
 
 
 if __name__ == "__main__":

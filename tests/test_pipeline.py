@@ -247,7 +247,8 @@ def test_messages_name_the_row_of_x_beyond_the_first_chunk(make_tiny):
 
 # -- the common checks, through an aligner ------------------------------------------
 
-#: They ask for attributes and parameters of the detector, which is a step here.
+#: They ask for attributes and parameters of the detector, which is a step here; the
+#: test below them asks the same of the step.
 _OF_DETECTORS = {
     "check_parameters_are_checked_in_fit",
     "check_scores_labels_and_offset_agree",
@@ -265,3 +266,23 @@ _OF_DETECTORS = {
 @pytest.mark.parametrize("cls", [DinoPatch, Dinomaly])
 def test_common_check_through_an_aligner(cls, check):
     check(Pipeline([PCAAligner(output_size=64), build(cls)]))
+
+
+@pytest.mark.parametrize("cls", [DinoPatch, Dinomaly])
+def test_thresholds_through_an_aligner(cls):
+    X = make_images(12)
+    pipe = Pipeline([("align", PCAAligner(output_size=64)), ("detect", build(cls))])
+    scores = pipe.fit(X[:8]).score_samples(X)
+    decision, labels = pipe.decision_function(X), pipe.predict(X)
+    np.testing.assert_allclose(decision, scores - pipe[-1].offset_)
+    assert np.array_equal(labels, np.where(decision < 0, -1, 1))
+    assert pipe[-1].holdout_scores_.shape == (8,)
+    assert (labels[8:] == 1).any()
+    offsets = [
+        clone(pipe).set_params(detect__contamination=share).fit(X)[-1].offset_
+        for share in (0.1, 0.5)
+    ]
+    assert offsets[0] < offsets[1]
+    for name in ("align__output_size", "detect__contamination"):
+        with pytest.raises(ValueError, match=name.split("__")[1]):
+            clone(pipe).set_params(**{name: -1}).fit(X)

@@ -69,8 +69,8 @@ class DinoFeatures(TakesImages, TransformerMixin, BaseEstimator):
         the aspect ratio, and leaves out what is beyond the last whole patch on the
         right and at the bottom, as the code of the DINOv2 based papers does.
     crop_size : int, (int, int) or None, default=None
-        Size of the central part of the resized image that is looked at; the frame
-        of what is around it is never scored.
+        Size of the central part of the resized image that is looked at; what lies
+        around it is never scored.
     interpolation : {"bicubic", "bilinear"}, default="bicubic"
         How pixels are resized, antialiased in either case.
     dtype : {"float32", "bfloat16", "float16"}, default="float32"
@@ -356,7 +356,8 @@ class DinoFeatures(TakesImages, TransformerMixin, BaseEstimator):
         # What is kept knows no alpha: an image masked anew needs no new features.
         grids, prefix, frames = [], [], []
         for image, known in zip(images, tokens):
-            (h, w), frame = self._plan(image.shape[:2])[1], self._frame(image.shape[:2])
+            size = image.shape[:2]
+            (h, w), frame = self._plan(size)[1], self._frame(size)
             grid = known[-h * w :].reshape(h, w, *known.shape[1:])
             covered = _covered(frame, (h, w))
             grids.append(invalidate(grid, image, self.min_valid, covered))

@@ -73,8 +73,7 @@ class Reconstructor(nn.Module):
             self.load_state_dict({k: as_tensor(v) for k, v in weights.items()})
         except RuntimeError as error:
             raise ValueError(
-                "The network fitted before has another shape. With warm_start=True "
-                f"keep features and depth as they were. {error}"
+                f"These are the weights of a network of another shape: {error}"
             ) from error
 
     def forward(self, tokens, valid=None):

@@ -298,3 +298,23 @@ def test_interpolation_changes_what_is_seen_and_what_is_stored(make_tiny):
     cubic = make_tiny().fit_transform(X)
     linear = make_tiny(interpolation="bilinear").fit_transform(X)
     assert np.abs(cubic - linear).max() > 1e-3
+
+
+def test_groups_are_means_of_raw_block_outputs(make_tiny):
+    X, network = make_images(1, size=(64, 64)), load_backbone("test_vit", "random:0")
+    features = make_tiny(layers=[1, 2, 3, 4], groups=2).fit()
+    grids, prefix, _ = features.transform_tokens(X)
+    mean, std = network.mean_std[:, None, :, None, None]
+    x = (torch.tensor(X).permute(0, 3, 1, 2) / 255 - mean) / std
+    outputs = []
+    with torch.inference_mode():
+        x = network.network._pos_embed(network.network.patch_embed(x))
+        for block in network.network.blocks:
+            x = block(x)
+            outputs.append(x[0].numpy())  # before any norm
+    for g, pair in enumerate([(1, 2), (3, 4)]):
+        expected = (outputs[pair[0]] + outputs[pair[1]]) / 2
+        part = slice(64 * g, 64 * g + 64)
+        np.testing.assert_allclose(prefix[0, :, part], expected[:1], atol=1e-4)
+        found = grids[0].reshape(16, -1)[:, part]
+        np.testing.assert_allclose(found, expected[1:], atol=1e-4)
