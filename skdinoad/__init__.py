@@ -4,13 +4,14 @@ from skdinoad._labels import to_labels
 from skdinoad._version import __version__
 from skdinoad.alignment import AffineAligner, ForegroundMask, PCAAligner
 from skdinoad.detectors import AnomalyDINO, Dinomaly, DinoPatch
-from skdinoad.features import DinoFeatures
+from skdinoad.features import CNNFeatures, DinoFeatures
 from skdinoad.persistence import dump
 from skdinoad.pipeline import Pipeline, make_pipeline, predict_map
 
 __all__ = [
     "AffineAligner",
     "AnomalyDINO",
+    "CNNFeatures",
     "DinoFeatures",
     "DinoPatch",
     "Dinomaly",

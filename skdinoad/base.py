@@ -121,8 +121,9 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
         rows = normal_rows(y, len(X))
         self._forget()
         try:
-            self.features_ = self._fit_extractor(X)
-            self._fit_images(take(X, rows))
+            normals = take(X, rows)  # extractors may learn too, and never from defects
+            self.features_ = self._fit_extractor(normals)
+            self._fit_images(normals)
             self._set_offset()
         except BaseException:
             self._forget()  # a model half new, half old would score in silence

@@ -8,7 +8,7 @@ os.environ["SKDINOAD_OFFLINE"] = "1"
 import numpy as np
 import pytest
 
-from skdinoad import AffineAligner, DinoFeatures, Dinomaly, PCAAligner
+from skdinoad import AffineAligner, CNNFeatures, DinoFeatures, Dinomaly, PCAAligner
 from skdinoad.features import WeightsNotFoundError
 from skdinoad.features._store import clear_memory
 
@@ -19,10 +19,18 @@ def tiny_features(**parameters):
     return DinoFeatures(model="test_vit", weights="random:0", **parameters)
 
 
+def tiny_cnn(**parameters):
+    """Return an extractor with a random CNN of 0.4 million weights."""
+    parameters = {"image_size": 64, "batch_size": 4, **parameters}
+    return CNNFeatures(model="test_efficientnet", weights="random:0", **parameters)
+
+
 def build(cls):
     """Return an instance that is quick: a tiny random network, small images."""
     if cls is DinoFeatures:
         return tiny_features()
+    if cls is CNNFeatures:
+        return tiny_cnn()
     if cls is PCAAligner:
         return cls(output_size=64)
     if cls is AffineAligner:
@@ -44,14 +52,29 @@ def make_tiny():
     return tiny_features
 
 
+@pytest.fixture
+def make_tiny_cnn():
+    return tiny_cnn
+
+
 @pytest.fixture(scope="session")
 def real_features():
     """Return the function that builds extractors with real weights."""
+    return _with_weights(DinoFeatures)
+
+
+@pytest.fixture(scope="session")
+def real_cnn():
+    """Return the function that builds extractors with a real CNN."""
+    return _with_weights(CNNFeatures)
+
+
+def _with_weights(cls):
     try:
-        DinoFeatures().fit()
+        cls().fit(np.zeros((1, 64, 64), np.uint8))
     except WeightsNotFoundError as error:
         pytest.skip(str(error))
-    return DinoFeatures
+    return cls
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
-"""Patch features of pretrained networks."""
+"""Extractors: images to grids of features, and where their weights come from."""
 
+from skdinoad.features._cnn import CNNFeatures
 from skdinoad.features._dino import DinoFeatures
-from skdinoad.features._weights import WeightsNotFoundError
+from skdinoad.features._packages import WeightsNotFoundError
 
-__all__ = ["DinoFeatures", "WeightsNotFoundError"]
+__all__ = ["CNNFeatures", "DinoFeatures", "WeightsNotFoundError"]

