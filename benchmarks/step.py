@@ -58,7 +58,7 @@ def measure(case, steps):
     for _ in range(steps + 2):  # the first two warm up
         times["bare"].append(bare(run.network, noise[:batch], precision))
         start = time.perf_counter()
-        # Iterations done before, so that the warm-up is over; max_time=0 does one.
+        # Iterations done before, so that the warm-up is over; 0 seconds do one more.
         once = Run(run.network, run.optimizer, [0.0] * 100)
         detector._train(once, data, rows, 0, "step")
         times["ours"].append(time.perf_counter() - start)

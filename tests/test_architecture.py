@@ -14,7 +14,7 @@ LAYERS = [
     {"_augment", "_timm", "_geometry", "_grids", "_neighbors", "_projection"},
     {"_tokens", "networks"},
     {"base", "datasets"},
-    {"features"},
+    {"_trained", "features"},
     {"alignment"},
     {"detectors"},
     {"pipeline"},

@@ -1,14 +1,10 @@
 """Dinomaly: a decoder that can rebuild the features of good images only."""
 
 import hashlib
-import time
-import warnings
 from numbers import Integral, Real
 
 import numpy as np
 import torch
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
 
 from skdinoad._augment import Copies
 from skdinoad._grids import name_of
@@ -16,16 +12,8 @@ from skdinoad._maps import aggregate, enlarged, smooth_pixels
 from skdinoad._sklearn import Interval, StrOptions
 from skdinoad._stable_adamw import StableAdamW
 from skdinoad._tokens import TokenGrids, check_like, gather, pack
-from skdinoad._torch import multiplies_bfloat16, resolve_device, seeded
-from skdinoad._training import (
-    Run,
-    batch_rows,
-    holdout_splits,
-    iterations,
-    train,
-    warm_cosine,
-)
-from skdinoad.base import BaseDetector
+from skdinoad._trained import COUNT, SPAN, TrainedDetector
+from skdinoad._training import batch_rows, iterations, warm_cosine
 from skdinoad.features import DinoFeatures
 from skdinoad.networks import (
     Reconstructor,
@@ -55,16 +43,7 @@ _EXTRACTORS = {
 }
 
 
-#: A number or the preset's; a number or share of iterations, or the preset's.
-_COUNT = [None, Interval(Integral, 1, None, closed="left")]
-_ITERATIONS = [
-    None,
-    Interval(Integral, 0, None, closed="left"),
-    Interval(Real, 0, 1, closed="both"),
-]
-
-
-class Dinomaly(BaseDetector):
+class Dinomaly(TrainedDetector):
     r"""Rebuild the features of the network's middle; what cannot be rebuilt is odd.
 
     The mean of eight blocks' tokens passes a noisy bottleneck, an MLP with dropout,
@@ -215,36 +194,27 @@ class Dinomaly(BaseDetector):
     """
 
     _parameter_constraints = {
-        **BaseDetector._parameter_constraints,
+        **TrainedDetector._parameter_constraints,
         "preset": [StrOptions(set(PRESETS))],
         "groups": [Interval(Integral, 1, None, closed="left")],
-        "depth": _COUNT,
-        "n_iter": _COUNT,
-        "batch_size": _COUNT,
+        "depth": COUNT,
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "warm_up": _ITERATIONS,
+        "warm_up": SPAN,
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "mining_fraction": [Interval(Real, 0, 1, closed="left")],
         "mining_factor": [Interval(Real, 0, 1, closed="both")],
-        "mining_ramp": _ITERATIONS,
+        "mining_ramp": SPAN,
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "grad_clip": [Interval(Real, 0, None, closed="neither")],
         "input_scaling": [None, StrOptions({"standard"})],
         "recenter": ["boolean"],
         "augmentation": [None, StrOptions({"dihedral", "crops"})],
-        "holdout": [
-            None,
-            Interval(Integral, 2, None, closed="left"),
-            Interval(Real, 0, 1, closed="neither"),
-        ],
         "map_size": [None, Interval(Integral, 3, None, closed="left")],
         "smoothing_sigma": [Interval(Real, 0, None, closed="left")],
-        "max_time": [None, Interval(Real, 0, None, closed="left")],
-        "warm_start": ["boolean"],
-        "precision": [StrOptions({"auto", "float32", "bfloat16"})],
-        "device": [str],
-        "random_state": ["random_state"],
     }
+
+    _presets = PRESETS
+    _weights_name = "decoder_"
 
     def __init__(
         self,
@@ -315,32 +285,6 @@ class Dinomaly(BaseDetector):
         middle = {"layers": "middle", "groups": 2, "norm": False}
         return DinoFeatures(**middle, **_EXTRACTORS[self.preset])
 
-    def _fit_images(self, X):
-        self.n_groups_ = getattr(self.features_, "n_groups_", self.groups)
-        self._draw_seed()
-        data = self._collect(X)
-        splits = holdout_splits(data.image, self.holdout, self._seed)
-        runs = self._runs_to_go_on_with(data, len(splits))
-        end = None if self.max_time is None else time.monotonic() + self.max_time
-        self._held = []
-        for k, (learned, held) in enumerate(splits, start=1 - len(splits)):
-            # The network to keep is number 0, whatever the number of folds.
-            run = runs.pop(k, None) or self._new_run(data, k, learned)
-            runs.update({k: run} if self.warm_start else {})  # or dropped once asked
-            left = None if end is None else (end - time.monotonic()) / (1 - k)
-            name = f"fold {k + len(splits)}" if k else "train"
-            self._train(run, data, learned, left, name)
-            self._held += [(i, self._judge(run.network, data, i)) for i in held]
-        self._keep(run)
-
-    def _set_offset(self):
-        self._set_no_offset() if self.holdout is None else super()._set_offset()
-
-    def _holdout_grids(self):
-        grids = [grid for _, grid in sorted(self._held, key=lambda pair: pair[0])]
-        del self._held
-        return grids or None
-
     def _score(self, F):
         if len({grid.shape for grid in F}) > 1:
             return [self._score(F.one(i))[0] for i in range(len(F))]
@@ -359,18 +303,6 @@ class Dinomaly(BaseDetector):
         # Where nothing was scored nothing may seep in, or out.
         return smooth_pixels(heat, self._sigma(self.smoothing_sigma), inside=heat > 0)
 
-    def _forget(self):
-        if hasattr(self, "decoder_"):
-            self._before = self.decoder_, self.loss_curve_
-            self._runs = getattr(self, "_runs", {})
-        super()._forget()
-
-    def __getstate__(self):
-        """Pickle the weights, not what only this process needs to train on."""
-        passing = ("_runs", "_before", "_loaded")
-        state = super().__getstate__()
-        return {k: v for k, v in state.items() if k not in passing}
-
     # -- private: features ------------------------------------------------------------
 
     def _read_batch(self, batch):
@@ -381,8 +313,9 @@ class Dinomaly(BaseDetector):
         grids, prefix, frames = self.features_.transform_tokens(batch)
         return TokenGrids(grids, prefix), frames
 
-    def _collect(self, X):
+    def _gather(self, X):
         """Return the tokens of all training images and their copies, as float16."""
+        self.n_groups_ = getattr(self.features_, "n_groups_", self.groups)
         n_copies = 1 if self.augmentation is None else Copies.each
         pictures = X if n_copies == 1 else Copies.of(X, self.augmentation, self._seed)
         data = gather(self._rows(X, pictures, n_copies), len(pictures))
@@ -411,10 +344,6 @@ class Dinomaly(BaseDetector):
 
     # -- private: training ------------------------------------------------------------
 
-    def _setting(self, name):
-        value = getattr(self, name)
-        return PRESETS[self.preset][name] if value is None else value
-
     def _span(self, name, most):
         """Return a number of iterations; the preset's is a share of them at most."""
         n_iter = self._setting("n_iter")
@@ -422,84 +351,37 @@ class Dinomaly(BaseDetector):
         given = getattr(self, name) is not None
         return span if given else min(span, int(most * n_iter))
 
-    def _draw_seed(self):
-        """Draw a seed; a training that goes on keeps its own where none is given."""
-        given = isinstance(self.random_state, Integral)
-        if given or not (self.warm_start and hasattr(self, "_run_key")):
-            self._seed = check_random_state(self.random_state).randint(2**30)
-
-    def _runs_to_go_on_with(self, data, n):
-        """Return the networks of the last fit, {} if this is another training."""
+    def _identity(self, data):
         content = hashlib.sha1(data.tokens.numpy(), usedforsecurity=False).hexdigest()
-        key = (content, n, self._setting("depth"), self.n_groups_, self._seed)
-        key += (self.input_scaling, self.recenter, self.holdout)
-        before, self._run_key = getattr(self, "_run_key", None), key
-        if self.warm_start and before == key:
-            done, n_iter = len(self._before[1]), self._setting("n_iter")
-            if n_iter < done:
-                raise ValueError(
-                    f"n_iter={n_iter} with warm_start=True, but {done} iterations are "
-                    "done: n_iter is their number altogether."
-                )
-            return self._runs
-        if self.warm_start and before is not None:
-            warnings.warn(
-                "warm_start=True, but images, features or settings are not those of "
-                "the last fit: the training starts anew.",
-                UserWarning,
-                stacklevel=4,
-            )
-        self._runs, self._before = {}, (None, [])
-        return self._runs
+        shape = (self._setting("depth"), self.n_groups_)
+        return (content, *shape, self.input_scaling, self.recenter)
 
-    def _new_run(self, data, k, rows):
+    def _new_network(self, data, rows):
         depth, channels = self._setting("depth"), data.tokens.shape[-1]
-        with seeded(self._seed):  # the same for all: their scores are compared
-            network = Reconstructor(channels, self.n_groups_, depth, self.dropout)
+        network = Reconstructor(channels, self.n_groups_, depth, self.dropout)
         if self.input_scaling is not None:
             network.standardise(data.tokens[rows], data.valid[rows])
-        weights, losses = self._before if k == 0 else (None, [])
-        if weights is not None:  # loaded from a file: the moments start anew
-            network.load(weights)
-        network.to(resolve_device(self.device))
-        optimizer = StableAdamW(network.parameters(), weight_decay=self.weight_decay)
-        return Run(network, optimizer, list(losses))
+        return network
 
-    def _train(self, run, data, rows, seconds, name):
+    def _from_weights(self, weights):
+        return Reconstructor.like(weights, self.n_groups_)
+
+    def _optimizer(self, parameters):
+        return StableAdamW(parameters, weight_decay=self.weight_decay)
+
+    def _risen(self):
+        return self._span("warm_up", most=0.1)
+
+    def _rate(self, i):
         n_iter, peak = self._setting("n_iter"), self.learning_rate
-        warm_up = self._span("warm_up", most=0.1)
-        schedule = {"warm_up": warm_up, "peak": peak, "final": peak / 10}
-        try:
-            train(
-                run,
-                self._loss(run.network, data, rows),
-                n_iter=n_iter,
-                learning_rate=lambda i: warm_cosine(i, n_iter, **schedule),
-                grad_clip=self.grad_clip,
-                seed=self._seed,
-                max_time=seconds,
-                verbose=self.verbose,
-                name=name,
-            )
-        except FloatingPointError:
-            self._run_key = None  # nothing to go on with
-            raise
-        if len(run.losses) < min(warm_up, n_iter):
-            warnings.warn(
-                f"max_time={self.max_time} stopped {name!r} after {len(run.losses)} of "
-                f"{n_iter} iterations, before its learning rate had risen: it has "
-                "hardly learned. Allow more time, fewer n_iter, or holdout=None.",
-                ConvergenceWarning,
-                stacklevel=5,
-            )
+        warm_up = self._risen()
+        return warm_cosine(i, n_iter, warm_up=warm_up, peak=peak, final=peak / 10)
 
     def _loss(self, network, data, rows):
         """Return the function of an iteration to its loss."""
         device, size = next(network.parameters()).device, self._setting("batch_size")
         whole, p = bool(data.valid.all()), self._n_prefix
-        low = self.precision == "bfloat16" or (
-            self.precision == "auto" and multiplies_bfloat16(device)
-        )
+        low = self._low(device)
         ramp = self._span("mining_ramp", most=0.2)
         network.bottleneck.rate = self.dropout
 
@@ -521,22 +403,7 @@ class Dinomaly(BaseDetector):
         kind = {"prefix": self._n_prefix, "recenter": self.recenter, "low": low}
         return rebuild(network, tokens, valid, **kind)
 
-    def _keep(self, run):
-        """Keep what scoring needs."""
-        self.loss_curve_, self.n_iter_ = list(run.losses), len(run.losses)
-        state = run.network.state_dict()
-        self.decoder_ = {k: v.detach().cpu().numpy().copy() for k, v in state.items()}
-        self._loaded, self._before = None, (None, [])
-
     # -- private: distances -----------------------------------------------------------
-
-    def _network(self):
-        """Return the trained network, built from its weights where it is not yet."""
-        device = resolve_device(self.device)
-        if getattr(self, "_loaded", None) is None or self._loaded[0] != device:
-            network = Reconstructor.from_weights(self.decoder_, self.n_groups_)
-            self._loaded = device, network.to(device)
-        return self._loaded[1]
 
     @torch.inference_mode()
     def _distances(self, network, tokens, valid):

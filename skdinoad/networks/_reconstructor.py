@@ -12,8 +12,6 @@ import torch
 from torch import nn
 from torch.nn.functional import cosine_similarity, dropout, layer_norm
 
-from skdinoad._torch import as_tensor, seeded
-
 __all__ = [
     "Reconstructor",
     "cosine_distance",
@@ -59,22 +57,10 @@ class Reconstructor(nn.Module):
         self.apply(_initialise)
 
     @classmethod
-    def from_weights(cls, weights, groups):
-        """Return a trained network, frozen, from a dict of name to ndarray."""
+    def like(cls, weights, groups):
+        """Return a new network of the shape of weights, a dict of name to array."""
         depth = sum(name.endswith(".qkv.bias") for name in weights)
-        with seeded(0):  # its first weights are drawn, and then replaced
-            network = cls(len(weights["shift"]), groups, depth)
-        network.load(weights)
-        return network.eval().requires_grad_(False)
-
-    def load(self, weights):
-        """Take over weights, a dict of name to ndarray."""
-        try:
-            self.load_state_dict({k: as_tensor(v) for k, v in weights.items()})
-        except RuntimeError as error:
-            raise ValueError(
-                f"These are the weights of a network of another shape: {error}"
-            ) from error
+        return cls(len(weights["shift"]), groups, depth)
 
     def forward(self, tokens, valid=None):
         """Return reconstructions (b, g, t, c) from mean tokens (b, t, c).
