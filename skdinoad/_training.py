@@ -3,6 +3,7 @@
 import math
 import time
 from dataclasses import dataclass, field
+from functools import lru_cache
 from numbers import Integral
 
 import numpy as np
@@ -143,11 +144,13 @@ def batch_rows(n, size, i, seed=0) -> np.ndarray:
     """
     size = min(size, n)
     places = np.arange(i * size, (i + 1) * size)
-    passes = [
-        np.random.default_rng([seed, k]).permutation(n)
-        for k in range(places[0] // n, places[-1] // n + 1)
-    ]
+    passes = [_pass(n, k, seed) for k in range(places[0] // n, places[-1] // n + 1)]
     return np.concatenate(passes)[places - places[0] // n * n]
+
+
+@lru_cache(maxsize=2)
+def _pass(n, k, seed):
+    return np.random.default_rng([seed, k]).permutation(n)
 
 
 def holdout_splits(image, holdout, seed) -> list:

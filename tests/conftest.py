@@ -8,7 +8,7 @@ os.environ["SKDINOAD_OFFLINE"] = "1"
 import numpy as np
 import pytest
 
-from skdinoad import AffineAligner, CNNFeatures, DinoFeatures, Dinomaly, PCAAligner
+from skdinoad import DFR, AffineAligner, CNNFeatures, DinoFeatures, Dinomaly, PCAAligner
 from skdinoad.features import WeightsNotFoundError
 from skdinoad.features._store import clear_memory
 
@@ -39,6 +39,9 @@ def build(cls):
     if cls is Dinomaly:
         tiny = tiny_features(layers="middle", groups=2)
         return cls(features=tiny, depth=2, n_iter=30, learning_rate=0.01, holdout=2)
+    if cls is DFR:
+        tiny = tiny_cnn(standardize=False)
+        return cls(features=tiny, latent_dim=2, n_iter=100, batch_size=512, holdout=2)
     return cls(features=tiny_features())
 
 

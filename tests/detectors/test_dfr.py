@@ -1,0 +1,376 @@
+"""DFR: from features to rows, through the code, to scores and thresholds."""
+
+import joblib
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_cnn
+from sklearn.base import clone
+from sklearn.decomposition import PCA
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GridSearchCV, KFold
+
+from skdinoad import DFR, CNNFeatures, PCAAligner, Pipeline, dump
+from skdinoad._maps import smooth
+from skdinoad.datasets import make_screws, plant_defect
+from skdinoad.detectors._dfr import PRESETS
+from skdinoad.metrics import pixel_auroc_score
+from skdinoad.testing import make_images
+
+#: A few iterations are enough to see how things go; where it matters, it is asked for.
+pytestmark = pytest.mark.filterwarnings("ignore:Under-trained")
+
+
+def quick(**parameters):
+    """Return a detector that learns from grids in a moment."""
+    parameters = {
+        "latent_dim": 3,
+        "n_iter": 60,
+        "batch_size": 64,
+        "holdout": None,
+        "smoothing_sigma": 0,
+        **parameters,
+    }
+    return DFR(**parameters)
+
+
+@pytest.fixture
+def grids(rng):
+    """Features of eight good images, (8, 5, 6, 12), spread along three directions."""
+    F = rng.normal(size=(8, 5, 6, 3)) @ rng.normal(size=(3, 12))
+    return (F + rng.normal(size=F.shape, scale=0.05)).astype(np.float32)
+
+
+# -- presets ------------------------------------------------------------------------
+
+
+def test_the_papers_features_are_vggs_first_twelve_relus():
+    """3456 channels on 64 x 64 places, nearest resizing, mirrored edges, no scaling."""
+    features = DFR(preset="paper")._default_features()
+    F = features.set_params(weights="random:0").transform(make_images(1))
+    assert F.shape == (1, 64, 64, 3456)
+    assert (F >= 0).all()
+    assert (features.padding, features.interpolation) == ("reflect", "nearest")
+    paper = PRESETS["paper"]
+    assert (paper["learning_rate"], paper["schedule"]) == (1e-4, "constant")
+    assert (paper["standardize"], paper["smoothing_sigma"]) == (False, 0)
+    assert paper["n_iter"] * paper["batch_size"] // (209 * 64**2) == pytest.approx(
+        700, rel=0.01
+    )
+
+
+def test_fast_presets():
+    fast, vit = (DFR(preset=p)._default_features() for p in ("fast", "vit"))
+    assert (fast.layers, fast.stride, fast.image_size) == ((1, 2, 3, 4), 8, 224)
+    assert (vit.layers, vit.norm, vit.image_size) == ((2, 5, 8), False, 224)
+
+
+def test_preset_decides_what_is_not_given():
+    detector = DFR(preset="paper", n_iter=7)
+    assert detector._setting("n_iter") == 7
+    assert detector._rate(0) == detector._rate(6) == 1e-4
+    detector.set_params(preset="fast", n_iter=100)
+    rates = [detector._rate(i) for i in range(100)]
+    assert np.argmax(rates) == 9
+    assert rates[0] == 0
+    assert rates[-1] < 1e-5
+
+
+# -- rows and the code --------------------------------------------------------------
+
+
+def test_linear_is_pca(grids):
+    """Known answer: the squared error of scikit-learn's PCA, channels standardised."""
+    detector = quick(autoencoder="linear").fit(grids[:6])
+    rows = grids[:6].reshape(-1, 12).astype(float)
+    mean, scale = rows.mean(0), rows.std(0)
+    pca = PCA(3).fit((rows - mean) / scale)
+    z = (grids[6:].reshape(-1, 12) - mean) / scale
+    expected = np.square(z - pca.inverse_transform(pca.transform(z))).mean(1)
+    found = detector.predict_map(grids[6:])
+    np.testing.assert_allclose(found.ravel(), expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        detector.score_samples(grids[6:]), -expected.reshape(2, -1).max(1), rtol=1e-4
+    )
+    spread = detector.explained_variance_[:3]
+    np.testing.assert_allclose(spread, pca.explained_variance_ * 179 / 180, rtol=1e-4)
+
+
+def test_linear_without_scaling_is_pca_too(grids):
+    detector = quick(autoencoder="linear", standardize=False).fit(grids[:6] + 7)
+    rows = grids[:6].reshape(-1, 12) + 7.0
+    pca = PCA(3).fit(rows)
+    expected = np.square(rows - pca.inverse_transform(pca.transform(rows))).mean(1)
+    found = detector.predict_map(grids[:6] + 7)
+    np.testing.assert_allclose(found.ravel(), expected, rtol=1e-3, atol=1e-6)
+
+
+def test_code_width_counts_every_image(rng):
+    """The last image alone has directions of its own; others estimate on ten, or one.
+
+    Public re-implementations take the last batch, and a line of one channel.
+    """
+    F = np.zeros((15, 4, 4, 20), np.float32)
+    F[:, ..., :2] = rng.normal(size=(15, 4, 4, 2))
+    F[14, ..., 2:8] = rng.normal(size=(4, 4, 6), scale=4)
+    few = quick(autoencoder="linear", latent_dim=None, standardize=False).fit(F[:14])
+    every = clone(few).fit(F)
+    assert few.latent_dim_ == 2
+    assert every.latent_dim_ > 5
+    assert clone(every).fit(F[::-1]).latent_dim_ == every.latent_dim_
+
+
+def test_variance_sets_the_width(grids):
+    widths = [
+        quick(autoencoder="linear", latent_dim=None, variance=v).fit(grids).latent_dim_
+        for v in (0.3, 0.9, 1.0)
+    ]
+    assert widths == [1, 3, 11]
+    assert quick(autoencoder="linear", latent_dim=99).fit(grids).latent_dim_ == 11
+
+
+def test_loud_channels_rule_only_without_scaling(rng):
+    F = rng.normal(size=(6, 4, 4, 8))
+    F[..., 0] *= 1000
+    raw, scaled = (
+        quick(autoencoder="linear", latent_dim=None, standardize=s).fit(F)
+        for s in (False, True)
+    )
+    assert raw.latent_dim_ == 1
+    assert scaled.latent_dim_ >= 6
+
+
+def test_constant_channels_and_images_stay_finite(rng):
+    F = rng.normal(size=(4, 3, 3, 8)).astype(np.float32)
+    F[..., 5] = 2
+    scores = quick().fit(F).score_samples(F)
+    assert np.isfinite(scores).all()
+    flat = quick().fit(np.ones((4, 3, 3, 8)))
+    assert flat.latent_dim_ == 3
+    assert np.isfinite(flat.score_samples(F)).all()
+    linear = quick(autoencoder="linear", latent_dim=None).fit(np.ones((4, 3, 3, 8)))
+    assert linear.latent_dim_ == 1
+    assert np.array_equal(linear.score_samples(np.ones((1, 3, 3, 8))), [0])
+
+
+def test_rows_are_taken_from_all_images_alike(grids):
+    detector = quick(max_rows=40)
+    detector.features_, detector._seed = None, 0
+    data = detector._gather(grids)
+    assert data.rows.shape == (40, 12)
+    assert np.bincount(data.image).tolist() == [5] * 8
+    for row, image in zip(data.rows.numpy(), data.image):
+        assert (grids[image] == row).all(-1).any()
+
+
+@pytest.mark.parametrize("batch_norm", [True, False])
+@pytest.mark.parametrize("loss", ["mse", "mse+cos"])
+def test_the_autoencoder_beats_the_projection_it_starts_from(rng, batch_norm, loss):
+    """Features on a bent curve: one number tells them, no straight line does."""
+    t = rng.uniform(-2, 2, size=(10, 6, 6, 1))
+    F = np.cos(t * np.linspace(0.2, 1.5, 24) + rng.uniform(0, 6, size=24))
+    detector = quick(
+        latent_dim=2, n_iter=400, loss=loss, batch_norm=batch_norm, holdout=2
+    ).fit(F)
+    for ours, linear in detector.errors_.values():
+        assert ours < 0.7 * linear
+
+
+def test_under_training_is_said(grids):
+    with pytest.warns(ConvergenceWarning, match=r"Under-trained.*autoencoder='linear'"):
+        quick(n_iter=1).fit(grids)
+
+
+def test_training_sees_the_whole_set_and_is_what_is_documented(grids):
+    """Adam on the mean squared error over rows of any images, step by step."""
+    from skdinoad._torch import seeded
+    from skdinoad._training import batch_rows
+    from skdinoad.networks import RowAutoencoder
+
+    settings = {"schedule": "constant", "learning_rate": 1e-3, "precision": "float32"}
+    detector = quick(n_iter=4, standardize=False, **settings).fit(grids)
+    with seeded(detector._seed):
+        network = RowAutoencoder(12, 3)
+    adam = torch.optim.Adam(network.parameters(), lr=1e-3)
+    rows, losses = torch.from_numpy(grids.reshape(-1, 12)), []
+    for i in range(4):
+        z = rows[batch_rows(len(rows), 64, i, detector._seed)]
+        loss = (z - network(z)).square().mean()
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        losses.append(loss.item())
+    np.testing.assert_allclose(detector.loss_curve_, losses, rtol=1e-5)
+
+
+def test_batch_norm_scores_with_the_statistics_of_all_rows(grids):
+    """After few steps running means lag behind; they are taken anew at the end."""
+    detector = quick(n_iter=5, precision="float32").fit(grids)
+    network = detector._network()
+    z = network.standardised(torch.from_numpy(grids.reshape(-1, 12)))
+    first = network.layers[0][0](z)
+    np.testing.assert_allclose(
+        detector.autoencoder_["layers.0.1.running_mean"], first.mean(0), atol=1e-5
+    )
+
+
+def test_stopped_and_resumed_is_never_stopped(grids):
+    once = quick(holdout=2, expected_fpr=0.1).fit(grids)
+    parts = clone(once).set_params(warm_start=True, n_iter=60, max_time=0)
+    with pytest.warns(ConvergenceWarning, match="1 of 60 iterations"):
+        parts.fit(grids)
+    parts.set_params(max_time=None).fit(grids)
+    assert parts.n_iter_ == 60
+    assert np.array_equal(parts.score_samples(grids), once.score_samples(grids))
+    assert np.array_equal(parts.holdout_scores_, once.holdout_scores_)
+
+
+# -- scores, maps, thresholds -------------------------------------------------------
+
+
+def test_invalid_places_are_neither_learned_nor_scored(grids):
+    holed = grids.copy()
+    holed[2, 1, 4] = np.nan
+    for autoencoder in ("linear", "mlp"):
+        detector = quick(autoencoder=autoencoder).fit(holed)
+        D = detector._score_grid(holed)
+        assert np.argwhere(np.isnan(D)).tolist() == [[2, 1, 4]]
+        whole = detector._score_grid(grids)
+        valid = np.isfinite(D)
+        np.testing.assert_allclose(D[valid], whole[valid], rtol=1e-4, atol=1e-6)
+    loud = grids.copy()
+    loud[2, 1, 4] = 1e4
+    assert np.isfinite(holed[2, 0, 0]).all()
+    again = quick(autoencoder="linear").fit(holed).autoencoder_["scale"]
+    assert (quick(autoencoder="linear").fit(loud).autoencoder_["scale"] > again).all()
+
+
+def test_smoothing_is_that_of_the_grid_and_reaches_score_and_map(grids):
+    plain = quick(autoencoder="linear").fit(grids)
+    soft = quick(autoencoder="linear", smoothing_sigma=32).fit(grids)
+    D = smooth(plain._score_grid(grids), 32 * 5 / 256)
+    np.testing.assert_allclose(soft.predict_map(grids), D, rtol=1e-4, atol=1e-6)
+    scores = -D.reshape(8, -1).max(1)
+    np.testing.assert_allclose(soft.score_samples(grids), scores, rtol=1e-4)
+
+
+def test_pixel_threshold_keeps_its_promise_on_held_out_places(grids):
+    detector = quick(autoencoder="linear", holdout=4, expected_fpr=0.03).fit(grids)
+    held = []
+    for learned, out in KFold(4, shuffle=True, random_state=detector._seed).split(
+        grids
+    ):
+        other = quick(autoencoder="linear").fit(grids[learned])
+        held.append(other._score_grid(grids[out]).ravel())
+    held = np.sort(np.concatenate(held))
+    above = (held > detector.pixel_threshold_ * (1 + 1e-5)).sum()
+    assert above == int(0.03 * len(held))
+    assert detector.holdout_scores_.shape == (8,)
+
+
+def test_ties_at_the_threshold_are_no_alarms():
+    F = np.ones((4, 8, 8, 5))
+    detector = quick(autoencoder="linear", holdout=2, expected_fpr=0.02).fit(F)
+    assert not (detector.predict_map(F) > detector.pixel_threshold_).any()
+
+
+def test_too_few_places_for_the_rate_are_named(grids):
+    with pytest.warns(UserWarning, match=r"needs 1000 held-out places, there are 240"):
+        quick(autoencoder="linear", holdout=2, expected_fpr=0.001).fit(grids)
+
+
+def test_no_holdout_no_threshold(grids):
+    detector = quick(autoencoder="linear").fit(grids)
+    assert np.isnan(detector.offset_)
+    assert np.isnan(detector.pixel_threshold_)
+    with pytest.raises(ValueError, match="holdout=None"):
+        detector.predict(grids)
+
+
+def test_an_odd_place_appears_where_it_is(grids):
+    odd = grids[:1].copy()
+    odd[0, 3, 1] += 3 * np.resize([1, -1], 12)
+    heat = quick().fit(grids[1:]).predict_map(odd)[0]
+    assert np.unravel_index(heat.argmax(), heat.shape) == (3, 1)
+
+
+def test_images_may_differ_in_size():
+    X = [*make_images(3, size=(48, 64)), *make_images(3, size=(80, 64))]
+    detector = quick(features=tiny_cnn(standardize=False)).fit(X)
+    maps = detector.predict_map(X)
+    assert [m.shape for m in maps] == [(48, 64)] * 3 + [(80, 64)] * 3
+    single = [detector.score_samples([x])[0] for x in X]
+    np.testing.assert_allclose(detector.score_samples(X), single, rtol=1e-4)
+
+
+def test_another_number_of_channels_is_refused(grids):
+    detector = quick(autoencoder="linear").fit(grids)
+    with pytest.raises(ValueError, match="9 channels; fitted on 12"):
+        detector.score_samples(grids[..., :9])
+    with pytest.raises(ValueError, match=r"X\[1\] gives features of 9 channels"):
+        quick().fit([grids[0], grids[1, ..., :9]])
+
+
+def test_one_image_and_one_place(rng):
+    F = rng.normal(size=(1, 1, 1, 8))
+    assert np.isfinite(quick(autoencoder="linear").fit(F).score_samples(F)).all()
+    assert np.isfinite(quick(latent_dim=1, n_iter=100).fit(F).score_samples(F)).all()
+
+
+def test_a_search_over_widths_sees_each_image_once(monkeypatch):
+    X, seen = make_images(6), []
+    run = CNNFeatures._run
+    counted = lambda self, images, *a: seen.extend(images) or run(self, images, *a)  # noqa: E731
+    monkeypatch.setattr(CNNFeatures, "_run", counted)
+    cnn = tiny_cnn(standardize=False)
+    detector = DFR(features=cnn, autoencoder="linear", holdout=2, expected_fpr=0.1)
+    search = GridSearchCV(
+        detector,
+        {"latent_dim": [1, 2, 3]},
+        scoring=lambda e, X, y=None: e.score_samples(X).mean(),
+        cv=3,
+    )
+    search.fit(X)
+    assert len(seen) == 6
+
+
+def test_file_holds_the_autoencoder_and_little_else(tmp_path, grids):
+    detector = quick(warm_start=True).fit(grids)
+    path = tmp_path / "model.joblib"
+    dump(detector, path)
+    assert path.stat().st_size < 20_000
+    loaded = joblib.load(path)
+    assert np.array_equal(loaded.score_samples(grids), detector.score_samples(grids))
+
+
+# -- real images --------------------------------------------------------------------
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("autoencoder", ["linear", "mlp"])
+def test_planted_defects_are_found_on_textures(real_cnn, autoencoder):
+    data = pytest.importorskip("skimage.data")
+    rng = np.random.default_rng(0)
+    texture = np.stack([data.brick()] * 3, axis=-1)
+    corners = rng.integers(0, 512 - 192, size=(24, 2))
+    X = np.stack([texture[r : r + 192, c : c + 192] for r, c in corners])
+    bad, masks = zip(*(plant_defect(x, random_state=i) for i, x in enumerate(X[16:])))
+    detector = DFR(autoencoder=autoencoder, n_iter=300, holdout=None).fit(X[:16])
+    test = np.concatenate([X[16:], bad])
+    y = [1] * 8 + [-1] * 8
+    assert roc_auc_score(y, detector.score_samples(test)) > 0.9
+    maps = detector.predict_map(np.stack(bad))
+    assert pixel_auroc_score(np.stack(masks), maps) > 0.85
+
+
+@pytest.mark.real
+def test_pasted_defect_is_the_maximum_also_through_the_aligner(real_cnn):
+    X, _ = make_screws(12)
+    bad, masks = make_screws(4, defect="second_washer", random_state=1)
+    pipe = Pipeline([PCAAligner(), DFR(autoencoder="linear")]).fit(X)
+    good, _ = make_screws(4, random_state=2)
+    assert pipe.score_samples(bad).max() < pipe.score_samples(good).min()
+    for heat, mask in zip(pipe.predict_map(bad), masks):
+        hottest = np.unravel_index(heat.argmax(), heat.shape)
+        assert np.hypot(*(np.argwhere(mask) - hottest).T).min() < 12  # pixels
