@@ -3,13 +3,14 @@
 from skdinoad._labels import to_labels
 from skdinoad._version import __version__
 from skdinoad.alignment import AffineAligner, ForegroundMask, PCAAligner
-from skdinoad.detectors import DFR, AnomalyDINO, Dinomaly, DinoPatch
+from skdinoad.detectors import DFR, DMAD, AnomalyDINO, Dinomaly, DinoPatch
 from skdinoad.features import CNNFeatures, DinoFeatures
 from skdinoad.persistence import dump
 from skdinoad.pipeline import Pipeline, make_pipeline, predict_map
 
 __all__ = [
     "DFR",
+    "DMAD",
     "AffineAligner",
     "AnomalyDINO",
     "CNNFeatures",

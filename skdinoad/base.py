@@ -224,7 +224,11 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
         scores = -self._aggregate(grids)
         self.holdout_scores_ = scores[np.isfinite(scores)]
         self.offset_ = _offset(self.holdout_scores_, self.contamination)
-        self.map_limits_ = _display_limits(grids)
+        self.map_limits_ = _display_limits(self._shown(grids))
+
+    def _shown(self, grids):
+        """Return what heat maps show of score grids."""
+        return grids
 
     def _set_no_offset(self):
         self.holdout_scores_, self.offset_ = np.empty(0), np.nan

@@ -8,7 +8,15 @@ os.environ["SKDINOAD_OFFLINE"] = "1"
 import numpy as np
 import pytest
 
-from skdinoad import DFR, AffineAligner, CNNFeatures, DinoFeatures, Dinomaly, PCAAligner
+from skdinoad import (
+    DFR,
+    DMAD,
+    AffineAligner,
+    CNNFeatures,
+    DinoFeatures,
+    Dinomaly,
+    PCAAligner,
+)
 from skdinoad.features import WeightsNotFoundError
 from skdinoad.features._store import clear_memory
 
@@ -42,6 +50,9 @@ def build(cls):
     if cls is DFR:
         tiny = tiny_cnn(standardize=False)
         return cls(features=tiny, latent_dim=2, n_iter=100, batch_size=512, holdout=2)
+    if cls is DMAD:
+        tiny = tiny_cnn(standardize=False, image_size=(64, 64))
+        return cls(features=tiny, n_iter=15, n_codes=8, student_width=32, holdout=2)
     return cls(features=tiny_features())
 
 

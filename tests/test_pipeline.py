@@ -15,6 +15,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from skdinoad import (
     DFR,
+    DMAD,
     DinoFeatures,
     Dinomaly,
     DinoPatch,
@@ -264,12 +265,12 @@ _OF_DETECTORS = {
     [c for c in checks_for(DinoPatch()) if c.__name__ not in _OF_DETECTORS],
     ids=lambda check: check.__name__,
 )
-@pytest.mark.parametrize("cls", [DinoPatch, Dinomaly, DFR])
+@pytest.mark.parametrize("cls", [DinoPatch, Dinomaly, DFR, DMAD])
 def test_common_check_through_an_aligner(cls, check):
     check(Pipeline([PCAAligner(output_size=64), build(cls)]))
 
 
-@pytest.mark.parametrize("cls", [DinoPatch, Dinomaly, DFR])
+@pytest.mark.parametrize("cls", [DinoPatch, Dinomaly, DFR, DMAD])
 def test_thresholds_through_an_aligner(cls):
     X = make_images(12)
     pipe = Pipeline([("align", PCAAligner(output_size=64)), ("detect", build(cls))])

@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 from skdinoad._images import as_images, take
 from skdinoad._labels import normal_rows
 from skdinoad._sklearn import Interval, StrOptions
+from skdinoad._torch import resolve_device, resolve_dtype
 from skdinoad.features._backbones import load_backbone
 from skdinoad.features._extractor import Extractor
 from skdinoad.features._levels import cell_shifts, level_maps, level_strides, on_grid
@@ -259,7 +260,8 @@ class CNNFeatures(Extractor):
 
     def _maps(self, x):
         """Return the maps of all levels, (n, c, h, w) each; gradients may pass."""
-        reflect = self.padding == "reflect"
+        device, dtype = resolve_device(self.device), resolve_dtype(self.dtype)
+        x, reflect = x.to(device=device, dtype=dtype), self.padding == "reflect"
         return level_maps(self._backbone().network, x, self.layers_, reflect=reflect)
 
     def __sklearn_tags__(self):

@@ -7,6 +7,7 @@ import torch
 
 from skdinoad._geometry import resize_frame
 from skdinoad._sklearn import Interval, StrOptions
+from skdinoad._torch import resolve_device, resolve_dtype
 from skdinoad.features._extractor import Extractor
 
 __all__ = ["DinoFeatures"]
@@ -308,6 +309,18 @@ class DinoFeatures(Extractor):
         if self.concatenate:
             tokens = tokens.flatten(2)
         return tokens.float().cpu().numpy()
+
+    def _maps(self, x):
+        """Return the maps of all layers, (n, c, h, w) each; gradients may pass."""
+        device, dtype = resolve_device(self.device), resolve_dtype(self.dtype)
+        layers = self._backbone().network.forward_intermediates(
+            x.to(device=device, dtype=dtype),
+            indices=list(self.layers_),
+            norm=self.norm_,
+            stop_early=True,
+            intermediates_only=True,
+        )
+        return [layers[i] for i in np.argsort(np.argsort(self.layers_))]
 
 
 def _middle(depth):

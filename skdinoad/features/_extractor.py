@@ -102,6 +102,33 @@ class Extractor(TakesImages, TransformerMixin, BaseEstimator):
         same = len({grid.shape for grid in grids}) == 1
         return (np.stack(grids) if same else grids), frames
 
+    def prepared(self, X):
+        """Return images as the network takes them, for detectors that move pixels.
+
+        Parameters
+        ----------
+        X : array, list of images or paths
+            As in ``transform``.
+
+        Returns
+        -------
+        x : ndarray of shape (n, H, W, 3), float32
+            Resized and normalised; NaN where a pixel is invalid. A list of arrays if
+            they differ in size.
+        frames : ndarray of shape (n, 3, 3), float64
+            Pixel (x, y, 1) of the resized image -> pixel of the image given in.
+        """
+        grids, frames = [], []
+        for image in as_images(X):
+            size = image.shape[:2]
+            resized = self._plan(size)[0]
+            pixels = self._pixels([image], resized)[0].float().cpu()
+            pixels = pixels.permute(1, 2, 0).numpy()
+            grids.append(invalidate(pixels, image, self.min_valid))
+            frames.append(resize_frame(size, resized))
+        same = len({grid.shape for grid in grids}) == 1
+        return (np.stack(grids) if same else grids), np.stack(frames)
+
     # -- private ----------------------------------------------------------------------
 
     def _load(self):

@@ -7,6 +7,20 @@ from skdinoad.networks._autoencoder import (
     principal_axes,
     row_errors,
 )
+from skdinoad.networks._deformation import (
+    Deformer,
+    magnitude,
+    moved,
+    roughness,
+    strength,
+)
+from skdinoad.networks._distillation import (
+    Codebook,
+    Distiller,
+    level_distances,
+    level_loss,
+    pyramid,
+)
 from skdinoad.networks._reconstructor import (
     Reconstructor,
     cosine_distance,
@@ -14,16 +28,28 @@ from skdinoad.networks._reconstructor import (
     recentred,
     reconstruction_loss,
 )
+from skdinoad.networks._student import MovingStudent
 
 __all__ = [
+    "Codebook",
+    "Deformer",
+    "Distiller",
+    "MovingStudent",
     "Reconstructor",
     "RowAutoencoder",
     "code_width",
     "cosine_distance",
     "covariance",
+    "level_distances",
+    "level_loss",
+    "magnitude",
+    "moved",
     "principal_axes",
+    "pyramid",
     "rebuild",
     "recentred",
     "reconstruction_loss",
+    "roughness",
     "row_errors",
+    "strength",
 ]

@@ -1,0 +1,607 @@
+"""DMAD: what neither prototypes nor a measurable deformation can rebuild is odd."""
+
+import hashlib
+from numbers import Integral, Real
+
+import cv2
+import numpy as np
+import torch
+from sklearn.utils import Bunch
+from sklearn.utils.validation import check_is_fitted
+
+from skdinoad._geometry import warp_back
+from skdinoad._grids import name_of
+from skdinoad._images import Images
+from skdinoad._maps import aggregate, smooth_pixels
+from skdinoad._sklearn import Interval, StrOptions
+from skdinoad._torch import as_tensor, resolve_device
+from skdinoad._trained import TrainedDetector
+from skdinoad._training import batch_rows, warm_cosine
+from skdinoad.features import CNNFeatures, DinoFeatures
+from skdinoad.features._levels import on_grid
+from skdinoad.networks import Deformer, Distiller, MovingStudent, pyramid
+
+__all__ = ["DMAD"]
+
+#: What ``preset`` stands for; each can be given as a parameter of its own.
+_OF_PRESETS = (
+    "variant",
+    "n_iter",
+    "batch_size",
+    "learning_rate",
+    "n_codes",
+    "student_width",
+    "student_depth",
+    "offset_width",
+    "offset_stem",
+    "scale_channels",
+)
+PRESETS = {
+    "fast": dict(zip(_OF_PRESETS, ("ppdm", 300, 8, 2e-3, 50, 128, 1, 16, 2, True))),
+    "vit": dict(zip(_OF_PRESETS, ("pdm", 300, 8, 2e-3, 50, 96, 1, 16, 2, True))),
+    # 400 epochs of 209 images
+    "paper": dict(
+        zip(
+            _OF_PRESETS,
+            ("ppdm", 10_450, 8, 5e-3, 200, 0, (6, 4, 3), 64, 1, False),
+        )
+    ),
+}
+
+#: The extractors of the presets; scaling is left to DMAD.
+_EXTRACTORS = {
+    "fast": lambda: CNNFeatures(
+        layers=(1, 2, 3), image_size=(224, 224), standardize=False
+    ),
+    "vit": lambda: DinoFeatures(layers=(2, 5, 8), norm=False, image_size=(224, 224)),
+    "paper": lambda: CNNFeatures(
+        model="wide_resnet50_2.tv_in1k",
+        layers=(1, 2, 3),
+        image_size=(256, 256),
+        interpolation="bilinear",
+        standardize=False,
+    ),
+}
+
+
+class DMAD(TrainedDetector):
+    r"""Move an image towards prototypes, rebuild its features; what is left is odd.
+
+    Good parts differ in harmless ways, such as a little shift or stretch. A small
+    network reads offset fields from the image, coarse and fine, and moves its pixels;
+    a student rebuilds the levels of a frozen teacher from a bottleneck in which the
+    deepest level is replaced by its nearest prototypes. Trained on good images alone,
+    "ppdm" minimises
+
+    .. math:: \sum_l 1 - \cos(E_l(y), D_l) + \sum_k \overline{|O_k|}
+       + \sum_k S(O_k) + \sum_k S(O_k^T) + \overline{(x - y \circ O^T)^2} + L_{vq},
+
+    where y is the image x moved by the fields :math:`O_k`, fields :math:`O_k^T` move it
+    back, S is roughness and :math:`L_{vq}` pulls prototypes and features
+    together. A place's score is the sum over levels of :math:`1 - \cos` there, moved
+    back, plus ``alpha`` times the size of the deformation.
+
+    Parameters
+    ----------
+    features : CNNFeatures, DinoFeatures or None, default=None
+        The teacher: its network, weights, layers and ``image_size``, which must be
+        (height, width) where images differ in shape. None stands for the preset's. The
+        layers of a ViT, all of one size, become a pyramid. No feature grids: pixels
+        move here.
+    preset : {"fast", "vit", "paper"}, default="fast"
+        What parameters are that are None. "fast": EfficientNet-Lite0, levels of
+        strides 4, 8 and 16, 224 pixels, 300 iterations. "vit": DINOv2 ViT-S, blocks 2,
+        5 and 8, 224 pixels, "pdm". "paper", for a GPU: WideResNet50-2, 256 pixels,
+        10 450 iterations, a student as wide as the teacher.
+    variant : {"ppdm", "pdm"} or None, default=None
+        "ppdm", the paper's for images, moves pixels before the teacher sees them.
+        "pdm" moves the student's features instead, so that the teacher's are computed
+        once: a third of the time. It is the paper's variant for video, brought from
+        pixels to features here.
+    scales : sequence of (float, int), default=((8 / 256, 8), (3 / 256, 2))
+        For each field, coarse to fine: the largest offset, as a share of the image's
+        smaller side, and the pixels per offset. ``()`` switches deformation off.
+    vq : bool, default=True
+        Whether there are prototypes. ``scales=(), vq=False`` is plain reverse
+        distillation, the baseline to compare with.
+    n_codes : int or None, default=None
+        Number of prototypes; at most a quarter of the training images' places.
+    loss : {"global", "local"}, default="global"
+        Whether the cosine in the loss is that of a whole level, all its places in one
+        vector, as in the official code, or the mean over places, as in the paper.
+    vq_weight, strength_weight, smooth_weight, cycle_weight : float, default=1
+        Of the terms of the loss.
+    scale_channels : bool or None, default=None
+        Whether the teacher's channels are divided by their root mean square over the
+        training images, so that no few of them rule the cosine. Their means stay: a
+        plain ground has no direction without. None: all presets but the paper's.
+    student_width : int or None, default=None
+        Most channels of the student at any level; 0 is the teacher's number.
+    student_depth : int, sequence of int or None, default=None
+        The student's residual blocks at each level, shallow to deep.
+    offset_width : int or None, default=None
+        Channels of the network that reads offsets.
+    offset_stem : int or None, default=None
+        Factor by which that network shrinks the image first.
+    n_iter : int or None, default=None
+        Iterations of training.
+    batch_size : int or None, default=None
+        Images in one iteration.
+    learning_rate : float or None, default=None
+        At the start; it falls to 0 in a cosine.
+    weight_decay : float, default=1e-2
+        Of AdamW, whose betas are 0.5 and 0.999.
+    alpha : float, default=0.05
+        Weight of the deformation in scores and maps, once both terms have the same
+        spread over good images. It is a weak term; 0 leaves the reconstruction alone.
+    holdout : int, float or None, default=3
+        Where threshold and display limits come from. An int is a number of folds: as
+        many further networks, each trained without one fold and asked about it. A
+        float is a share of images that no network learns from. None: no threshold.
+    aggregate : {"top", "max", "mean", "p99"}, default="max"
+        How each of the two maps becomes a number.
+    top_fraction : float, default=0.01
+        Share of the map that "top" averages.
+    smoothing_sigma : float, default=4
+        Standard deviation of a Gaussian over both maps, in units of 1/256 of the
+        image's height; scores and heat maps both see it.
+    contamination : "auto" or float, default="auto"
+        Share of good images that may be flagged. "auto" puts the threshold at the
+        least normal held-out training image.
+    max_time : float or None, default=None
+        Seconds of training, the folds' networks included, after which it stops with
+        what is learned.
+    warm_start : bool, default=False
+        Whether ``fit`` goes on with the training of the last ``fit``, on the same
+        images, until ``n_iter`` iterations are done altogether. With as many as are
+        done, a new ``alpha`` gets its threshold without training.
+    precision : {"auto", "float32", "bfloat16"}, default="auto"
+        Of the products in training; scores are always computed in float32. "auto" is
+        bfloat16 on a CPU that multiplies it by itself.
+    device : str, default="auto"
+        Where the student runs; "auto" takes a GPU if there is one.
+    random_state : int, RandomState instance or None, default=0
+        Draws weights, prototypes, batches and folds.
+    verbose : bool, default=False
+        Show progress bars, with the loss and the time left.
+
+    Attributes
+    ----------
+    features_ : CNNFeatures or DinoFeatures
+        The fitted teacher; it knows the digest of the weights.
+    student_ : dict of str to ndarray
+        Weights of all that is trained, and the channels' scales.
+    part_scales_ : ndarray of shape (2,)
+        Spread over good images, held out if any are, of error and deformation.
+    code_usage_ : ndarray of shape (n_codes,), int
+        How many places of the training images each prototype stands for.
+    n_iter_ : int
+        Iterations done.
+    loss_curve_ : list of float
+        The loss in each.
+    loss_parts_ : dict of str to list of float
+        Its terms, unweighted, in the iterations of this process.
+    holdout_scores_ : ndarray of shape (n,)
+        ``score_samples`` of training images by a network that has not seen them.
+    offset_ : float
+        Threshold on ``score_samples``; NaN without held-out images.
+    map_limits_ : (float, float)
+        Display range for heat maps, from held-out normal maps.
+
+    See Also
+    --------
+    DFR : Trains in seconds, and sees single places.
+    Dinomaly : The same idea with a transformer's decoder.
+
+    Notes
+    -----
+    Against the official code: both terms are scaled by good images held out and not by
+    the test set, and ``alpha`` is one number and not chosen by category, so a single
+    image can be scored. One model serves image and pixel scores. The prototypes start
+    from features of good images, and idle ones move. Roughness counts x and y apart and
+    repeats the border. Maps of levels meet with half-pixel centres. The part that reads
+    offsets sees row and column as they are, not split in two.
+
+    Invalid pixels have the mean colour, and neither count in the loss nor in scores.
+
+    References
+    ----------
+    Liu, Chang, Zhang, Shan, Chen, "Diversity-Measurable Anomaly Detection", CVPR 2023,
+    arXiv 2303.05047; official code github.com/FlappyPeggy/DMAD. Bottleneck and student:
+    Deng, Li, "Anomaly Detection via Reverse Distillation from One-Class Embedding",
+    CVPR 2022, arXiv 2201.10703.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdinoad import DMAD, CNNFeatures
+    >>> cnn = CNNFeatures(
+    ...     model="test_efficientnet",
+    ...     weights="random:0",
+    ...     image_size=64,
+    ...     standardize=False,
+    ... )
+    >>> X = np.random.default_rng(0).integers(90, 110, (6, 64, 64, 3), dtype=np.uint8)
+    >>> detector = DMAD(features=cnn, n_iter=5, holdout=None).fit(X)
+    >>> detector.predict_map(X).shape, detector.predict_deformation(X).shape
+    ((6, 64, 64), (6, 2, 64, 64, 2))
+    """
+
+    _presets = PRESETS
+    _weights_name = "student_"
+
+    _parameter_constraints = {
+        **TrainedDetector._parameter_constraints,
+        "preset": [StrOptions(set(PRESETS))],
+        "variant": [None, StrOptions({"ppdm", "pdm"})],
+        "scales": ["array-like"],
+        "vq": ["boolean"],
+        "n_codes": [None, Interval(Integral, 1, None, closed="left")],
+        "loss": [StrOptions({"global", "local"})],
+        "vq_weight": [Interval(Real, 0, None, closed="left")],
+        "strength_weight": [Interval(Real, 0, None, closed="left")],
+        "smooth_weight": [Interval(Real, 0, None, closed="left")],
+        "cycle_weight": [Interval(Real, 0, None, closed="left")],
+        "scale_channels": [None, "boolean"],
+        "student_width": [None, Interval(Integral, 0, None, closed="left")],
+        "student_depth": [None, Integral, "array-like"],
+        "offset_width": [None, Interval(Integral, 1, None, closed="left")],
+        "offset_stem": [None, Interval(Integral, 1, None, closed="left")],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "smoothing_sigma": [Interval(Real, 0, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        *,
+        features=None,
+        preset="fast",
+        variant=None,
+        scales=((8 / 256, 8), (3 / 256, 2)),
+        vq=True,
+        n_codes=None,
+        loss="global",
+        vq_weight=1.0,
+        strength_weight=1.0,
+        smooth_weight=1.0,
+        cycle_weight=1.0,
+        scale_channels=None,
+        student_width=None,
+        student_depth=None,
+        offset_width=None,
+        offset_stem=None,
+        n_iter=None,
+        batch_size=None,
+        learning_rate=None,
+        weight_decay=1e-2,
+        alpha=0.05,
+        holdout=3,
+        aggregate="max",
+        top_fraction=0.01,
+        smoothing_sigma=4.0,
+        contamination="auto",
+        max_time=None,
+        warm_start=False,
+        precision="auto",
+        device="auto",
+        random_state=0,
+        verbose=False,
+    ):
+        self.features = features
+        self.preset = preset
+        self.variant = variant
+        self.scales = scales
+        self.vq = vq
+        self.n_codes = n_codes
+        self.loss = loss
+        self.vq_weight = vq_weight
+        self.strength_weight = strength_weight
+        self.smooth_weight = smooth_weight
+        self.cycle_weight = cycle_weight
+        self.scale_channels = scale_channels
+        self.student_width = student_width
+        self.student_depth = student_depth
+        self.offset_width = offset_width
+        self.offset_stem = offset_stem
+        self.n_iter = n_iter
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.alpha = alpha
+        self.holdout = holdout
+        self.aggregate = aggregate
+        self.top_fraction = top_fraction
+        self.smoothing_sigma = smoothing_sigma
+        self.contamination = contamination
+        self.max_time = max_time
+        self.warm_start = warm_start
+        self.precision = precision
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    # -- the parts of a detector ------------------------------------------------------
+
+    def _default_features(self):
+        return _EXTRACTORS[self.preset]()
+
+    def _check_input(self, X):
+        X = super()._check_input(X)
+        if not isinstance(X, Images):
+            raise ValueError(
+                "DMAD deforms images, and X holds feature grids: pass images, behind "
+                "aligners at most."
+            )
+        return X
+
+    def _fit_images(self, X):
+        super()._fit_images(X)
+        data, network = vars(self).pop("_data"), self._network()
+        parts = self._held or [(i, self._judge(network, data, i)) for i in data.image]
+        highest = np.array([self._peaks(grid) for _, grid in parts])
+        spread = np.subtract(*np.nanquantile(highest, [0.95, 0.05], axis=0))
+        # A few images may agree by chance: not below a twentieth of what is usual.
+        floor = 0.05 * np.nanmedian(highest, axis=0)
+        self.part_scales_ = np.maximum(spread, np.maximum(floor, 1e-12))
+        self.code_usage_ = self._usage(network.distiller, data)
+
+    def _grid_shape(self):
+        return self._shape
+
+    def _score_grid(self, F):
+        return self._parts(self._network(), *_tensors(F))
+
+    def _aggregate(self, D):
+        peaks = np.array([self._peaks(grid) for grid in D])
+        return peaks[:, 0] + self._weight() * peaks[:, 1]
+
+    def _shown(self, D):
+        return [grid[0] + np.float32(self._weight()) * grid[1] for grid in D]
+
+    def _map(self, grid, frame, size):
+        return warp_back(self._shown([grid])[0], frame, size)
+
+    def score_parts(self, X):
+        """Return what image scores are made of.
+
+        Parameters
+        ----------
+        X : array, list of images or paths
+
+        Returns
+        -------
+        parts : ndarray of shape (n, 2), float64
+            Reconstruction error and size of deformation, higher = more anomalous:
+            ``score_samples`` is their sum with its sign changed, the second one
+            weighted by ``alpha * part_scales_[0] / part_scales_[1]``.
+        """
+        check_is_fitted(self)
+        X = self._check_input(X)
+        batches = self._scored(X, "score")
+        return np.array([self._peaks(grid) for D, _ in batches for grid in D])
+
+    def predict_deformation(self, X):
+        """Return how images are moved to look like prototypes.
+
+        Parameters
+        ----------
+        X : array, list of images or paths
+
+        Returns
+        -------
+        fields : ndarray of shape (n, k, H, W, 2), float32
+            Offsets (x, y) in pixels of the images given, of each scale, coarse to fine.
+            A list of arrays if the images differ in size.
+        """
+        check_is_fitted(self)
+        X, network, out = self._check_input(X), self._network(), []
+        if network.deformer is None:
+            raise ValueError("There is no deformation with scales=().")
+        for F, _ in self._batches(X, "deformation"):
+            with torch.inference_mode():
+                x = _tensors(F)[0].to(next(network.parameters()).device)
+                fields = torch.stack(network.deformer(x)[0], dim=1).cpu().numpy()
+            out += [_in_pixels(f, X.size(len(out) + i)) for i, f in enumerate(fields)]
+        return np.stack(out) if len({f.shape for f in out}) == 1 else out
+
+    # -- private: images --------------------------------------------------------------
+
+    def _read_batch(self, batch):
+        """Return images as the network takes them, NaN = invalid, and frames."""
+        return self.features_.prepared(batch)
+
+    def _gather(self, X):
+        """Return all training images, and the teacher's levels if they do not move."""
+        x, valid, image, row, self._shape = [], [], [], 0, None
+        for F, _ in self._batches(X, "fit"):
+            for grid in F:
+                self._shape = self._shape or grid.shape
+                self._check_shape(grid.shape, self._shape, name_of(X, row))
+                if np.isfinite(grid).any():
+                    part = _tensors(grid[None])
+                    x.append(part[0]), valid.append(part[1]), image.append(row)
+                row += 1
+        self._check_usable(image, len(X))
+        # Rows are images here, counted without those that cannot be used.
+        data = Bunch(
+            x=torch.cat(x), valid=torch.cat(valid), image=np.arange(len(image))
+        )
+        data.whole = bool(data.valid.all())
+        batches = data.x.split(8)
+        with torch.inference_mode():
+            levels = [[t.half() for t in self._taught(part)] for part in batches]
+        data.maps = [torch.cat(parts) for parts in zip(*levels)]
+        if not all(torch.isfinite(level).all() for level in data.maps):
+            raise ValueError(
+                "The teacher's features exceed 65504 and cannot be kept as float16."
+            )
+        self._spec = self._specification(data)
+        self._data = data
+        return data
+
+    def _taught(self, x):
+        """Return the teacher's levels of images, as float32; gradients may pass."""
+        maps = pyramid(self.features_._maps(x))
+        return [level.float().to(resolve_device(self.device)) for level in maps]
+
+    # -- private: training ------------------------------------------------------------
+
+    def _specification(self, data):
+        """Return what the networks are built from."""
+        levels = len(data.maps)
+        depth = self._setting("student_depth")
+        if np.ndim(depth) and len(depth) != levels:
+            raise ValueError(
+                f"student_depth={depth!r} for a teacher with {levels} levels: expected "
+                "one number, or one for each level."
+            )
+        depth = np.broadcast_to(depth, levels).tolist()
+        places = len(data.x) * data.maps[-1][0, 0].numel()
+        codes = min(self._setting("n_codes"), max(1, places // 4)) if self.vq else 0
+        distiller = {
+            "channels": [level.shape[1] for level in data.maps],
+            "width": self._setting("student_width") or None,
+            "depth": depth,
+            "codes": codes,
+            "signed": any(bool((level < 0).any()) for level in data.maps),
+        }
+        deformer = {
+            "scales": [(float(most), int(stride)) for most, stride in self.scales],
+            "width": self._setting("offset_width"),
+            "stem": self._setting("offset_stem"),
+            "inverse": self._setting("variant") == "ppdm",
+        }
+        return {"distiller": distiller, "deformer": deformer}
+
+    def _identity(self, data):
+        content = hashlib.sha1(data.x.numpy(), usedforsecurity=False).hexdigest()
+        settings = (
+            self._setting("variant"),
+            self._setting("scale_channels"),
+            self.loss,
+        )
+        return (content, repr(self._spec), *settings)
+
+    def _build(self):
+        spec = self._spec
+        deformer = Deformer(**spec["deformer"]) if spec["deformer"]["scales"] else None
+        return MovingStudent(deformer, Distiller(**spec["distiller"]))
+
+    def _new_network(self, data, rows):
+        network = self._build()
+        distiller, maps = network.distiller, [level[rows] for level in data.maps]
+        if self._setting("scale_channels"):
+            distiller.learn_scales(maps)
+        if distiller.codebook is not None:
+            distiller.codebook.start_from(distiller.places(maps[-1]))
+        return network
+
+    def _from_weights(self, weights):
+        return self._build()
+
+    def _optimizer(self, parameters):
+        betas = (0.5, 0.999)
+        return torch.optim.AdamW(
+            parameters, betas=betas, weight_decay=self.weight_decay
+        )
+
+    def _risen(self):
+        return self._setting("n_iter") // 10
+
+    def _rate(self, i):
+        n_iter, peak = self._setting("n_iter"), self._setting("learning_rate")
+        return warm_cosine(i, n_iter, warm_up=0, peak=peak, final=0)
+
+    def _loss(self, network, data, rows):
+        """Return the function of an iteration to its loss."""
+        device, size = next(network.parameters()).device, self._setting("batch_size")
+        low = self._low(device)
+
+        def loss(i):
+            batch = rows[batch_rows(len(rows), size, i, self._seed)]
+            batch = np.resize(batch, max(2, len(batch)))  # BatchNorm wants two
+            x = data.x[batch].to(device)
+            valid = None if data.whole else data.valid[batch].to(device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=low):
+                losses = network.losses(
+                    x,
+                    self._taught,
+                    valid=valid,
+                    maps=lambda: [m[batch].to(device).float() for m in data.maps],
+                    local=self.loss == "local",
+                )
+            network.history.append({k: float(v.detach()) for k, v in losses.items()})
+            weights = {
+                "reconstruction": 1,
+                "strength": self.strength_weight,
+                "roughness": self.smooth_weight,
+                "cycle": self.cycle_weight,
+                "codebook": self.vq_weight,
+            }
+            return sum(weights[name] * value for name, value in losses.items())
+
+        return loss
+
+    def _keep(self, run):
+        super()._keep(run)
+        history = run.network.history
+        self.loss_parts_ = {
+            name: [losses[name] for losses in history] for name in (history or [{}])[0]
+        }
+
+    @torch.inference_mode()
+    def _usage(self, distiller, data):
+        """Return how many places of the training images chose each prototype."""
+        if distiller.codebook is None:
+            return np.empty(0, int)
+        deepest = data.maps[-1].to(distiller.scale0.device)
+        used = distiller.codebook.nearest(distiller.places(deepest))
+        n_codes = len(distiller.codebook.codes)
+        return np.bincount(used.cpu().numpy(), minlength=n_codes)
+
+    # -- private: scores --------------------------------------------------------------
+
+    def _weight(self):
+        """Return the weight of the deformation, on the scale of the reconstruction."""
+        return self.alpha * self.part_scales_[0] / self.part_scales_[1]
+
+    def _peaks(self, grid):
+        """Return an image's reconstruction error and size of deformation."""
+        return aggregate(grid, self.aggregate, self.top_fraction)
+
+    def _judge(self, network, data, row):
+        return self._parts(network, data.x[row : row + 1], data.valid[row : row + 1])[0]
+
+    @torch.inference_mode()
+    def _parts(self, network, x, valid):
+        """Return error and deformation maps (n, 2, H, W), NaN where invalid."""
+        x = x.to(next(network.parameters()).device)
+        parts = network.parts(x, self._taught, self._joined)
+        parts = torch.cat(parts, dim=1).cpu().numpy()
+        sigma = self.smoothing_sigma * x.shape[-2] / 256
+        return np.stack([_smoothed(p, v, sigma) for p, v in zip(parts, valid.numpy())])
+
+    def _joined(self, levels, size):
+        """Return the sum of levels at the size of the image."""
+        shifts = getattr(self.features_, "shifts_", (0,) * len(levels))
+        return on_grid(levels, size, shifts).sum(-1)[:, None]
+
+
+def _tensors(F):
+    """Return prepared images (n, 3, H, W), 0 where invalid, and what is valid."""
+    x = as_tensor(np.ascontiguousarray(np.moveaxis(F, -1, 1), np.float32))
+    valid = torch.isfinite(x).all(1)
+    return torch.nan_to_num(x), valid
+
+
+def _smoothed(parts, valid, sigma):
+    parts = [smooth_pixels(part, sigma, inside=valid) for part in parts]
+    return np.where(valid, parts, np.float32(np.nan))
+
+
+def _in_pixels(fields, size):
+    """Return fields (k, 2, h, w) as (k, H, W, 2), in pixels of an image (H, W)."""
+    unit = (np.array(size[::-1], np.float32) - 1) / 2
+    large = [cv2.resize(np.moveaxis(f, 0, -1), size[::-1]) for f in fields]
+    return np.stack(large) * unit

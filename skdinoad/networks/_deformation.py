@@ -1,0 +1,152 @@
+"""DMAD's deformation: fields of offsets, read from an image, that move its pixels.
+
+Liu, Chang, Zhang, Shan, Chen, "Diversity-Measurable Anomaly Detection", CVPR 2023,
+arXiv 2303.05047, sections 3.2 and 3.4.
+
+Tensors: b images, c channels of h x w pixels, k scales from coarse to fine. A field
+(b, 2, h, w) holds offsets (x, y) in units in which image width and height are 2.
+"""
+
+import math
+
+import torch
+from torch import nn
+from torch.nn.functional import avg_pool2d, conv2d, grid_sample, interpolate, pad
+
+__all__ = ["Deformer", "magnitude", "moved", "roughness", "strength"]
+
+
+class Deformer(nn.Module):
+    """Predict offset fields, and fields that undo them, at several scales.
+
+    Parameters
+    ----------
+    scales : sequence of (float, int)
+        For each, coarse to fine: the largest offset along an axis, as a share of the
+        image's smaller side, and the pixels per offset, a power of 2.
+    width : int
+        Channels.
+    stem : int
+        Factor by which the image is shrunk first: 1, 2, ...
+    inverse : bool
+        Whether to predict inverse fields too.
+    """
+
+    def __init__(self, scales, width=64, stem=1, inverse=True):
+        super().__init__()
+        self.scales, self.stem = tuple(scales), stem
+        self.enter = nn.Sequential(_Coordinates(3, width), _Coordinates(width, width))
+        self.residual = nn.Sequential(
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 1, bias=False),
+        )
+        self.norm = nn.BatchNorm2d(width)
+        self.forth = nn.ModuleList(_head(width, s, stem) for _, s in self.scales)
+        heads = (_head(width, s, stem) for _, s in self.scales if inverse)
+        self.back = nn.ModuleList(heads)
+
+    def forward(self, x):
+        """Return fields and inverse fields, two lists of (b, 2, h, w)."""
+        size = x.shape[-2:]
+        x = self.enter(avg_pool2d(x, self.stem) if self.stem > 1 else x)
+        x = torch.cat([self.norm(x + self.residual(x)), x], dim=1)
+        pairs = [(self.forth, self.scales), (self.back, self.scales)]
+        return tuple(
+            [_upsampled(head(x), size, most) for head, (most, _) in zip(heads, scales)]
+            for heads, scales in pairs
+        )
+
+
+def _upsampled(raw, size, most):
+    """Return a field of the size of the image, within ``most`` of its smaller side."""
+    field = interpolate(
+        torch.tanh(raw.float()), size, mode="bilinear", align_corners=True
+    )
+    limits = [2 * most * min(size) / edge for edge in size[::-1]]
+    return field * field.new_tensor(limits)[:, None, None]
+
+
+def _head(width, stride, stem):
+    """Return layers from the trunk's 2 x width channels to a field of one stride."""
+    halvings = round(math.log2(stride / stem))
+    if halvings < 0 or stem * 2**halvings != stride:
+        raise ValueError(
+            f"A scale with {stride} pixels per offset: expected a power of 2 that is "
+            f"at least the stem, {stem}."
+        )
+    layers, channels = [], 2 * width
+    for step in [2] * halvings or [1]:
+        layers += [_conv(channels, width, step)]
+        channels = width
+    last = nn.Conv2d(width, 2, 3, padding=1)
+    # Not 0: there the length of an offset has no gradient.
+    nn.init.normal_(last.weight, std=1e-3)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(*layers, last)
+
+
+def _conv(a, b, stride=1):
+    return nn.Sequential(
+        nn.Conv2d(a, b, 3, stride=stride, padding=1, bias=False),
+        nn.BatchNorm2d(b),
+        nn.ReLU(inplace=True),
+    )
+
+
+class _Coordinates(nn.Module):
+    """A convolution that sees where it is: row and column, from -1 to 1, join in."""
+
+    def __init__(self, a, b):
+        super().__init__()
+        self.conv = _conv(a + 2, b)
+
+    def forward(self, x):
+        places = _identity(*x.shape[-2:], x).permute(2, 0, 1)
+        return self.conv(torch.cat([x, places.expand(len(x), -1, -1, -1)], dim=1))
+
+
+def _identity(height, width, like):
+    """Return the grid (h, w, 2) of (x, y) at which an image is itself."""
+    kind = {"dtype": like.dtype, "device": like.device}
+    y, x = (
+        torch.linspace(-1, 1, n, **kind) if n > 1 else torch.zeros(1, **kind)
+        for n in (height, width)
+    )
+    return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
+
+
+def moved(x, fields):
+    """Sample an image at offsets, field after field; border pixels go on outside."""
+    for field in fields:
+        grid = _identity(*x.shape[-2:], x) + field.permute(0, 2, 3, 1).to(x)
+        x = grid_sample(x, grid, "bilinear", "border", align_corners=True)
+    return x
+
+
+def magnitude(field):
+    """Return the lengths (b, 1, h, w) of offsets; differentiable at 0 as well."""
+    return (field.square().sum(1, keepdim=True) + 1e-12).sqrt()
+
+
+def strength(fields):
+    """Return the sum over scales of the mean length of offsets."""
+    return sum(magnitude(field).mean() for field in fields)
+
+
+def roughness(fields):
+    """Return the sum over fields of how far offsets are from their neighbours' mean.
+
+    x and y count apart, and the border repeats: the official filter adds x and y before
+    taking absolute values, so that opposite roughness cancels, and sees zeros outside.
+    """
+    return sum(_rough(field) for field in fields)
+
+
+def _rough(field):
+    kernel = torch.full((3, 3), -1 / 8, device=field.device)
+    kernel[1, 1] = 1
+    padded = pad(field, [1] * 4, mode="replicate")
+    return conv2d(padded, kernel.expand(2, 1, 3, 3), groups=2).abs().mean()

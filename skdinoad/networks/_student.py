@@ -1,0 +1,116 @@
+"""DMAD's trained part: a deformer in front of, or behind, a reverse distillation.
+
+Liu, Chang, Zhang, Shan, Chen, "Diversity-Measurable Anomaly Detection", CVPR 2023,
+arXiv 2303.05047, sections 3.2 to 3.4.
+
+A teacher is a function of images (b, 3, h, w) to levels, through which gradients pass.
+"""
+
+from torch import nn, zeros_like
+from torch.nn.functional import interpolate
+
+from skdinoad.networks._deformation import magnitude, moved, roughness, strength
+from skdinoad.networks._distillation import level_distances, level_loss
+
+__all__ = ["MovingStudent"]
+
+
+class MovingStudent(nn.Module):
+    """A student that explains an image by prototypes and a deformation.
+
+    With inverse fields the image moves before the teacher sees it ("ppdm"), without
+    them what the student rebuilds moves ("pdm").
+
+    Parameters
+    ----------
+    deformer : Deformer or None
+    distiller : Distiller
+    """
+
+    def __init__(self, deformer, distiller):
+        super().__init__()
+        self.deformer, self.distiller = deformer, distiller
+        self.history = []  # the parts of the loss in each iteration of this process
+
+    def fields(self, x):
+        """Return fields and inverse fields, empty lists where there are none."""
+        return ([], []) if self.deformer is None else self.deformer(x)
+
+    def losses(self, x, teach, *, valid=None, maps=None, local=False):
+        """Return all terms of the loss of a batch, by name.
+
+        Parameters
+        ----------
+        x : Tensor of shape (b, 3, h, w)
+        teach : callable
+        valid : Tensor of shape (b, h, w), bool, or None
+        maps : callable or None
+            Gives what the teacher makes of ``x``, where that is known already.
+        local : bool
+            As in ``level_loss``.
+        """
+        (forth, back), losses = self.fields(x), {}
+        if forth:
+            losses["strength"] = strength(forth)
+            losses["roughness"] = roughness([*forth, *back])
+        if back:
+            there = moved(x, forth)
+            losses["cycle"] = (moved(there, back[::-1]) - x).square().mean()
+            valid = None if valid is None else _moved_mask(valid, forth)
+            levels = teach(there)
+        else:
+            levels = maps() if maps else teach(x)
+        targets, rebuilt, losses["codebook"] = self._rebuilt(levels, forth, back)
+        masks = None if valid is None else _on_levels(valid, targets)
+        losses["reconstruction"] = level_loss(targets, rebuilt, masks, local=local)
+        return losses
+
+    def parts(self, x, teach, join):
+        """Return error and size of the deformation at each pixel of images.
+
+        Parameters
+        ----------
+        x : Tensor of shape (b, 3, h, w)
+        teach : callable
+        join : callable
+            ``join(levels, size)`` brings levels (b, 1, h_l, w_l) to one size and
+            returns their sum (b, 1, h, w).
+
+        Returns
+        -------
+        error, size : Tensor of shape (b, 1, h, w)
+            In the coordinates of the images as they came.
+        """
+        forth, back = self.fields(x)
+        levels = teach(moved(x, forth) if back else x)
+        targets, rebuilt, _ = self._rebuilt(levels, forth, back)
+        error = join(level_distances(targets, rebuilt), x.shape[-2:])
+        error, size = moved(error, back[::-1]), zeros_like(error)
+        for i, field in enumerate(back or forth):
+            # A finer inverse field stands where the coarser ones bring it back from.
+            size = size + moved(magnitude(field), back[:i][::-1])
+        return error, size
+
+    def _rebuilt(self, levels, forth, back):
+        """Return the teacher's levels, the student's, and the codebook's loss."""
+        targets = self.distiller.scaled(levels)
+        rebuilt, loss, _ = self.distiller(targets)
+        rebuilt = [level.float() for level in rebuilt]
+        if forth and not back:
+            rebuilt = [moved(level, _resized(forth, level)) for level in rebuilt]
+        return targets, rebuilt, loss
+
+
+def _resized(fields, like):
+    return [interpolate(field, like.shape[-2:], mode="area") for field in fields]
+
+
+def _moved_mask(valid, fields):
+    """Return where moved images show valid pixels."""
+    return moved(valid[:, None].float(), fields)[:, 0] >= 0.5
+
+
+def _on_levels(valid, levels):
+    """Return for each level which of its places are mostly valid."""
+    share = valid[:, None].float()
+    return [interpolate(share, a.shape[-2:], mode="area") >= 0.5 for a in levels]
