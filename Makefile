@@ -32,6 +32,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/bank.py
 	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/dfr_stages.py
 	$(BIN)/python benchmarks/few_and_many.py
 
 check-accuracy: $(INSTALLED)
@@ -41,6 +42,8 @@ check-accuracy: $(INSTALLED)
 	$(BIN)/python benchmarks/anomalydino.py "$(DATA)"
 	$(BIN)/python benchmarks/smaller_banks.py "$(DATA)"
 	$(BIN)/python benchmarks/dinomaly.py "$(DATA)"
+	$(BIN)/python benchmarks/centring.py "$(DATA)"
+	$(BIN)/python benchmarks/table.py "$(DATA)"
 
 doc: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'

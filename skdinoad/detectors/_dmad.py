@@ -25,28 +25,16 @@ __all__ = ["DMAD"]
 
 #: What ``preset`` stands for; each can be given as a parameter of its own.
 _OF_PRESETS = (
-    "variant",
-    "n_iter",
-    "batch_size",
-    "learning_rate",
-    "n_codes",
-    "student_width",
-    "student_depth",
-    "offset_width",
-    "offset_stem",
-    "scale_channels",
-)
-PRESETS = {
-    "fast": dict(zip(_OF_PRESETS, ("ppdm", 300, 8, 2e-3, 50, 128, 1, 16, 2, True))),
-    "vit": dict(zip(_OF_PRESETS, ("pdm", 300, 8, 2e-3, 50, 96, 1, 16, 2, True))),
+    "variant n_iter batch_size learning_rate n_codes student_width student_depth "
+    "offset_width offset_stem scale_channels"
+).split()
+_VALUES = {
+    "fast": ("ppdm", 300, 8, 2e-3, 50, 128, 1, 16, 2, True),
+    "vit": ("pdm", 300, 8, 2e-3, 50, 96, 1, 16, 2, True),
     # 400 epochs of 209 images
-    "paper": dict(
-        zip(
-            _OF_PRESETS,
-            ("ppdm", 10_450, 8, 5e-3, 200, 0, (6, 4, 3), 64, 1, False),
-        )
-    ),
+    "paper": ("ppdm", 10_450, 8, 5e-3, 200, 0, (6, 4, 3), 64, 1, False),
 }
+PRESETS = {name: dict(zip(_OF_PRESETS, values)) for name, values in _VALUES.items()}
 
 #: The extractors of the presets; scaling is left to DMAD.
 _EXTRACTORS = {
