@@ -24,10 +24,10 @@ from skdinoad.networks import Deformer, Distiller, MovingStudent, pyramid
 __all__ = ["DMAD"]
 
 #: What ``preset`` stands for; each can be given as a parameter of its own.
-_OF_PRESETS = (
-    "variant n_iter batch_size learning_rate n_codes student_width student_depth "
-    "offset_width offset_stem scale_channels"
-).split()
+_TRAINING = ("variant", "n_iter", "batch_size", "learning_rate", "n_codes")
+_STUDENT = ("student_width", "student_depth")
+_OFFSETS = ("offset_width", "offset_stem")
+_OF_PRESETS = (*_TRAINING, *_STUDENT, *_OFFSETS, "scale_channels")
 _VALUES = {
     "fast": ("ppdm", 300, 8, 2e-3, 50, 128, 1, 16, 2, True),
     "vit": ("pdm", 300, 8, 2e-3, 50, 96, 1, 16, 2, True),
@@ -324,8 +324,11 @@ class DMAD(TrainedDetector):
         return X
 
     def _fit_images(self, X):
-        super()._fit_images(X)
-        data, network = vars(self).pop("_data"), self._network()
+        try:
+            super()._fit_images(X)
+        finally:
+            data = vars(self).pop("_data", None)
+        network = self._network()
         parts = self._held or [(i, self._judge(network, data, i)) for i in data.image]
         highest = np.array([self._peaks(grid) for _, grid in parts])
         spread = np.subtract(*np.nanquantile(highest, [0.95, 0.05], axis=0))
@@ -418,7 +421,7 @@ class DMAD(TrainedDetector):
         data.whole = bool(data.valid.all())
         batches = data.x.split(8)
         with torch.inference_mode():
-            levels = [[t.half() for t in self._taught(part)] for part in batches]
+            levels = [[t.half().cpu() for t in self._taught(part)] for part in batches]
         data.maps = [torch.cat(parts) for parts in zip(*levels)]
         if not all(torch.isfinite(level).all() for level in data.maps):
             raise ValueError(

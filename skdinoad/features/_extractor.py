@@ -7,6 +7,7 @@ import joblib
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
 from skdinoad._geometry import is_size, resize_frame
@@ -117,7 +118,20 @@ class Extractor(TakesImages, TransformerMixin, BaseEstimator):
             they differ in size.
         frames : ndarray of shape (n, 3, 3), float64
             Pixel (x, y, 1) of the resized image -> pixel of the image given in.
+
+        Raises
+        ------
+        ValueError
+            If the extractor crops: what is cut off could not be moved.
         """
+        check_is_fitted(self, "weights_digest_")
+        if getattr(self, "resize", "stretch") == "crop" or getattr(
+            self, "crop_size", None
+        ):
+            raise ValueError(
+                "This extractor crops images, and here they are moved whole: pass "
+                "resize='stretch' and crop_size=None."
+            )
         grids, frames = [], []
         for image in as_images(X):
             size = image.shape[:2]

@@ -353,6 +353,18 @@ def test_stopped_and_resumed_is_never_stopped(X, variant):
     assert np.array_equal(parts.holdout_scores_, once.holdout_scores_)
 
 
+def test_an_interrupted_fit_keeps_no_images(X, monkeypatch):
+    detector = quick(warm_start=True)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(detector, "_train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        detector.fit(X)
+    assert not hasattr(detector, "_data")
+
+
 def test_stopping_early_is_said(X):
     with pytest.warns(ConvergenceWarning, match="1 of 40 iterations"):
         quick(n_iter=40, max_time=0).fit(X)
