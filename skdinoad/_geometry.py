@@ -14,6 +14,7 @@ import torch
 __all__ = [
     "BORDERS",
     "check_angles",
+    "field_in_pixels",
     "is_size",
     "pose_frame",
     "resize_frame",
@@ -203,6 +204,25 @@ def warp_rgba(image, frame, size, *, border) -> np.ndarray:
     color = np.ascontiguousarray(image[..., :3])
     alpha = warp(valid, frame, size, border="constant", nearest=True)
     return np.dstack([warp(color, frame, size, border=border), alpha])
+
+
+def field_in_pixels(fields, size) -> np.ndarray:
+    """Return offset fields in pixels of an image.
+
+    Parameters
+    ----------
+    fields : ndarray of shape (k, 2, h, w), float32
+        Offsets (x, y), in units in which the image is 2 wide and 2 high.
+    size : tuple of int
+        (H, W) of the image.
+
+    Returns
+    -------
+    ndarray of shape (k, H, W, 2), float32
+    """
+    unit = (np.array(size[::-1], np.float32) - 1) / 2
+    large = [cv2.resize(np.moveaxis(field, 0, -1), size[::-1]) for field in fields]
+    return np.stack(large) * unit
 
 
 def warp_back(grid, frame, size, *, margin=0.5) -> np.ndarray:

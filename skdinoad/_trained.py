@@ -158,6 +158,8 @@ class TrainedDetector(BaseDetector):
 
     def _train(self, run, data, rows, seconds, name):
         n_iter = self._setting("n_iter")
+        for group in run.optimizer.param_groups:  # may be another one since
+            group["weight_decay"] = getattr(self, "weight_decay", 0)
         try:
             train(
                 run,

@@ -6,6 +6,7 @@ from scipy import ndimage
 from skdinoad._geometry import (
     BORDERS,
     check_angles,
+    field_in_pixels,
     pose_frame,
     resize_frame,
     rotated,
@@ -135,3 +136,11 @@ def test_angles_are_each_once_and_zero_first():
     assert check_angles([90, 450, -90, 0]) == (0, 90, 270)
     with pytest.raises(ValueError, match="expected angles in degrees"):
         check_angles([0, np.nan])
+
+
+def test_fields_in_pixels():
+    fields = np.zeros((1, 2, 9, 9), np.float32)
+    fields[0, 0], fields[0, 1] = 0.5, -0.25  # width and height are 2
+    out = field_in_pixels(fields, (41, 81))
+    assert out.shape == (1, 41, 81, 2)
+    np.testing.assert_allclose(out[0, 3, 5], [20, -5])

@@ -148,6 +148,13 @@ def test_a_loaded_model_goes_on_with_its_weights(grids):
     assert 0 < gap <= 0.11  # one step of Adam
 
 
+def test_a_resumed_training_decays_as_asked_now(grids):
+    detector = MeanDetector(warm_start=True, holdout=None).fit(grids)
+    detector.weight_decay = 0.3
+    detector.set_params(n_iter=41).fit(grids)
+    assert detector._runs[0].optimizer.param_groups[0]["weight_decay"] == 0.3
+
+
 def test_weights_of_another_shape_are_refused(grids):
     detector = MeanDetector(holdout=None).fit(grids)
     detector._from_weights = lambda weights: Mean(3)

@@ -87,7 +87,8 @@ class DFR(TrainedDetector):
         "linear" rebuilds from the principal components themselves: nothing is trained,
         and the result is exact.
     latent_dim : int or None, default=None
-        Width of the code; None takes it from ``variance``.
+        Width of the code, less than the number of channels in any case: as many would
+        rebuild everything. None takes it from ``variance``.
     variance : float, default=0.9
         Share of the variance that the code's principal components hold.
     standardize : bool or None, default=None
@@ -328,6 +329,11 @@ class DFR(TrainedDetector):
                 start += 1
         image = np.concatenate(image)
         self._check_usable(sorted(set(image)), len(X))
+        if len(image) < 2 and self.autoencoder == "mlp":
+            raise ValueError(
+                "There is one valid place to learn from, and an autoencoder needs "
+                "more: more images, larger ones, or autoencoder='linear'."
+            )
         return Bunch(rows=torch.cat(rows), image=image, pictures=X)
 
     def _check_channels(self, cells, rows, name):
@@ -342,7 +348,8 @@ class DFR(TrainedDetector):
     def _identity(self, data):
         content = hashlib.sha1(data.rows.numpy(), usedforsecurity=False).hexdigest()
         code = (self.latent_dim, self.variance, self._setting("standardize"))
-        return (content, *code, self.autoencoder, self.batch_norm)
+        loss = (self.autoencoder, self.batch_norm, self._cos_weight())
+        return (content, *code, *loss)
 
     def _new_network(self, data, rows):
         """Return a network with the principal components of these rows."""

@@ -3,14 +3,13 @@
 import hashlib
 from numbers import Integral, Real
 
-import cv2
 import numpy as np
 import torch
 from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
 
-from skdinoad._geometry import warp_back
-from skdinoad._grids import name_of
+from skdinoad._geometry import field_in_pixels, warp_back
+from skdinoad._grids import name_of, nothing_valid
 from skdinoad._images import Images
 from skdinoad._maps import aggregate, smooth_pixels
 from skdinoad._sklearn import Interval, StrOptions
@@ -19,7 +18,13 @@ from skdinoad._trained import TrainedDetector
 from skdinoad._training import batch_rows, warm_cosine
 from skdinoad.features import CNNFeatures, DinoFeatures
 from skdinoad.features._levels import on_grid
-from skdinoad.networks import Deformer, Distiller, MovingStudent, pyramid
+from skdinoad.networks import (
+    MovingStudent,
+    check_depth,
+    check_scales,
+    on_levels,
+    pyramid,
+)
 
 __all__ = ["DMAD"]
 
@@ -186,11 +191,13 @@ class DMAD(TrainedDetector):
     Against the official code: both terms are scaled by good images held out and not by
     the test set, and ``alpha`` is one number and not chosen by category, so a single
     image can be scored. One model serves image and pixel scores. The prototypes start
-    from features of good images, and idle ones move. Roughness counts x and y apart and
-    repeats the border. Maps of levels meet with half-pixel centres. The part that reads
-    offsets sees row and column as they are, not split in two.
+    from features of good images, and idle ones move. Roughness is the mean over x and y
+    apart, half of their sum, and repeats the border. Maps of levels meet with
+    half-pixel centres. The part that reads offsets sees row and column as they are, not
+    split in two.
 
-    Invalid pixels have the mean colour, and neither count in the loss nor in scores.
+    Invalid pixels have the mean colour, no prototype learns from them, and they count
+    neither in the loss, but for the fields' own length and roughness, nor in scores.
 
     References
     ----------
@@ -324,6 +331,7 @@ class DMAD(TrainedDetector):
         return X
 
     def _fit_images(self, X):
+        check_scales(self.scales)
         try:
             super()._fit_images(X)
         finally:
@@ -370,7 +378,10 @@ class DMAD(TrainedDetector):
         check_is_fitted(self)
         X = self._check_input(X)
         batches = self._scored(X, "score")
-        return np.array([self._peaks(grid) for D, _ in batches for grid in D])
+        parts = np.array([self._peaks(grid) for D, _ in batches for grid in D])
+        if np.isnan(parts).any():
+            raise nothing_valid(X, int(np.flatnonzero(np.isnan(parts).any(1))[0]))
+        return parts
 
     def predict_deformation(self, X):
         """Return how images are moved to look like prototypes.
@@ -393,7 +404,9 @@ class DMAD(TrainedDetector):
             with torch.inference_mode():
                 x = _tensors(F)[0].to(next(network.parameters()).device)
                 fields = torch.stack(network.deformer(x)[0], dim=1).cpu().numpy()
-            out += [_in_pixels(f, X.size(len(out) + i)) for i, f in enumerate(fields)]
+            out += [
+                field_in_pixels(f, X.size(len(out) + i)) for i, f in enumerate(fields)
+            ]
         return np.stack(out) if len({f.shape for f in out}) == 1 else out
 
     # -- private: images --------------------------------------------------------------
@@ -418,7 +431,6 @@ class DMAD(TrainedDetector):
         data = Bunch(
             x=torch.cat(x), valid=torch.cat(valid), image=np.arange(len(image))
         )
-        data.whole = bool(data.valid.all())
         batches = data.x.split(8)
         with torch.inference_mode():
             levels = [[t.half().cpu() for t in self._taught(part)] for part in batches]
@@ -427,33 +439,30 @@ class DMAD(TrainedDetector):
             raise ValueError(
                 "The teacher's features exceed 65504 and cannot be kept as float16."
             )
+        whole = bool(data.valid.all())
+        data.masks = None if whole else on_levels(data.valid, data.maps)
         self._spec = self._specification(data)
         self._data = data
         return data
 
     def _taught(self, x):
         """Return the teacher's levels of images, as float32; gradients may pass."""
-        maps = pyramid(self.features_._maps(x))
+        maps = self.features_._maps(x)
+        maps = pyramid([maps[i] for i in np.argsort(self.features_.layers_)])
         return [level.float().to(resolve_device(self.device)) for level in maps]
 
     # -- private: training ------------------------------------------------------------
 
     def _specification(self, data):
         """Return what the networks are built from."""
-        levels = len(data.maps)
-        depth = self._setting("student_depth")
-        if np.ndim(depth) and len(depth) != levels:
-            raise ValueError(
-                f"student_depth={depth!r} for a teacher with {levels} levels: expected "
-                "one number, or one for each level."
-            )
-        depth = np.broadcast_to(depth, levels).tolist()
-        places = len(data.x) * data.maps[-1][0, 0].numel()
+        places = data.maps[-1][:, 0].numel()
+        if data.masks is not None:
+            places = int(data.masks[-1].sum())
         codes = min(self._setting("n_codes"), max(1, places // 4)) if self.vq else 0
         distiller = {
             "channels": [level.shape[1] for level in data.maps],
             "width": self._setting("student_width") or None,
-            "depth": depth,
+            "depth": check_depth(self._setting("student_depth"), len(data.maps)),
             "codes": codes,
             "signed": any(bool((level < 0).any()) for level in data.maps),
         }
@@ -466,30 +475,27 @@ class DMAD(TrainedDetector):
         return {"distiller": distiller, "deformer": deformer}
 
     def _identity(self, data):
-        content = hashlib.sha1(data.x.numpy(), usedforsecurity=False).hexdigest()
-        settings = (
-            self._setting("variant"),
-            self._setting("scale_channels"),
-            self.loss,
-        )
-        return (content, repr(self._spec), *settings)
-
-    def _build(self):
-        spec = self._spec
-        deformer = Deformer(**spec["deformer"]) if spec["deformer"]["scales"] else None
-        return MovingStudent(deformer, Distiller(**spec["distiller"]))
+        digest = hashlib.sha1(data.x.numpy(), usedforsecurity=False)
+        for level in data.maps:
+            digest.update(level.numpy())
+        weights = (self.vq_weight, self.strength_weight, self.smooth_weight)
+        settings = (self._setting("variant"), self._setting("scale_channels"))
+        others = (self.loss, self.cycle_weight, repr(self._spec))
+        return (digest.hexdigest(), *weights, *settings, *others)
 
     def _new_network(self, data, rows):
-        network = self._build()
+        network = MovingStudent.of(**self._spec)
         distiller, maps = network.distiller, [level[rows] for level in data.maps]
+        masks = data.masks and [mask[rows] for mask in data.masks]
         if self._setting("scale_channels"):
-            distiller.learn_scales(maps)
+            distiller.learn_scales(maps, masks)
         if distiller.codebook is not None:
-            distiller.codebook.start_from(distiller.places(maps[-1]))
+            places = distiller.places(maps[-1], masks and masks[-1])
+            distiller.codebook.start_from(places)
         return network
 
     def _from_weights(self, weights):
-        return self._build()
+        return MovingStudent.of(**self._spec)
 
     def _optimizer(self, parameters):
         betas = (0.5, 0.999)
@@ -513,7 +519,7 @@ class DMAD(TrainedDetector):
             batch = rows[batch_rows(len(rows), size, i, self._seed)]
             batch = np.resize(batch, max(2, len(batch)))  # BatchNorm wants two
             x = data.x[batch].to(device)
-            valid = None if data.whole else data.valid[batch].to(device)
+            valid = None if data.masks is None else data.valid[batch].to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=low):
                 losses = network.losses(
                     x,
@@ -547,7 +553,8 @@ class DMAD(TrainedDetector):
         if distiller.codebook is None:
             return np.empty(0, int)
         deepest = data.maps[-1].to(distiller.scale0.device)
-        used = distiller.codebook.nearest(distiller.places(deepest))
+        valid = data.masks and data.masks[-1].to(deepest.device)
+        used = distiller.codebook.nearest(distiller.places(deepest, valid))
         n_codes = len(distiller.codebook.codes)
         return np.bincount(used.cpu().numpy(), minlength=n_codes)
 
@@ -575,7 +582,8 @@ class DMAD(TrainedDetector):
 
     def _joined(self, levels, size):
         """Return the sum of levels at the size of the image."""
-        shifts = getattr(self.features_, "shifts_", (0,) * len(levels))
+        shifts = np.array(getattr(self.features_, "shifts_", (0.0,) * len(levels)))
+        shifts = shifts[np.argsort(self.features_.layers_)].tolist()
         return on_grid(levels, size, shifts).sum(-1)[:, None]
 
 
@@ -589,10 +597,3 @@ def _tensors(F):
 def _smoothed(parts, valid, sigma):
     parts = [smooth_pixels(part, sigma, inside=valid) for part in parts]
     return np.where(valid, parts, np.float32(np.nan))
-
-
-def _in_pixels(fields, size):
-    """Return fields (k, 2, h, w) as (k, H, W, 2), in pixels of an image (H, W)."""
-    unit = (np.array(size[::-1], np.float32) - 1) / 2
-    large = [cv2.resize(np.moveaxis(f, 0, -1), size[::-1]) for f in fields]
-    return np.stack(large) * unit

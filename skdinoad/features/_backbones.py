@@ -149,7 +149,8 @@ _NOT_NEEDED = (
 def _create(model, seed):
     if not timm.is_model(model):
         raise ValueError(
-            f"model={model!r} is not a timm model; see timm.list_models('vit*')."
+            f"model={model!r} is not a timm model; see timm.list_models('vit*'), or "
+            "for CNNs timm.list_models('*net*')."
         )
     with seeded(seed):
         try:

@@ -236,7 +236,7 @@ class CNNFeatures(Extractor):
         return super()._extractor()
 
     def _finish(self, grid):
-        if not hasattr(self, "scale_"):
+        if not (self.standardize and hasattr(self, "scale_")):
             return grid
         return (grid - self.mean_) / self.scale_
 

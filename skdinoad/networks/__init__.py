@@ -9,6 +9,7 @@ from skdinoad.networks._autoencoder import (
 )
 from skdinoad.networks._deformation import (
     Deformer,
+    check_scales,
     magnitude,
     moved,
     roughness,
@@ -17,6 +18,7 @@ from skdinoad.networks._deformation import (
 from skdinoad.networks._distillation import (
     Codebook,
     Distiller,
+    check_depth,
     level_distances,
     level_loss,
     pyramid,
@@ -28,7 +30,7 @@ from skdinoad.networks._reconstructor import (
     recentred,
     reconstruction_loss,
 )
-from skdinoad.networks._student import MovingStudent
+from skdinoad.networks._student import MovingStudent, on_levels
 
 __all__ = [
     "Codebook",
@@ -37,6 +39,8 @@ __all__ = [
     "MovingStudent",
     "Reconstructor",
     "RowAutoencoder",
+    "check_depth",
+    "check_scales",
     "code_width",
     "cosine_distance",
     "covariance",
@@ -44,6 +48,7 @@ __all__ = [
     "level_loss",
     "magnitude",
     "moved",
+    "on_levels",
     "principal_axes",
     "pyramid",
     "rebuild",

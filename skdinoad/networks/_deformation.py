@@ -9,11 +9,12 @@ Tensors: b images, c channels of h x w pixels, k scales from coarse to fine. A f
 
 import math
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import avg_pool2d, conv2d, grid_sample, interpolate, pad
 
-__all__ = ["Deformer", "magnitude", "moved", "roughness", "strength"]
+__all__ = ["Deformer", "check_scales", "magnitude", "moved", "roughness", "strength"]
 
 
 class Deformer(nn.Module):
@@ -60,6 +61,17 @@ class Deformer(nn.Module):
         )
 
 
+def check_scales(scales):
+    """Raise ValueError unless scales are pairs that :class:`Deformer` can use."""
+    for scale in scales:
+        pair = np.shape(scale) == (2,)
+        if not pair or not (0 < scale[0] < 1 <= scale[1] == int(scale[1])):
+            raise ValueError(
+                f"scales holds {scale!r}: expected pairs of a share of the image, "
+                "above 0 and below 1, and whole pixels per offset: (8 / 256, 8)."
+            )
+
+
 def _upsampled(raw, size, most):
     """Return a field of the size of the image, within ``most`` of its smaller side."""
     field = interpolate(
@@ -74,8 +86,9 @@ def _head(width, stride, stem):
     halvings = round(math.log2(stride / stem))
     if halvings < 0 or stem * 2**halvings != stride:
         raise ValueError(
-            f"A scale with {stride} pixels per offset: expected a power of 2 that is "
-            f"at least the stem, {stem}."
+            f"A scale with {stride} pixels per offset behind offset_stem={stem}: "
+            f"expected the stem times a power of 2: {stem}, {2 * stem}, {4 * stem} ... "
+            "Change scales or offset_stem."
         )
     layers, channels = [], 2 * width
     for step in [2] * halvings or [1]:

@@ -7,6 +7,9 @@ DMAD's information compression, arXiv 2303.05047, section 3.3.
 Tensors: a list of levels (b, c_l, h_l, w_l), shallow to deep.
 """
 
+from numbers import Integral
+
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import (
@@ -16,7 +19,14 @@ from torch.nn.functional import (
     mse_loss,
 )
 
-__all__ = ["Codebook", "Distiller", "level_distances", "level_loss", "pyramid"]
+__all__ = [
+    "Codebook",
+    "Distiller",
+    "check_depth",
+    "level_distances",
+    "level_loss",
+    "pyramid",
+]
 
 
 class Distiller(nn.Module):
@@ -65,35 +75,59 @@ class Distiller(nn.Module):
         return [level / getattr(self, f"scale{i}") for i, level in enumerate(maps)]
 
     @torch.no_grad()
-    def learn_scales(self, maps):
+    def learn_scales(self, maps, valid=None):
         """Bring the mean square of each channel to 1, its mean not to 0.
+
+        ``valid``, one (b, 1, h_l, w_l) for each level, says which places count.
 
         What is the same everywhere gives features a direction: without it, those of a
         plain ground would be noise, and no cosine of theirs would mean a thing.
         """
         for i, level in enumerate(maps):
-            parts = (image.double().square().mean(dim=(1, 2)) for image in level)
-            square = sum(parts) / len(level)
-            square = torch.where(square < 1e-12, 1, square)
+            square, count = torch.zeros(level.shape[1], dtype=torch.float64), 0
+            for k, image in enumerate(level):  # one by one: float64 of all is large
+                cells = image.flatten(1) if valid is None else image[:, valid[i][k, 0]]
+                square += cells.double().square().sum(dim=1)
+                count += cells.shape[1]
+            square = torch.where(square < 1e-12 * count, count, square) / max(count, 1)
             getattr(self, f"scale{i}")[:, 0, 0] = square.sqrt()
 
-    def places(self, deepest):
-        """Return the scaled features (m, c) of all places of the deepest level."""
+    def places(self, deepest, valid=None):
+        """Return the scaled features (m, c) of the deepest level's (valid) places."""
         last = deepest.float() / getattr(self, f"scale{len(self.rebuild) - 1}")
-        return last.movedim(1, -1).flatten(0, 2)
+        last = last.movedim(1, -1)
+        return last.flatten(0, 2) if valid is None else last[valid[:, 0]]
 
-    def forward(self, targets):
-        """Return the rebuilt levels, the codebook's loss, and the codes used."""
+    def forward(self, targets, valid=None):
+        """Return the rebuilt levels, the codebook's loss, and the codes used.
+
+        ``valid`` (b, 1, h, w) says which places of the deepest level prototypes learn
+        from.
+        """
         deepest, loss, used = targets[-1], targets[-1].new_zeros(()), None
         grid = deepest.shape[-2:]
         reduced = [_to(layer(t), grid) for layer, t in zip(self.reduce, targets)]
         if self.codebook is not None:
-            deepest, loss, used = self.codebook(deepest)
+            deepest, loss, used = self.codebook(deepest, valid)
         x, out = self.squeeze(torch.cat([*reduced, deepest], dim=1)), []
         for level, target in zip(reversed(self.rebuild), reversed(targets)):
             x, rebuilt = level(x, target.shape[-2:])
             out.append(rebuilt)
         return out[::-1], loss, used
+
+
+def check_depth(depth, levels) -> list:
+    """Return the student's blocks at each level, given as one number or several."""
+    if not all(isinstance(n, Integral) and n >= 0 for n in np.atleast_1d(depth)):
+        raise ValueError(
+            f"student_depth={depth!r}: expected numbers of blocks, 0 or more."
+        )
+    if np.ndim(depth) and len(depth) != levels:
+        raise ValueError(
+            f"student_depth={depth!r} for a teacher with {levels} levels: expected one "
+            "number, or one for each level."
+        )
+    return np.broadcast_to(depth, levels).tolist()
 
 
 def _to(x, size):
@@ -123,7 +157,7 @@ class _Residual(nn.Module):
 
     def __init__(self, a, b, stride=1):
         super().__init__()
-        inner = b // 2
+        inner = max(1, b // 2)
         self.body = nn.Sequential(
             nn.Conv2d(a, inner, 1, bias=False),
             nn.BatchNorm2d(inner),
@@ -187,16 +221,18 @@ class Codebook(nn.Module):
         rows = rows.repeat(-(-len(self.codes) // len(places)))[: len(self.codes)]
         self.codes.copy_(places[rows])
 
-    def forward(self, x):
+    def forward(self, x, valid=None):
         """Return quantised features (b, c, h, w), the loss, and codes (b, h, w)."""
         places = x.movedim(1, -1)
         rows = places.reshape(-1, x.shape[1]).float()
         used = self.nearest(rows)
+        counts = slice(None) if valid is None else valid.flatten()
         if self.training:
-            self._revive(rows.detach(), used)
+            self._revive(rows.detach()[counts], used[counts])
         chosen = self.codes[used]
         # van den Oord et al., "Neural Discrete Representation Learning", 2017, eq. 3.
-        loss = mse_loss(chosen, rows.detach()) + 0.25 * mse_loss(rows, chosen.detach())
+        a, b = chosen[counts], rows[counts]
+        loss = mse_loss(a, b.detach()) + 0.25 * mse_loss(b, a.detach())
         chosen = (rows + (chosen - rows).detach()).reshape(places.shape)
         return chosen.movedim(-1, 1), loss, used.reshape(places.shape[:-1])
 
@@ -209,7 +245,7 @@ class Codebook(nn.Module):
         self.idle += 1
         self.idle[used] = 0
         dead = torch.nonzero(self.idle > self.patience)[:, 0]
-        if len(dead):
+        if len(dead) and len(rows):
             places = torch.randint(len(rows), (len(dead),)).to(rows.device)
             self.codes[dead] = rows[places]
             self.idle[dead] = 0

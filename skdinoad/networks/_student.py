@@ -9,10 +9,16 @@ A teacher is a function of images (b, 3, h, w) to levels, through which gradient
 from torch import nn, zeros_like
 from torch.nn.functional import interpolate
 
-from skdinoad.networks._deformation import magnitude, moved, roughness, strength
-from skdinoad.networks._distillation import level_distances, level_loss
+from skdinoad.networks._deformation import (
+    Deformer,
+    magnitude,
+    moved,
+    roughness,
+    strength,
+)
+from skdinoad.networks._distillation import Distiller, level_distances, level_loss
 
-__all__ = ["MovingStudent"]
+__all__ = ["MovingStudent", "on_levels"]
 
 
 class MovingStudent(nn.Module):
@@ -31,6 +37,12 @@ class MovingStudent(nn.Module):
         super().__init__()
         self.deformer, self.distiller = deformer, distiller
         self.history = []  # the parts of the loss in each iteration of this process
+
+    @classmethod
+    def of(cls, deformer, distiller):
+        """Return a new student from the parameters of its parts, two dicts."""
+        moves = Deformer(**deformer) if deformer["scales"] else None
+        return cls(moves, Distiller(**distiller))
 
     def fields(self, x):
         """Return fields and inverse fields, empty lists where there are none."""
@@ -55,13 +67,16 @@ class MovingStudent(nn.Module):
             losses["roughness"] = roughness([*forth, *back])
         if back:
             there = moved(x, forth)
-            losses["cycle"] = (moved(there, back[::-1]) - x).square().mean()
+            gap = (moved(there, back[::-1]) - x).square().mean(dim=1)
+            losses["cycle"] = gap.mean() if valid is None else gap[valid].mean()
             valid = None if valid is None else _moved_mask(valid, forth)
             levels = teach(there)
         else:
             levels = maps() if maps else teach(x)
-        targets, rebuilt, losses["codebook"] = self._rebuilt(levels, forth, back)
-        masks = None if valid is None else _on_levels(valid, targets)
+        masks = None if valid is None else on_levels(valid, levels)
+        deepest = None if valid is None else masks[-1]
+        found = self._rebuilt(levels, forth, back, deepest)
+        targets, rebuilt, losses["codebook"] = found
         losses["reconstruction"] = level_loss(targets, rebuilt, masks, local=local)
         return losses
 
@@ -91,10 +106,10 @@ class MovingStudent(nn.Module):
             size = size + moved(magnitude(field), back[:i][::-1])
         return error, size
 
-    def _rebuilt(self, levels, forth, back):
+    def _rebuilt(self, levels, forth, back, valid=None):
         """Return the teacher's levels, the student's, and the codebook's loss."""
         targets = self.distiller.scaled(levels)
-        rebuilt, loss, _ = self.distiller(targets)
+        rebuilt, loss, _ = self.distiller(targets, valid)
         rebuilt = [level.float() for level in rebuilt]
         if forth and not back:
             rebuilt = [moved(level, _resized(forth, level)) for level in rebuilt]
@@ -110,7 +125,7 @@ def _moved_mask(valid, fields):
     return moved(valid[:, None].float(), fields)[:, 0] >= 0.5
 
 
-def _on_levels(valid, levels):
+def on_levels(valid, levels):
     """Return for each level which of its places are mostly valid."""
     share = valid[:, None].float()
     return [interpolate(share, a.shape[-2:], mode="area") >= 0.5 for a in levels]

@@ -315,7 +315,20 @@ def test_another_number_of_channels_is_refused(grids):
 def test_one_image_and_one_place(rng):
     F = rng.normal(size=(1, 1, 1, 8))
     assert np.isfinite(quick(autoencoder="linear").fit(F).score_samples(F)).all()
-    assert np.isfinite(quick(latent_dim=1, n_iter=100).fit(F).score_samples(F)).all()
+    with pytest.raises(ValueError, match="one valid place to learn from"):
+        quick().fit(F)
+    F = rng.normal(size=(1, 1, 2, 8))
+    assert np.isfinite(quick(latent_dim=1).fit(F).score_samples(F)).all()
+
+
+@pytest.mark.parametrize(
+    "change", [{"loss": "mse+cos"}, {"latent_dim": 2}, {"holdout": 2}]
+)
+def test_another_training_starts_anew_and_says_so(grids, change):
+    detector = quick(warm_start=True, expected_fpr=0.1).fit(grids)
+    with pytest.warns(UserWarning, match="starts anew"):
+        detector.set_params(**change).fit(grids)
+    assert detector.loss_curve_ == clone(detector).fit(grids).loss_curve_
 
 
 def test_a_search_over_widths_sees_each_image_once(monkeypatch):

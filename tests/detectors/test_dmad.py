@@ -12,7 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from skdinoad import DMAD, PCAAligner, Pipeline, dump
 from skdinoad.datasets import make_screws, plant_defect
-from skdinoad.detectors._dmad import PRESETS, _in_pixels
+from skdinoad.detectors._dmad import PRESETS
 from skdinoad.features._backbones import load_backbone
 from skdinoad.metrics import pixel_auroc_score
 from skdinoad.networks import magnitude, moved
@@ -177,11 +177,6 @@ def test_inverse_fields_learn_to_undo():
 
 
 def test_fields_come_in_pixels_of_the_image_given():
-    fields = np.zeros((1, 2, 9, 9), np.float32)
-    fields[0, 0], fields[0, 1] = 0.5, -0.25  # width and height are 2
-    out = _in_pixels(fields, (41, 81))
-    assert out.shape == (1, 41, 81, 2)
-    np.testing.assert_allclose(out[0, 3, 5], [20, -5])
     detector = quick().fit(make_images(4, size=(64, 64)))
     mixed = [make_images(1, size=(64, 64))[0], make_images(1, size=(80, 120))[0]]
     found = detector.predict_deformation(mixed)
@@ -301,6 +296,77 @@ def test_two_or_four_levels_work(X):
 def test_depth_names_each_level(X):
     with pytest.raises(ValueError, match=r"student_depth=\(1, 2\).*3 levels"):
         quick(student_depth=(1, 2)).fit(X)
+
+
+@pytest.mark.parametrize(
+    "scales",
+    [
+        ((float("nan"), 8),),
+        ((8, 8),),
+        ((-0.1, 8),),
+        ((0.01, 2.5),),
+        ((0.01, 0),),
+        (8 / 256, 8),
+        ((0.03, 8, 1),),
+    ],
+)
+def test_scales_that_are_none_are_named(X, scales):
+    with pytest.raises(ValueError, match=r"scales holds .*expected pairs"):
+        quick(scales=scales).fit(X)
+
+
+def test_bad_shapes_of_the_student_are_named(X):
+    for depth in (-1, (1.5, 1, 1), (1, "a", 2)):
+        with pytest.raises(ValueError, match="student_depth="):
+            quick(student_depth=depth).fit(X)
+    with pytest.raises(ValueError, match="offset_stem=3"):
+        quick(offset_stem=3).fit(X)
+    assert np.isfinite(quick(student_width=1).fit(X).score_samples(X)).all()
+
+
+def test_levels_come_shallow_to_deep_in_whatever_order_asked(X):
+    one, other = (
+        quick(
+            features=tiny_cnn(standardize=False, image_size=(64, 64), layers=layers)
+        ).fit(X)
+        for layers in ((1, 2, 3), (3, 1, 2))
+    )
+    np.testing.assert_allclose(one.score_samples(X), other.score_samples(X), rtol=1e-5)
+
+
+def test_prototypes_stand_for_valid_places_alone(X):
+    alpha = np.full_like(X[..., :1], 255)
+    alpha[:, :, :48] = 0
+    masked = np.concatenate([X, alpha], axis=-1)
+    detector = quick(n_codes=3).fit(masked)
+    assert detector.code_usage_.sum() == 6 * 4 * 1
+
+
+def test_parts_of_an_image_without_valid_pixels_are_an_error(X):
+    alpha = np.full_like(X[..., :1], 255)
+    masked = np.concatenate([X, alpha], axis=-1)
+    detector = quick().fit(masked)
+    masked[2, ..., 3] = 0
+    with pytest.raises(ValueError, match=r"X\[2\] has no valid patch"):
+        detector.score_parts(masked)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"features__weights": "random:1"},
+        {"features__layers": (0, 1, 2)},
+        {"loss": "local"},
+        {"vq_weight": 0.5},
+        {"cycle_weight": 2},
+        {"student_width": 16},
+    ],
+)
+def test_another_training_starts_anew_and_says_so(X, change):
+    detector = quick(warm_start=True).fit(X)
+    with pytest.warns(UserWarning, match="starts anew"):
+        detector.set_params(**change).fit(X)
+    assert detector.loss_curve_ == clone(detector).fit(X).loss_curve_
 
 
 def test_one_constant_grey_image():

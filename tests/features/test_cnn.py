@@ -92,6 +92,13 @@ def test_needs_fit_only_where_it_learns(make_tiny_cnn):
     assert not make_tiny_cnn(standardize=False).__sklearn_tags__().requires_fit
 
 
+def test_parameters_set_after_fit_are_those_that_hold(make_tiny_cnn):
+    X = make_images(3)
+    features = make_tiny_cnn().fit(X)
+    raw = make_tiny_cnn(standardize=False).transform(X)
+    np.testing.assert_allclose(features.set_params(standardize=False).transform(X), raw)
+
+
 def test_a_search_over_detectors_sees_each_image_once(make_tiny_cnn, monkeypatch):
     X, seen = make_images(6), []
     run = CNNFeatures._run

@@ -90,6 +90,17 @@ def test_scales_bring_mean_squares_to_1_and_keep_directions():
     assert torch.equal(second, maps[1])
 
 
+def test_scales_know_nothing_of_invalid_places():
+    maps = [torch.randn(4, 8, 6, 6)]
+    masks = [torch.zeros(4, 1, 6, 6, dtype=torch.bool)]
+    masks[0][:, :, :4] = True
+    network, cut = (Distiller((8,), depth=(1,)) for _ in range(2))
+    cut.learn_scales([maps[0][:, :, :4]])
+    maps[0][:, :, 4:] = 1e3
+    network.learn_scales(maps, masks)
+    torch.testing.assert_close(network.scale0, cut.scale0)
+
+
 # -- prototypes ---------------------------------------------------------------------
 
 
@@ -118,6 +129,18 @@ def test_gradient_passes_straight_through():
     weights = torch.randn(2, 4, 3, 3)
     (grad,) = torch.autograd.grad((book(x)[0] * weights).sum(), x)
     torch.testing.assert_close(grad, weights)
+
+
+def test_prototypes_learn_from_valid_places_alone():
+    book, x = Codebook(5, 4, patience=0), torch.randn(2, 4, 3, 3)
+    valid = torch.ones(2, 1, 3, 3, dtype=torch.bool)
+    valid[:, :, 1:] = False
+    x[:, :, 1:] = 1e3
+    for _ in range(5):
+        _, loss, used = book(x, valid)
+        assert loss < 100
+        assert book.codes.max() < 100
+    assert used.shape == (2, 3, 3)
 
 
 def test_only_used_codes_learn():
