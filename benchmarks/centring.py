@@ -40,7 +40,7 @@ def main():
 
 
 @torch.no_grad()
-def learn_both(self, maps):
+def learn_both(self, maps, _=None):
     self.means = []
     for i, level in enumerate(maps):
         values = level.double().transpose(0, 1).flatten(1)

@@ -306,7 +306,7 @@ class DFR(TrainedDetector):
                 f"Features of {F.shape[-1]} channels; fitted on {n_channels}. Use one "
                 "extractor for all."
             )
-        return self._smoothed(self._errors(self._network(), F)[0])
+        return self._smoothed(self._errors(self._network(), F, compare=False)[0])
 
     # -- private: rows ----------------------------------------------------------------
 
@@ -464,14 +464,15 @@ class DFR(TrainedDetector):
     # -- private: scores --------------------------------------------------------------
 
     @torch.inference_mode()
-    def _errors(self, network, F):
-        """Return the errors (n, h, w) by the network and by the projection."""
+    def _errors(self, network, F, compare=True):
+        """Return the errors (n, h, w) by the network, and by the projection."""
         valid = np.isfinite(F).all(-1)
         rows = as_tensor(F[valid]).to(network.mean.device)
-        grids = np.full((2, *valid.shape), np.nan, np.float32)
+        ways = (network, network.projected) if compare else (network,)
+        grids = np.full((len(ways), *valid.shape), np.nan, np.float32)
         z, weight = network.standardised(rows), self._cos_weight()
-        for grid, rebuilt in zip(grids, (network(z), network.projected(z))):
-            grid[valid] = row_errors(z, rebuilt, weight).cpu().numpy()
+        for grid, way in zip(grids, ways):
+            grid[valid] = row_errors(z, way(z), weight).cpu().numpy()
         return grids
 
     def _smoothed(self, grids):
