@@ -4,12 +4,13 @@ import time
 import warnings
 from numbers import Integral, Real
 
+import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
 from skdinoad._sklearn import Interval, StrOptions
 from skdinoad._torch import as_tensor, multiplies_bfloat16, resolve_device, seeded
-from skdinoad._training import Run, holdout_splits, train
+from skdinoad._training import Run, batch_rows, holdout_splits, train
 from skdinoad.base import BaseDetector
 
 __all__ = ["COUNT", "SPAN", "TrainedDetector"]
@@ -40,10 +41,13 @@ class TrainedDetector(BaseDetector):
     - ``_new_network(data, rows)`` -> a network to train on these rows, on the CPU;
     - ``_optimizer(parameters)``;
     - ``_loss(network, data, rows)`` -> the function of an iteration to its loss;
-    - ``_rate(i)`` -> the learning rate of iteration i, and ``_risen()``, the number of
-      iterations before which a network has hardly learned;
+    - ``_rate(i)`` -> the learning rate of iteration i;
     - ``_judge(network, data, row)`` -> the score grid of the image of one row;
-    - ``_from_weights(weights)`` -> a network to score with.
+    - ``_from_weights(weights)`` -> a network to score with;
+
+    and, where the defaults do not do, ``_risen()``, the number of iterations before
+    which a network has hardly learned, and ``_conclude(network, data)``, which follows
+    the training.
     """
 
     _parameter_constraints = {
@@ -84,6 +88,13 @@ class TrainedDetector(BaseDetector):
             self._train(run, data, learned, left, name)
             self._held += [(i, self._judge(run.network, data, i)) for i in held]
         self._keep(run)
+        self._conclude(run.network, data)
+
+    def _risen(self):
+        return self._setting("n_iter") // 10
+
+    def _conclude(self, network, data):
+        pass
 
     def _set_offset(self):
         self._set_no_offset() if self.holdout is None else super()._set_offset()
@@ -116,6 +127,11 @@ class TrainedDetector(BaseDetector):
         if self.precision == "auto":
             return multiplies_bfloat16(device)
         return self.precision == "bfloat16"
+
+    def _batch(self, rows, i, least=1):
+        """Return the rows of iteration i, some of them twice if there are few."""
+        batch = batch_rows(len(rows), self._setting("batch_size"), i, self._seed)
+        return np.resize(rows[batch], max(least, len(batch)))
 
     def _draw_seed(self):
         """Draw a seed; a training that goes on keeps its own where none is given."""
@@ -178,8 +194,8 @@ class TrainedDetector(BaseDetector):
         if len(run.losses) < min(self._risen(), n_iter):
             warnings.warn(
                 f"max_time={self.max_time} stopped {name!r} after {len(run.losses)} of "
-                f"{n_iter} iterations, before its learning rate had risen: it has "
-                "hardly learned. Allow more time, fewer n_iter, or holdout=None.",
+                f"{n_iter} iterations: it has hardly learned. Allow more time, fewer "
+                "n_iter, or holdout=None.",
                 ConvergenceWarning,
                 stacklevel=5,
             )

@@ -284,11 +284,6 @@ class DFR(TrainedDetector):
     def _default_features(self):
         return _EXTRACTORS[self.preset]()
 
-    def _fit_images(self, X):
-        self._errors_of = {"learned": [], "held out": []}
-        super()._fit_images(X)
-        self._compare()
-
     def _holdout_grids(self):
         grids = super()._holdout_grids()
         if grids is not None:
@@ -312,7 +307,8 @@ class DFR(TrainedDetector):
 
     def _gather(self, X):
         """Return rows of all images, the same number from each, as float32."""
-        rows, image, start = None, [], 0
+        rows, image, start = [], [], 0
+        self._errors_of = {"learned": [], "held out": []}
         most = np.inf if self.max_rows is None else max(1, self.max_rows // len(X))
         for F, _ in self._batches(X, "fit"):
             for grid in F:
@@ -322,7 +318,6 @@ class DFR(TrainedDetector):
                 if len(cells) > most:
                     rng = np.random.default_rng([self._seed, start])
                     cells = cells[np.sort(rng.permutation(len(cells))[:most])]
-                rows = [] if rows is None else rows
                 self._check_channels(cells, rows, name_of(X, start))
                 rows.append(as_tensor(np.ascontiguousarray(cells, np.float32)))
                 image.append(np.full(len(cells), start))
@@ -383,9 +378,6 @@ class DFR(TrainedDetector):
             return None  # linear: nothing to train
         return torch.optim.Adam(parameters, weight_decay=self.weight_decay)
 
-    def _risen(self):
-        return self._setting("n_iter") // 10
-
     def _rate(self, i):
         n_iter, peak = self._setting("n_iter"), self._setting("learning_rate")
         if self._setting("schedule") == "constant":
@@ -394,12 +386,11 @@ class DFR(TrainedDetector):
 
     def _loss(self, network, data, rows):
         """Return the function of an iteration to its loss."""
-        device, size = next(network.parameters()).device, self._setting("batch_size")
+        device = next(network.parameters()).device
         low, weight = self._low(device), self._cos_weight()
 
         def loss(i):
-            batch = rows[batch_rows(len(rows), size, i, self._seed)]
-            batch = np.resize(batch, max(2, len(batch)))  # BatchNorm wants two
+            batch = self._batch(rows, i, least=2)  # BatchNorm wants two
             z = network.standardised(data.rows[batch].to(device))
             with torch.autocast(device.type, torch.bfloat16, enabled=low):
                 rebuilt = network(z).float()
@@ -437,7 +428,7 @@ class DFR(TrainedDetector):
     def _note(self, which, grids):
         self._errors_of[which].append([float(np.nanmean(D)) for D in grids])
 
-    def _compare(self):
+    def _conclude(self, network, data):
         """Warn if training ended worse than the projection that needs none."""
         self.errors_ = {
             which: tuple(np.mean(pairs, axis=0).tolist())

@@ -13,7 +13,7 @@ from skdinoad._sklearn import Interval, StrOptions
 from skdinoad._stable_adamw import StableAdamW
 from skdinoad._tokens import TokenGrids, check_like, gather, pack
 from skdinoad._trained import COUNT, SPAN, TrainedDetector
-from skdinoad._training import batch_rows, iterations, warm_cosine
+from skdinoad._training import iterations, warm_cosine
 from skdinoad.features import DinoFeatures
 from skdinoad.networks import (
     Reconstructor,
@@ -379,14 +379,14 @@ class Dinomaly(TrainedDetector):
 
     def _loss(self, network, data, rows):
         """Return the function of an iteration to its loss."""
-        device, size = next(network.parameters()).device, self._setting("batch_size")
+        device = next(network.parameters()).device
         whole, p = bool(data.valid.all()), self._n_prefix
         low = self._low(device)
         ramp = self._span("mining_ramp", most=0.2)
         network.bottleneck.rate = self.dropout
 
         def loss(i):
-            batch = rows[batch_rows(len(rows), size, i, self._seed)]
+            batch = self._batch(rows, i)
             tokens = data.tokens[batch].to(device).float()
             valid = None if whole else data.valid[batch].to(device)
             target, rebuilt = self._rebuild(network, tokens, valid, low)

@@ -15,7 +15,7 @@ from skdinoad._maps import aggregate, smooth_pixels
 from skdinoad._sklearn import Interval, StrOptions
 from skdinoad._torch import as_tensor, resolve_device
 from skdinoad._trained import TrainedDetector
-from skdinoad._training import batch_rows, warm_cosine
+from skdinoad._training import warm_cosine
 from skdinoad.features import CNNFeatures, DinoFeatures
 from skdinoad.features._levels import on_grid
 from skdinoad.networks import (
@@ -330,21 +330,6 @@ class DMAD(TrainedDetector):
             )
         return X
 
-    def _fit_images(self, X):
-        check_scales(self.scales)
-        try:
-            super()._fit_images(X)
-        finally:
-            data = vars(self).pop("_data", None)
-        network = self._network()
-        parts = self._held or [(i, self._judge(network, data, i)) for i in data.image]
-        highest = np.array([self._peaks(grid) for _, grid in parts])
-        spread = np.subtract(*np.nanquantile(highest, [0.95, 0.05], axis=0))
-        # A few images may agree by chance: not below a twentieth of what is usual.
-        floor = 0.05 * np.nanmedian(highest, axis=0)
-        self.part_scales_ = np.maximum(spread, np.maximum(floor, 1e-12))
-        self.code_usage_ = self._usage(network.distiller, data)
-
     def _grid_shape(self):
         return self._shape
 
@@ -416,7 +401,17 @@ class DMAD(TrainedDetector):
         return self.features_.prepared(batch)
 
     def _gather(self, X):
-        """Return all training images, and the teacher's levels if they do not move."""
+        """Return all training images, and what the teacher makes of them unmoved."""
+        check_scales(self.scales)
+        data = self._prepared(X)
+        data.maps = self._known(data.x)
+        whole = bool(data.valid.all())
+        data.masks = None if whole else on_levels(data.valid, data.maps)
+        self._spec = self._specification(data)
+        return data
+
+    def _prepared(self, X):
+        """Return usable images; rows are counted without the others."""
         x, valid, image, row, self._shape = [], [], [], 0, None
         for F, _ in self._batches(X, "fit"):
             for grid in F:
@@ -427,23 +422,19 @@ class DMAD(TrainedDetector):
                     x.append(part[0]), valid.append(part[1]), image.append(row)
                 row += 1
         self._check_usable(image, len(X))
-        # Rows are images here, counted without those that cannot be used.
-        data = Bunch(
-            x=torch.cat(x), valid=torch.cat(valid), image=np.arange(len(image))
-        )
-        batches = data.x.split(8)
-        with torch.inference_mode():
-            levels = [[t.half().cpu() for t in self._taught(part)] for part in batches]
-        data.maps = [torch.cat(parts) for parts in zip(*levels)]
-        if not all(torch.isfinite(level).all() for level in data.maps):
+        rows = np.arange(len(image))
+        return Bunch(x=torch.cat(x), valid=torch.cat(valid), image=rows)
+
+    @torch.inference_mode()
+    def _known(self, x):
+        """Return the teacher's levels of all images, as float16."""
+        levels = [[t.half().cpu() for t in self._taught(part)] for part in x.split(8)]
+        maps = [torch.cat(parts) for parts in zip(*levels)]
+        if not all(torch.isfinite(level).all() for level in maps):
             raise ValueError(
                 "The teacher's features exceed 65504 and cannot be kept as float16."
             )
-        whole = bool(data.valid.all())
-        data.masks = None if whole else on_levels(data.valid, data.maps)
-        self._spec = self._specification(data)
-        self._data = data
-        return data
+        return maps
 
     def _taught(self, x):
         """Return the teacher's levels of images, as float32; gradients may pass."""
@@ -503,21 +494,17 @@ class DMAD(TrainedDetector):
             parameters, betas=betas, weight_decay=self.weight_decay
         )
 
-    def _risen(self):
-        return self._setting("n_iter") // 10
-
     def _rate(self, i):
         n_iter, peak = self._setting("n_iter"), self._setting("learning_rate")
         return warm_cosine(i, n_iter, warm_up=0, peak=peak, final=0)
 
     def _loss(self, network, data, rows):
         """Return the function of an iteration to its loss."""
-        device, size = next(network.parameters()).device, self._setting("batch_size")
+        device = next(network.parameters()).device
         low = self._low(device)
 
         def loss(i):
-            batch = rows[batch_rows(len(rows), size, i, self._seed)]
-            batch = np.resize(batch, max(2, len(batch)))  # BatchNorm wants two
+            batch = self._batch(rows, i, least=2)  # BatchNorm wants two
             x = data.x[batch].to(device)
             valid = None if data.masks is None else data.valid[batch].to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=low):
@@ -546,6 +533,16 @@ class DMAD(TrainedDetector):
         self.loss_parts_ = {
             name: [losses[name] for losses in history] for name in (history or [{}])[0]
         }
+
+    def _conclude(self, network, data):
+        """Learn what is usual, on images held out if there are any; count codes."""
+        parts = self._held or [(i, self._judge(network, data, i)) for i in data.image]
+        highest = np.array([self._peaks(grid) for _, grid in parts])
+        spread = np.subtract(*np.nanquantile(highest, [0.95, 0.05], axis=0))
+        # A few images may agree by chance: not below a twentieth of what is usual.
+        floor = 0.05 * np.nanmedian(highest, axis=0)
+        self.part_scales_ = np.maximum(spread, np.maximum(floor, 1e-12))
+        self.code_usage_ = self._usage(network.distiller, data)
 
     @torch.inference_mode()
     def _usage(self, distiller, data):

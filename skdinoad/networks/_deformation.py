@@ -14,6 +14,8 @@ import torch
 from torch import nn
 from torch.nn.functional import avg_pool2d, conv2d, grid_sample, interpolate, pad
 
+from skdinoad.networks._layers import convolution
+
 __all__ = ["Deformer", "check_scales", "magnitude", "moved", "roughness", "strength"]
 
 
@@ -54,10 +56,12 @@ class Deformer(nn.Module):
         size = x.shape[-2:]
         x = self.enter(avg_pool2d(x, self.stem) if self.stem > 1 else x)
         x = torch.cat([self.norm(x + self.residual(x)), x], dim=1)
-        pairs = [(self.forth, self.scales), (self.back, self.scales)]
         return tuple(
-            [_upsampled(head(x), size, most) for head, (most, _) in zip(heads, scales)]
-            for heads, scales in pairs
+            [
+                _upsampled(head(x), size, most)
+                for head, (most, _) in zip(heads, self.scales)
+            ]
+            for heads in (self.forth, self.back)
         )
 
 
@@ -92,7 +96,7 @@ def _head(width, stride, stem):
         )
     layers, channels = [], 2 * width
     for step in [2] * halvings or [1]:
-        layers += [_conv(channels, width, step)]
+        layers += [convolution(channels, width, step)]
         channels = width
     last = nn.Conv2d(width, 2, 3, padding=1)
     # Not 0: there the length of an offset has no gradient.
@@ -101,20 +105,12 @@ def _head(width, stride, stem):
     return nn.Sequential(*layers, last)
 
 
-def _conv(a, b, stride=1):
-    return nn.Sequential(
-        nn.Conv2d(a, b, 3, stride=stride, padding=1, bias=False),
-        nn.BatchNorm2d(b),
-        nn.ReLU(inplace=True),
-    )
-
-
 class _Coordinates(nn.Module):
     """A convolution that sees where it is: row and column, from -1 to 1, join in."""
 
     def __init__(self, a, b):
         super().__init__()
-        self.conv = _conv(a + 2, b)
+        self.conv = convolution(a + 2, b)
 
     def forward(self, x):
         places = _identity(*x.shape[-2:], x).permute(2, 0, 1)

@@ -19,6 +19,8 @@ from torch.nn.functional import (
     mse_loss,
 )
 
+from skdinoad.networks._layers import convolution
+
 __all__ = [
     "Codebook",
     "Distiller",
@@ -99,21 +101,21 @@ class Distiller(nn.Module):
         return last.flatten(0, 2) if valid is None else last[valid[:, 0]]
 
     def forward(self, targets, valid=None):
-        """Return the rebuilt levels, the codebook's loss, and the codes used.
+        """Return the rebuilt levels and the codebook's loss.
 
         ``valid`` (b, 1, h, w) says which places of the deepest level prototypes learn
         from.
         """
-        deepest, loss, used = targets[-1], targets[-1].new_zeros(()), None
+        deepest, loss = targets[-1], targets[-1].new_zeros(())
         grid = deepest.shape[-2:]
         reduced = [_to(layer(t), grid) for layer, t in zip(self.reduce, targets)]
         if self.codebook is not None:
-            deepest, loss, used = self.codebook(deepest, valid)
+            deepest, loss = self.codebook(deepest, valid)
         x, out = self.squeeze(torch.cat([*reduced, deepest], dim=1)), []
         for level, target in zip(reversed(self.rebuild), reversed(targets)):
             x, rebuilt = level(x, target.shape[-2:])
             out.append(rebuilt)
-        return out[::-1], loss, used
+        return out[::-1], loss
 
 
 def check_depth(depth, levels) -> list:
@@ -138,18 +140,10 @@ def _to(x, size):
 
 def _reduction(a, b, halvings):
     """Return convolutions from one level to the deepest one's grid."""
-    layers = [] if halvings else [_conv(a, b, 1)]
+    layers = [] if halvings else [convolution(a, b, 1)]
     for i in range(halvings):
-        layers.append(_conv(a if i == 0 else b, b, 2))
+        layers.append(convolution(a if i == 0 else b, b, 2))
     return nn.Sequential(*layers)
-
-
-def _conv(a, b, stride):
-    return nn.Sequential(
-        nn.Conv2d(a, b, 3, stride=stride, padding=1, bias=False),
-        nn.BatchNorm2d(b),
-        nn.ReLU(inplace=True),
-    )
 
 
 class _Residual(nn.Module):
@@ -162,7 +156,7 @@ class _Residual(nn.Module):
             nn.Conv2d(a, inner, 1, bias=False),
             nn.BatchNorm2d(inner),
             nn.ReLU(inplace=True),
-            _conv(inner, inner, stride),
+            convolution(inner, inner, stride),
             nn.Conv2d(inner, b, 1, bias=False),
             nn.BatchNorm2d(b),
         )
@@ -222,7 +216,7 @@ class Codebook(nn.Module):
         self.codes.copy_(places[rows])
 
     def forward(self, x, valid=None):
-        """Return quantised features (b, c, h, w), the loss, and codes (b, h, w)."""
+        """Return quantised features (b, c, h, w) and the loss."""
         places = x.movedim(1, -1)
         rows = places.reshape(-1, x.shape[1]).float()
         used = self.nearest(rows)
@@ -234,7 +228,7 @@ class Codebook(nn.Module):
         a, b = chosen[counts], rows[counts]
         loss = mse_loss(a, b.detach()) + 0.25 * mse_loss(b, a.detach())
         chosen = (rows + (chosen - rows).detach()).reshape(places.shape)
-        return chosen.movedim(-1, 1), loss, used.reshape(places.shape[:-1])
+        return chosen.movedim(-1, 1), loss
 
     def nearest(self, rows):
         """Return the code that stands for each row."""

@@ -109,7 +109,7 @@ class MovingStudent(nn.Module):
     def _rebuilt(self, levels, forth, back, valid=None):
         """Return the teacher's levels, the student's, and the codebook's loss."""
         targets = self.distiller.scaled(levels)
-        rebuilt, loss, _ = self.distiller(targets, valid)
+        rebuilt, loss = self.distiller(targets, valid)
         rebuilt = [level.float() for level in rebuilt]
         if forth and not back:
             rebuilt = [moved(level, _resized(forth, level)) for level in rebuilt]
