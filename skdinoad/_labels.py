@@ -2,7 +2,7 @@
 
 import numpy as np
 
-__all__ = ["normal_rows", "to_labels"]
+__all__ = ["are_masks", "check_labels", "labels_of", "normal_rows", "to_labels"]
 
 
 def to_labels(y, *, defect=1) -> np.ndarray:
@@ -75,20 +75,32 @@ def normal_rows(y, n: int) -> np.ndarray:
     """
     if y is None:
         return np.arange(n)
+    rows = np.flatnonzero(labels_of(y, n) == 1)
+    if not len(rows):
+        raise ValueError(f"All {n} rows are labelled anomalous; fit needs normal ones.")
+    return rows
+
+
+def labels_of(y, n: int) -> np.ndarray:
+    """Return +1 / -1 for each of n samples, from labels or masks.
+
+    Parameters are as in :func:`normal_rows`, None excepted.
+    """
     if not hasattr(y, "__len__"):
         raise ValueError(f"y is {y!r}; expected labels (n,) or masks (n, H, W).")
     if len(y) != n:
         raise ValueError(f"y has {len(y)} entries, X has {n} samples.")
-    if any(np.ndim(entry) >= 2 for entry in y):
-        normal = np.array([mask is None or not np.any(mask) for mask in y])
-    else:
-        normal = _checked_labels(y) == 1
-    if not normal.any():
-        raise ValueError(f"All {n} rows are labelled anomalous; fit needs normal ones.")
-    return np.flatnonzero(normal)
+    if are_masks(y):
+        return np.array([-1 if m is not None and np.any(m) else 1 for m in y])
+    return check_labels(y)
 
 
-def _checked_labels(y):
+def are_masks(y):
+    """Whether y holds masks; labels otherwise."""
+    return any(np.ndim(entry) >= 2 for entry in y)
+
+
+def check_labels(y):
     y = np.asarray(y)
     if y.ndim != 1 or y.dtype.kind not in "iuf" or not np.isin(y, [1, -1]).all():
         found = np.unique(y)[:5].tolist()

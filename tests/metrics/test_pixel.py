@@ -1,9 +1,19 @@
 import numpy as np
 import pytest
 from scipy import ndimage
-from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.metrics import (
+    average_precision_score,
+    f1_score,
+    roc_auc_score,
+    roc_curve,
+)
 
-from skdinoad.metrics import aupro_score, pixel_auroc_score
+from skdinoad.metrics import (
+    aupro_score,
+    pixel_ap_score,
+    pixel_auroc_score,
+    pixel_f1_max_score,
+)
 
 
 @pytest.fixture(params=[None, 1, 0], ids=["distinct", "ties", "many ties"])
@@ -46,6 +56,18 @@ def test_pixel_auroc_equals_scikit_learn(data):
     assert pixel_auroc_score(masks, maps) == pytest.approx(expected, abs=1e-9)
 
 
+def test_pixel_average_precision_equals_scikit_learn(data):
+    masks, maps = data
+    expected = average_precision_score(masks.ravel(), maps.ravel())
+    assert pixel_ap_score(masks, maps) == pytest.approx(expected, abs=1e-9)
+
+
+def test_pixel_f1_is_the_best_of_all_thresholds(data):
+    masks, maps = data
+    every = [f1_score(masks.ravel(), maps.ravel() >= t) for t in np.unique(maps)]
+    assert pixel_f1_max_score(masks, maps) == pytest.approx(max(every), abs=1e-9)
+
+
 def test_one_region_up_to_one_is_the_plain_auroc(rng):
     mask = np.zeros((1, 9, 9), bool)
     mask[0, 3:5, 3:7] = True
@@ -78,9 +100,9 @@ def test_maps_of_several_sizes():
 
 def test_bad_input_is_explained():
     mask = np.eye(3, dtype=bool)[np.newaxis]
-    with pytest.raises(ValueError, match="Row 0: expected a finite map"):
+    with pytest.raises(ValueError, match="Row 0: the map holds 9 NaN"):
         aupro_score(mask, np.full((1, 3, 3), np.nan))
-    with pytest.raises(ValueError, match=r"shape is \(3, 2\)"):
+    with pytest.raises(ValueError, match=r"a map of shape \(3, 2\)"):
         aupro_score(mask, np.ones((1, 3, 2)))
     with pytest.raises(ValueError, match="1 masks and 2 maps"):
         pixel_auroc_score(mask, np.ones((2, 3, 3)))

@@ -3,7 +3,17 @@
 import cv2
 import numpy as np
 
-__all__ = ["aupro_score", "pixel_auroc_score"]
+from skdinoad.metrics._curves import average_precision, f1_max, partial_area
+
+__all__ = [
+    "aupro_score",
+    "check_fpr_limit",
+    "check_pair",
+    "pixel_ap_score",
+    "pixel_auroc_score",
+    "pixel_f1_max_score",
+    "region_shares",
+]
 
 
 def aupro_score(masks, maps, *, fpr_limit=0.3) -> float:
@@ -51,17 +61,11 @@ def aupro_score(masks, maps, *, fpr_limit=0.3) -> float:
     >>> aupro_score(mask, mask.astype(float))
     1.0
     """
-    if not 0 < fpr_limit <= 1:
-        raise ValueError(f"fpr_limit={fpr_limit!r}: expected a share above 0, up to 1.")
+    check_fpr_limit(fpr_limit)
     good, bad, weights = _split(masks, maps, weigh=True)
     above = 1 - np.searchsorted(good, bad, side="right") / len(good)
     from_here = 1 - np.searchsorted(good, bad, side="left") / len(good)
-    left = fpr_limit - above
-    slope = from_here - above  # > 0 where good pixels have the same score
-    partly = left**2 / (2 * np.maximum(slope, np.finfo(float).tiny))
-    area = np.where(from_here <= fpr_limit, left - slope / 2, partly)
-    area = np.where(left > 0, area, 0)
-    return float((area * weights).sum() / fpr_limit)
+    return partial_area(above, from_here, weights, fpr_limit)
 
 
 def pixel_auroc_score(masks, maps) -> float:
@@ -95,23 +99,86 @@ def pixel_auroc_score(masks, maps) -> float:
     return float((below + not_above) / (2 * len(good)))
 
 
+def pixel_ap_score(masks, maps) -> float:
+    """Return the average precision over the pixels of all maps together.
+
+    Parameters
+    ----------
+    masks : array of shape (n, H, W) or list of (H, W), bool
+    maps : array of shape (n, H, W) or list of (H, W), float
+
+    Returns
+    -------
+    score : float
+        In 0..1, higher = better; the share of anomalous pixels for a map without
+        information. What ``sklearn.metrics.average_precision_score`` gives, faster.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ, a map is not finite, or all pixels are of one kind.
+
+    Examples
+    --------
+    >>> from skdinoad.metrics import pixel_ap_score
+    >>> pixel_ap_score([[[True, False, True]]], [[[0.9, 0.5, 0.2]]])
+    0.83...
+    """
+    return average_precision(*_levels(masks, maps))
+
+
+def pixel_f1_max_score(masks, maps) -> float:
+    """Return the best F1 of the pixels of all maps together, over all thresholds.
+
+    Parameters
+    ----------
+    masks : array of shape (n, H, W) or list of (H, W), bool
+    maps : array of shape (n, H, W) or list of (H, W), float
+
+    Returns
+    -------
+    score : float
+        In 0..1, higher = better. Its threshold is chosen on the masks themselves, as
+        in the papers: it says what a threshold could give, not what one will.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ, a map is not finite, or all pixels are of one kind.
+
+    Examples
+    --------
+    >>> from skdinoad.metrics import pixel_f1_max_score
+    >>> pixel_f1_max_score([[[True, False, True]]], [[[0.9, 0.5, 0.2]]])
+    0.8
+    """
+    return f1_max(*_levels(masks, maps))
+
+
+def check_fpr_limit(fpr_limit):
+    if not 0 < fpr_limit <= 1:
+        raise ValueError(f"fpr_limit={fpr_limit!r}: expected a share above 0, up to 1.")
+
+
+def _levels(masks, maps):
+    """Return bad and good pixels found at each level, and how many are bad."""
+    good, bad, _ = _split(masks, maps)
+    levels, counts = np.unique(bad, return_counts=True)
+    false = len(good) - np.searchsorted(good, levels, side="left")
+    return counts[::-1].cumsum(), false[::-1], len(bad)
+
+
 def _split(masks, maps, *, weigh=False):
     """Return sorted scores of good pixels, scores of bad ones, and their weights."""
     if len(masks) != len(maps):
         raise ValueError(f"Got {len(masks)} masks and {len(maps)} maps.")
     good, bad, weights = [], [], []
     for i, (mask, heat) in enumerate(zip(masks, maps)):
-        mask, heat = np.asarray(mask, bool), np.asarray(heat)
-        if mask.shape != heat.shape or heat.ndim != 2 or not np.isfinite(heat).all():
-            raise ValueError(
-                f"Row {i}: expected a finite map (H, W) of the mask's shape "
-                f"{mask.shape}; its shape is {heat.shape}, with "
-                f"{(~np.isfinite(heat)).sum()} NaN or inf."
-            )
+        mask, heat = check_pair(mask, heat, i)
         good.append(heat[~mask])
         bad.append(heat[mask])
         if weigh:
-            weights.append(_region_shares(mask))
+            weights.append(region_shares(mask))
     good, bad = np.sort(np.concatenate(good)), np.concatenate(bad)
     if not len(good) or not len(bad):
         raise ValueError("The masks hold pixels of one kind only; both are needed.")
@@ -119,7 +186,23 @@ def _split(masks, maps, *, weigh=False):
     return good, bad, weights / weights.sum()
 
 
-def _region_shares(mask):
+def check_pair(mask, heat, row):
+    """Return a mask and its map as arrays; ``row`` names them in messages."""
+    mask, heat = np.asarray(mask), np.asarray(heat)
+    if mask.dtype.kind in "OUS" or mask.shape != heat.shape or heat.ndim != 2:
+        raise ValueError(
+            f"Row {row}: expected a mask and a map of one shape (H, W), got a mask of "
+            f"shape {mask.shape}, dtype {mask.dtype}, and a map of shape {heat.shape}."
+        )
+    if not np.isfinite(heat).all():
+        raise ValueError(
+            f"Row {row}: the map holds {(~np.isfinite(heat)).sum()} NaN or inf; "
+            "expected finite values."
+        )
+    return mask.astype(bool), heat
+
+
+def region_shares(mask):
     """Return for each true pixel 1 / (size of its region)."""
     if not mask.any():
         return np.empty(0)

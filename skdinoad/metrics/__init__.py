@@ -1,0 +1,50 @@
+"""Figures of merit, for images and for heat maps.
+
+Labels are +1 (normal) and -1 (anomalous) and scores higher = more normal, as
+everywhere in the library; masks are true where anomalous and maps higher = more
+anomalous. The anomalous class is the one to find, as in the papers.
+"""
+
+from skdinoad.metrics._image import (
+    f1_max_score,
+    image_ap_score,
+    image_auroc_score,
+    recall_at_fpr_score,
+)
+from skdinoad.metrics._pixel import (
+    aupro_score,
+    pixel_ap_score,
+    pixel_auroc_score,
+    pixel_f1_max_score,
+)
+from skdinoad.metrics._scorers import (
+    f1_max_scorer,
+    image_ap_scorer,
+    image_auroc_scorer,
+    pixel_ap_scorer,
+    pixel_aupro_scorer,
+    pixel_auroc_scorer,
+    pixel_f1_max_scorer,
+    recall_at_fpr_scorer,
+)
+from skdinoad.metrics._streaming import StreamingPixelMetrics
+
+__all__ = [
+    "StreamingPixelMetrics",
+    "aupro_score",
+    "f1_max_score",
+    "f1_max_scorer",
+    "image_ap_score",
+    "image_ap_scorer",
+    "image_auroc_score",
+    "image_auroc_scorer",
+    "pixel_ap_score",
+    "pixel_ap_scorer",
+    "pixel_aupro_scorer",
+    "pixel_auroc_score",
+    "pixel_auroc_scorer",
+    "pixel_f1_max_score",
+    "pixel_f1_max_scorer",
+    "recall_at_fpr_score",
+    "recall_at_fpr_scorer",
+]

@@ -1,0 +1,153 @@
+"""Metrics of image scores: +1 normal, -1 anomalous, scores higher = more normal."""
+
+import numpy as np
+from sklearn.metrics import (
+    average_precision_score,
+    precision_recall_curve,
+    roc_auc_score,
+    roc_curve,
+)
+
+from skdinoad._labels import check_labels
+
+__all__ = ["f1_max_score", "image_ap_score", "image_auroc_score", "recall_at_fpr_score"]
+
+
+def image_auroc_score(y, scores) -> float:
+    """Return the area under the ROC curve.
+
+    Parameters
+    ----------
+    y : array-like of shape (n,)
+        +1 normal, -1 anomalous.
+    scores : array-like of shape (n,)
+        Higher = more normal, as ``score_samples`` and ``decision_function`` give them.
+
+    Returns
+    -------
+    score : float
+        In 0..1, higher = better, 0.5 without information.
+
+    Raises
+    ------
+    ValueError
+        If labels are not +1 / -1 or of one kind only, or scores not finite.
+
+    Examples
+    --------
+    >>> from skdinoad.metrics import image_auroc_score
+    >>> image_auroc_score([1, 1, -1], [-0.2, -0.5, -0.9])
+    1.0
+    """
+    return float(roc_auc_score(*_checked(y, scores)))
+
+
+def image_ap_score(y, scores) -> float:
+    """Return the average precision with which anomalous images are found.
+
+    Parameters
+    ----------
+    y : array-like of shape (n,)
+        +1 normal, -1 anomalous.
+    scores : array-like of shape (n,)
+        Higher = more normal.
+
+    Returns
+    -------
+    score : float
+        In 0..1, higher = better; the share of anomalous images without information.
+        (``sklearn.metrics.average_precision_score(y, scores)`` would be that of the
+        normal class.)
+
+    Raises
+    ------
+    ValueError
+        If labels are not +1 / -1 or of one kind only, or scores not finite.
+
+    Examples
+    --------
+    >>> from skdinoad.metrics import image_ap_score
+    >>> image_ap_score([1, 1, -1], [-0.2, -0.9, -0.5])
+    0.5
+    """
+    return float(average_precision_score(*_checked(y, scores)))
+
+
+def f1_max_score(y, scores) -> float:
+    """Return the best F1 of the anomalous class over all thresholds.
+
+    Parameters
+    ----------
+    y : array-like of shape (n,)
+        +1 normal, -1 anomalous.
+    scores : array-like of shape (n,)
+        Higher = more normal.
+
+    Returns
+    -------
+    score : float
+        In 0..1, higher = better. Its threshold is chosen on these very labels, as in
+        the papers: what a threshold chosen beforehand gives is what
+        ``sklearn.metrics.f1_score(y, predict(X), pos_label=-1)`` says.
+
+    Raises
+    ------
+    ValueError
+        If labels are not +1 / -1 or of one kind only, or scores not finite.
+
+    Examples
+    --------
+    >>> from skdinoad.metrics import f1_max_score
+    >>> f1_max_score([1, 1, -1, -1], [-0.2, -0.6, -0.5, -0.9])
+    0.8
+    """
+    precision, recall, _ = precision_recall_curve(*_checked(y, scores))
+    return float((2 * precision * recall / np.maximum(precision + recall, 1e-12)).max())
+
+
+def recall_at_fpr_score(y, scores, *, fpr=0.05) -> float:
+    """Return the share of anomalous images found at a rate of false alarms.
+
+    Parameters
+    ----------
+    y : array-like of shape (n,)
+        +1 normal, -1 anomalous.
+    scores : array-like of shape (n,)
+        Higher = more normal.
+    fpr : float, default=0.05
+        Largest share of the normal images that may be flagged.
+
+    Returns
+    -------
+    score : float
+        In 0..1, higher = better: the most that a threshold allows. With n normal
+        images rates below 1 / n all mean "none of them".
+
+    Raises
+    ------
+    ValueError
+        If labels are not +1 / -1 or of one kind only, or scores not finite.
+
+    Examples
+    --------
+    >>> from skdinoad.metrics import recall_at_fpr_score
+    >>> recall_at_fpr_score([1, 1, -1, -1], [-0.2, -0.6, -0.5, -0.9], fpr=0)
+    0.5
+    """
+    if not 0 <= fpr <= 1:
+        raise ValueError(f"fpr={fpr!r}: expected a share in 0..1.")
+    false, found, _ = roc_curve(*_checked(y, scores), drop_intermediate=False)
+    return float(found[false <= fpr + 1e-12].max())
+
+
+def _checked(y, scores):
+    """Return what is anomalous, and scores that are higher = more anomalous."""
+    y, scores = check_labels(y), np.asarray(scores, np.float64)
+    if scores.shape != y.shape or not np.isfinite(scores).all():
+        raise ValueError(
+            f"scores has shape {scores.shape} with {(~np.isfinite(scores)).sum()} NaN "
+            f"or inf; expected one finite score for each of {len(y)} labels."
+        )
+    if len(set(y.tolist())) < 2:
+        raise ValueError(f"All labels are {y[0]}; both +1 and -1 are needed.")
+    return y == -1, -scores

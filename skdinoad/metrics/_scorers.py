@@ -1,0 +1,121 @@
+"""Scorers for GridSearchCV and cross_validate: ``scoring=pixel_aupro_scorer``."""
+
+import numpy as np
+
+from skdinoad._images import take
+from skdinoad._labels import are_masks, labels_of
+from skdinoad.metrics._image import (
+    f1_max_score,
+    image_ap_score,
+    image_auroc_score,
+    recall_at_fpr_score,
+)
+from skdinoad.metrics._streaming import StreamingPixelMetrics
+from skdinoad.pipeline import predict_map
+
+__all__ = [
+    "f1_max_scorer",
+    "image_ap_scorer",
+    "image_auroc_scorer",
+    "pixel_ap_scorer",
+    "pixel_aupro_scorer",
+    "pixel_auroc_scorer",
+    "pixel_f1_max_scorer",
+    "recall_at_fpr_scorer",
+]
+
+#: Maps held at a time.
+_CHUNK = 16
+
+
+def image_auroc_scorer(estimator, X, y) -> float:
+    """Return :func:`image_auroc_score` of ``score_samples``; y: labels or masks.
+
+    Examples
+    --------
+    >>> from sklearn.model_selection import GridSearchCV
+    >>> from skdinoad import DinoPatch
+    >>> from skdinoad.metrics import image_auroc_scorer
+    >>> search = GridSearchCV(
+    ...     DinoPatch(), {"neighborhood": [0, 1]}, scoring=image_auroc_scorer
+    ... )
+    """
+    return image_auroc_score(labels_of(y, len(X)), estimator.score_samples(X))
+
+
+def image_ap_scorer(estimator, X, y) -> float:
+    """Return :func:`image_ap_score` of ``score_samples``; y: labels or masks."""
+    return image_ap_score(labels_of(y, len(X)), estimator.score_samples(X))
+
+
+def f1_max_scorer(estimator, X, y) -> float:
+    """Return :func:`f1_max_score` of ``score_samples``; y: labels or masks."""
+    return f1_max_score(labels_of(y, len(X)), estimator.score_samples(X))
+
+
+def recall_at_fpr_scorer(estimator, X, y, *, fpr=0.05) -> float:
+    """Return :func:`recall_at_fpr_score` of ``score_samples``; y: labels or masks.
+
+    Another rate: ``functools.partial(recall_at_fpr_scorer, fpr=0.1)``.
+    """
+    labels = labels_of(y, len(X))
+    return recall_at_fpr_score(labels, estimator.score_samples(X), fpr=fpr)
+
+
+def pixel_aupro_scorer(estimator, X, y, *, fpr_limit=0.3) -> float:
+    """Return :func:`aupro_score` of the heat maps.
+
+    Parameters
+    ----------
+    estimator : fitted detector, Pipeline or other estimator that ends in one
+    X : array, list of images or paths
+    y : masks (n, H, W), a list of (H, W) masks, or lazy masks
+        True = anomalous; None in a list is an empty mask.
+    fpr_limit : float, default=0.3
+        Another one: ``functools.partial(pixel_aupro_scorer, fpr_limit=0.05)``.
+
+    Returns
+    -------
+    score : float
+        Higher = better, within about 1e-4 of the exact figure: maps are counted, a
+        few at a time, by :class:`StreamingPixelMetrics`.
+
+    Raises
+    ------
+    ValueError
+        If y holds no masks, or pixels of one kind only.
+    """
+    return _streamed(estimator, X, y).aupro(fpr_limit)
+
+
+def pixel_auroc_scorer(estimator, X, y) -> float:
+    """Return :func:`pixel_auroc_score` of the heat maps; y: masks."""
+    return _streamed(estimator, X, y).auroc()
+
+
+def pixel_ap_scorer(estimator, X, y) -> float:
+    """Return :func:`pixel_ap_score` of the heat maps; y: masks."""
+    return _streamed(estimator, X, y).average_precision()
+
+
+def pixel_f1_max_scorer(estimator, X, y) -> float:
+    """Return :func:`pixel_f1_max_score` of the heat maps; y: masks."""
+    return _streamed(estimator, X, y).f1_max()
+
+
+def _streamed(estimator, X, masks):
+    if not are_masks(masks):
+        raise ValueError(
+            "Pixel scorers need masks as y, (n, H, W) or a list of (H, W), in which at "
+            "least one is given; got labels or None alone."
+        )
+    metrics = StreamingPixelMetrics()
+    for start in range(0, len(X), _CHUNK):
+        rows = range(start, min(start + _CHUNK, len(X)))
+        maps = predict_map(estimator, take(X, rows))
+        known = [masks[i] for i in rows]
+        pairs = zip(known, maps)
+        metrics.update(
+            [np.zeros(h.shape, bool) if m is None else m for m, h in pairs], maps
+        )
+    return metrics

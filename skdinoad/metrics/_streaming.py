@@ -1,0 +1,132 @@
+"""Pixel metrics of test sets that do not fit into memory."""
+
+import numpy as np
+
+from skdinoad.metrics._curves import average_precision, f1_max, partial_area
+from skdinoad.metrics._pixel import check_fpr_limit, check_pair, region_shares
+
+__all__ = ["StreamingPixelMetrics", "bins_of", "upper_edges"]
+
+#: Bits dropped from a score: 2**20 bins, each 1/2048 of its scores wide.
+_DROPPED = 12
+_BINS = 2 ** (32 - _DROPPED)
+
+
+def bins_of(scores) -> np.ndarray:
+    """Return the number of the bin of each score, an int64 array; order is kept.
+
+    A bin holds all float32 numbers that agree in sign, exponent and the first 11 bits
+    of the mantissa. No range has to be known beforehand.
+    """
+    scores = np.asarray(scores, np.float32) + np.float32(0)  # -0 is 0
+    bits = scores.view(np.uint32)
+    sign = np.uint32(2**31)
+    ordered = np.where(bits < sign, bits | sign, ~bits)
+    return (ordered >> np.uint32(_DROPPED)).astype(np.int64)
+
+
+def upper_edges(bins) -> np.ndarray:
+    """Return the largest float32 number in each bin."""
+    ordered = (np.asarray(bins).astype(np.uint32) << _DROPPED) | (2**_DROPPED - 1)
+    sign = np.uint32(2**31)
+    return np.where(ordered < sign, ~ordered, ordered ^ sign).view(np.float32)
+
+
+class StreamingPixelMetrics:
+    """AUPRO, AUROC, AP and F1-max of heat maps, batch by batch in fixed memory.
+
+    Scores are counted in a million bins, 24 MB however many pixels there are. A bin is
+    1/2048 of its scores wide, whatever their range, and scores in one bin count as
+    equal: figures agree with the exact ones to about 1e-4.
+
+    See Also
+    --------
+    aupro_score, pixel_auroc_score, pixel_ap_score, pixel_f1_max_score : Exact.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdinoad.metrics import StreamingPixelMetrics
+    >>> metrics, mask = StreamingPixelMetrics(), np.zeros((4, 4), bool)
+    >>> mask[0, 0] = True
+    >>> for _ in range(3):
+    ...     metrics = metrics.update([mask], [mask.astype(float)])
+    >>> metrics.aupro(), metrics.f1_max()
+    (1.0, 1.0)
+    """
+
+    def __init__(self):
+        self._good = np.zeros(_BINS, np.int64)
+        self._bad = np.zeros(_BINS, np.int64)
+        self._shares = np.zeros(_BINS)
+        self.n_maps_ = 0
+
+    def update(self, masks, maps):
+        """Count the pixels of a few maps.
+
+        Parameters
+        ----------
+        masks : array of shape (n, H, W) or list of (H, W), bool
+            True = anomalous. Regions of one map are connected over edges and corners.
+        maps : array of shape (n, H, W) or list of (H, W), float
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If shapes differ or a map is not finite; then nothing is counted.
+        """
+        if len(masks) != len(maps):
+            raise ValueError(f"Got {len(masks)} masks and {len(maps)} maps.")
+        pairs = [
+            check_pair(*pair, self.n_maps_ + i)
+            for i, pair in enumerate(zip(masks, maps))
+        ]
+        for mask, heat in pairs:
+            bins, shares = bins_of(heat), region_shares(mask)
+            np.add.at(self._good, bins[~mask], 1)
+            np.add.at(self._bad, bins[mask], 1)
+            np.add.at(self._shares, bins[mask], shares)
+        self.n_maps_ += len(pairs)
+        return self
+
+    def aupro(self, fpr_limit=0.3) -> float:
+        """Return the area under the per-region overlap curve, in 0..1."""
+        check_fpr_limit(fpr_limit)
+        return partial_area(*self._levels(), self._weights(self._shares), fpr_limit)
+
+    def auroc(self) -> float:
+        """Return the area under the ROC curve over all pixels, in 0..1."""
+        return partial_area(*self._levels(), self._weights(self._bad), 1)
+
+    def average_precision(self) -> float:
+        """Return the average precision over all pixels, in 0..1."""
+        return average_precision(*self._counts())
+
+    def f1_max(self) -> float:
+        """Return the best F1 over all pixels and thresholds, in 0..1."""
+        return f1_max(*self._counts())
+
+    def _used(self):
+        """Return the bins that hold bad pixels, the highest first."""
+        used = np.flatnonzero(self._bad)[::-1]
+        if not len(used) or not self._good.any():
+            raise ValueError("The masks hold pixels of one kind only; both are needed.")
+        return used
+
+    def _levels(self):
+        used, from_here = self._used(), self._good[::-1].cumsum()[::-1]
+        above = from_here - self._good
+        return above[used] / from_here[0], from_here[used] / from_here[0]
+
+    def _weights(self, weights):
+        weights = weights[self._used()]
+        return weights / weights.sum()
+
+    def _counts(self):
+        used = self._used()
+        from_here = self._good[::-1].cumsum()[::-1]
+        return self._bad[used].cumsum(), from_here[used], self._bad.sum()

@@ -1,0 +1,86 @@
+from functools import partial
+
+import numpy as np
+import pytest
+from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+
+from skdinoad import DinoPatch, PCAAligner, metrics, predict_map
+from skdinoad.metrics import image_auroc_scorer, pixel_aupro_scorer
+from skdinoad.testing import make_images
+
+NAMES = [name for name in metrics.__all__ if name.endswith("_scorer")]
+
+
+@pytest.fixture
+def data():
+    X, masks = make_images(12, size=(64, 64)), np.zeros((12, 64, 64), bool)
+    masks[::3, 40:50, 10:30] = True
+    X[masks] = 230
+    return X, masks
+
+
+@pytest.fixture
+def pipe(tiny):
+    return make_pipeline(
+        PCAAligner(mode="none", output_size=64), DinoPatch(features=tiny)
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_scorer_judges_a_search_by_masks(name, data, pipe):
+    X, masks = data
+    scorer = getattr(metrics, name)
+    found = cross_val_score(pipe, X, masks, scoring=scorer, cv=KFold(2))
+    assert (found > 0.3).all()
+    assert (found <= 1).all()
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n.startswith("pixel")])
+def test_pixel_scorers_are_the_metrics_of_the_maps(name, data, pipe):
+    X, masks = data
+    pipe.fit(X, masks)
+    exact = {"pixel_aupro_scorer": "aupro_score"}
+    score = getattr(metrics, exact.get(name, name.replace("scorer", "score")))
+    found = getattr(metrics, name)(pipe, X, masks)
+    assert found == pytest.approx(score(masks, predict_map(pipe, X)), abs=1e-3)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if not n.startswith("pixel")])
+def test_image_scorers_take_labels_too(name, data, pipe):
+    X, masks = data
+    y = np.where(masks.any((1, 2)), -1, 1)
+    pipe.fit(X, y)
+    scorer, score = (
+        getattr(metrics, n) for n in (name, name.replace("scorer", "score"))
+    )
+    expected = score(y, pipe.score_samples(X))
+    assert scorer(pipe, X, y) == scorer(pipe, X, masks) == expected
+
+
+def test_empty_masks_may_be_none_and_limits_others(data, pipe):
+    X, masks = data
+    sparse = [m if m.any() else None for m in masks]
+    pipe.fit(X, sparse)
+    strict = partial(pixel_aupro_scorer, fpr_limit=0.05)
+    assert pixel_aupro_scorer(pipe, X, sparse) == pixel_aupro_scorer(pipe, X, masks)
+    assert strict(pipe, X, sparse) < pixel_aupro_scorer(pipe, X, sparse)
+
+
+def test_search_chooses_what_finds_the_defects(data, pipe):
+    X, masks = data
+    search = GridSearchCV(
+        pipe,
+        {"dinopatch__aggregate": ["mean", "max"]},
+        scoring={"pixels": pixel_aupro_scorer, "images": image_auroc_scorer},
+        refit="images",
+        cv=KFold(2),
+    ).fit(X, masks)
+    assert len(search.cv_results_["mean_test_pixels"]) == 2
+
+
+def test_labels_are_no_masks(data, pipe):
+    X, masks = data
+    pipe.fit(X, masks)
+    with pytest.raises(ValueError, match="need masks"):
+        pixel_aupro_scorer(pipe, X, np.ones(12))
