@@ -39,11 +39,11 @@ check-accuracy: $(INSTALLED)
 	@test -n "$(DATA)" || { echo "usage: make check-accuracy DATA=folder"; exit 2; }
 	$(BIN)/python benchmarks/layers.py "$(DATA)"
 	$(BIN)/python benchmarks/accuracy.py "$(DATA)"
-	$(BIN)/python benchmarks/anomalydino.py "$(DATA)"
+	$(BIN)/python benchmarks/anomalydino.py --root "$(DATA)"
 	$(BIN)/python benchmarks/smaller_banks.py "$(DATA)"
-	$(BIN)/python benchmarks/dinomaly.py "$(DATA)"
+	$(BIN)/python benchmarks/dinomaly.py --root "$(DATA)"
 	$(BIN)/python benchmarks/centring.py "$(DATA)"
-	$(BIN)/python benchmarks/table.py "$(DATA)"
+	$(BIN)/python benchmarks/table.py --root "$(DATA)"
 
 doc: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'

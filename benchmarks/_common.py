@@ -8,13 +8,9 @@ from pathlib import Path
 import numpy as np
 import sklearn
 import torch
-from sklearn.metrics import (
-    average_precision_score,
-    precision_recall_curve,
-    roc_auc_score,
-)
+from sklearn.metrics import roc_auc_score
 
-from skdinoad import DinoFeatures, __version__
+from skdinoad import DinoFeatures, __version__, metrics
 from skdinoad._images import as_images
 from skdinoad._timm import timm
 from skdinoad.datasets import load_folder, read_mask
@@ -29,6 +25,19 @@ def parser(description, *, root=True):
     return out
 
 
+def table_parser(description, name):
+    """Return a parser for what appends rows to ``results/name`` and prints tables."""
+    out = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    out.add_argument("--root", help="folder with MVTec-style categories")
+    out.add_argument("--categories", nargs="*", help="only these folder names")
+    results = Path(__file__).parent / "results" / name
+    out.add_argument("--results", type=Path, default=results, help="the CSV file")
+    out.add_argument("--tables", action="store_true", help="only print the tables")
+    return out
+
+
 def categories(root, names=None):
     """Yield (name, data) for each folder below root that holds train/good."""
     for good in sorted(Path(root).rglob("train/good")):
@@ -39,10 +48,9 @@ def categories(root, names=None):
 
 def environment(weights=True):
     """Return one line that says where figures were measured."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
     text = (
-        f"{device}, {torch.get_num_threads()} threads; skdinoad {__version__}, torch "
-        f"{torch.__version__}, timm {timm.__version__}, scikit-learn "
+        f"{processor()}, {torch.get_num_threads()} threads; skdinoad {__version__}, "
+        f"torch {torch.__version__}, timm {timm.__version__}, scikit-learn "
         f"{sklearn.__version__}"
     )
     if weights:
@@ -52,7 +60,10 @@ def environment(weights=True):
     return text
 
 
-def _processor():
+def processor():
+    """Return the name of the GPU, or of the CPU if there is none."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(x.split(":")[1].strip() for x in lines if "model name" in x)
@@ -66,11 +77,12 @@ def image_auroc(y, scores):
 
 
 def image_figures(y, scores):
-    """Return image AUROC, AP and F1-max; scores are higher = more anomalous."""
-    bad = y == -1
-    precision, recall, _ = precision_recall_curve(bad, scores)
-    f1 = (2 * precision * recall / np.maximum(precision + recall, 1e-12)).max()
-    return [roc_auc_score(bad, scores), average_precision_score(bad, scores), f1]
+    """Return image AUROC, AP and F1-max; scores are higher = more normal."""
+    return [
+        metrics.image_auroc_score(y, scores),
+        metrics.image_ap_score(y, scores),
+        metrics.f1_max_score(y, scores),
+    ]
 
 
 def known_masks(data):

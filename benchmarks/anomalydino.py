@@ -5,7 +5,7 @@ starting again from the first where they end; "all" trains on all of them. Each 
 the CSV file is one run, and runs already in it are not repeated. The tables are means
 over seeds, with the standard deviation between them.
 
-    python benchmarks/anomalydino.py ../shared/data --sizes 224 448
+    python benchmarks/anomalydino.py --root ../shared/data --sizes 224 448
     python benchmarks/anomalydino.py --tables
 """
 
@@ -14,7 +14,6 @@ import statistics
 import time
 import warnings
 from collections import defaultdict
-from pathlib import Path
 
 from _common import (
     append_rows,
@@ -22,9 +21,9 @@ from _common import (
     environment,
     image_figures,
     known_masks,
-    parser,
     print_table,
     read_rows,
+    table_parser,
 )
 
 from skdinoad import AnomalyDINO, DinoFeatures
@@ -37,16 +36,12 @@ OTHERS = ["verdict", "vectors", "fit s", "score s"]
 
 
 def main():
-    options = parser(__doc__, root=False)
-    options.add_argument("root", nargs="?", help="folder with MVTec-style categories")
-    options.add_argument("--categories", nargs="*", help="only these folder names")
+    options = table_parser(__doc__, "anomalydino.csv")
     options.add_argument("--sizes", nargs="*", type=int, default=[224, 448])
     options.add_argument("--shots", nargs="*", default=["1", "2", "4", "8", "all"])
     options.add_argument("--seeds", type=int, default=3)
-    options.add_argument("--results", default=Path(__file__).parent / "results")
-    options.add_argument("--tables", action="store_true", help="only print the tables")
     options = options.parse_args()
-    path = Path(options.results) / "anomalydino.csv"
+    path = options.results
     if not options.tables:
         run_all(options, path)
     print_tables(path)
@@ -133,7 +128,7 @@ def masked(detector, test, whole):
 def evaluate(detector, test, D):
     """Return the five figures, the last two empty where there are no masks."""
     scores = detector._aggregate(D)
-    image = image_figures(test.y, scores)
+    image = image_figures(test.y, -scores)
     if not test.masks:
         return [f"{x:.4f}" for x in image] + ["", ""]
     masks = list(test.masks.values())

@@ -5,14 +5,13 @@ is not run again. ``holdout=None``, so that all training images are learned from
 seconds are those of one network; features are computed beforehand and not counted.
 "decoder not reversed" is a mistake on purpose: it shows what the order is worth.
 
-    python benchmarks/dinomaly.py ../shared/data
-    python benchmarks/dinomaly.py ../shared/data --settings "depth 8"
+    python benchmarks/dinomaly.py --root ../shared/data
+    python benchmarks/dinomaly.py --root ../shared/data --settings "depth 8"
     python benchmarks/dinomaly.py --tables
 """
 
 import statistics
 import time
-from pathlib import Path
 
 import numpy as np
 from _common import (
@@ -21,15 +20,14 @@ from _common import (
     environment,
     image_figures,
     known_masks,
-    parser,
     print_table,
     read_rows,
     show,
+    table_parser,
 )
-from sklearn.metrics import average_precision_score
 
 from skdinoad import Dinomaly
-from skdinoad.metrics import aupro_score, pixel_auroc_score
+from skdinoad.metrics import aupro_score, pixel_ap_score, pixel_auroc_score
 from skdinoad.networks import Reconstructor
 
 FIELDS = ["setting", "category"]
@@ -71,14 +69,10 @@ MAIN = ("fast", "one for all, 1200 iterations")
 
 
 def main():
-    options = parser(__doc__, root=False)
-    options.add_argument("root", nargs="?", help="folder with MVTec-style categories")
-    options.add_argument("--categories", nargs="*", help="only these folder names")
+    options = table_parser(__doc__, "dinomaly.csv")
     options.add_argument("--settings", nargs="*", default=[*MAIN])
-    options.add_argument("--results", default=Path(__file__).parent / "results")
-    options.add_argument("--tables", action="store_true", help="only print the tables")
     options = options.parse_args()
-    path = Path(options.results) / "dinomaly.csv"
+    path = options.results
     if not options.tables:
         path.parent.mkdir(exist_ok=True, parents=True)
         path.with_suffix(".txt").write_text(environment() + "\n")
@@ -125,14 +119,13 @@ def evaluate(detector, data, seconds):
     start = time.perf_counter()
     scores = detector.score_samples(data.test)
     times = [seconds, (time.perf_counter() - start) / len(scores) * 1000]
-    figures = image_figures(data.y, -scores)
+    figures = image_figures(data.y, scores)
     masks = known_masks(data)
     if masks:
         maps = [detector.predict_map([data.test[i]])[0] for i in masks]
         masks = list(masks.values())
-        flat = [np.concatenate([x.ravel() for x in part]) for part in (masks, maps)]
-        pixel = [pixel_auroc_score(masks, maps), average_precision_score(*flat)]
-        figures += [*pixel, aupro_score(masks, maps)]
+        scores_of = (pixel_auroc_score, pixel_ap_score, aupro_score)
+        figures += [score(masks, maps) for score in scores_of]
     else:
         figures += [""] * 3
     loss = statistics.mean(detector.loss_curve_[-20:])
