@@ -5,6 +5,7 @@ from skdinoad._version import __version__
 from skdinoad.alignment import AffineAligner, ForegroundMask, PCAAligner
 from skdinoad.detectors import DFR, DMAD, AnomalyDINO, Dinomaly, DinoPatch
 from skdinoad.features import CNNFeatures, DinoFeatures
+from skdinoad.model_selection import ThresholdTunerCV
 from skdinoad.persistence import dump
 from skdinoad.pipeline import Pipeline, make_pipeline, predict_map
 
@@ -20,6 +21,7 @@ __all__ = [
     "ForegroundMask",
     "PCAAligner",
     "Pipeline",
+    "ThresholdTunerCV",
     "__version__",
     "dump",
     "make_pipeline",

@@ -20,6 +20,7 @@ from skdinoad._images import Images, as_images, take
 from skdinoad._labels import normal_rows
 from skdinoad._maps import aggregate
 from skdinoad._sklearn import Interval, StrOptions
+from skdinoad._thresholds import conformal_rank, normals_needed
 
 __all__ = ["BaseDetector", "TakesImages", "UsesFeatures"]
 
@@ -422,9 +423,9 @@ def _offset(scores, contamination):
     """
     if contamination == "auto":
         return float(scores.min())
-    rank = int((len(scores) + 1) * contamination + 1e-9)
+    rank = conformal_rank(len(scores), contamination)
     if rank < 1:
-        needed = int(np.ceil(1 / contamination)) - 1
+        needed = normals_needed(contamination)
         warnings.warn(
             f"contamination={contamination} needs {needed} normal images, fit has "
             f"{len(scores)}: the threshold is their lowest held-out score, and about "

@@ -31,7 +31,9 @@ def make_images(n=6, size=(48, 64), random_state=0):
 def checks_for(estimator):
     """Return the checks that apply to an estimator, as a list of functions."""
     if hasattr(estimator, "score_samples"):
-        return [*COMMON_CHECKS, *DETECTOR_CHECKS]
+        own = "contamination" in estimator.get_params(deep=False)
+        own = [check_a_higher_contamination_flags_more] if own else []
+        return [*COMMON_CHECKS, *DETECTOR_CHECKS, *own]
     return [*COMMON_CHECKS, *TRANSFORMER_CHECKS]
 
 
@@ -275,5 +277,4 @@ DETECTOR_CHECKS = [
     check_zero_one_labels_are_refused,
     check_maps_have_the_size_of_the_images,
     check_threshold_comes_from_held_out_scores,
-    check_a_higher_contamination_flags_more,
 ]

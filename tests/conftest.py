@@ -15,7 +15,9 @@ from skdinoad import (
     CNNFeatures,
     DinoFeatures,
     Dinomaly,
+    DinoPatch,
     PCAAligner,
+    ThresholdTunerCV,
 )
 from skdinoad.features import WeightsNotFoundError
 from skdinoad.features._store import clear_memory
@@ -53,6 +55,9 @@ def build(cls):
     if cls is DMAD:
         tiny = tiny_cnn(standardize=False, image_size=(64, 64))
         return cls(features=tiny, n_iter=15, n_codes=8, student_width=32, holdout=2)
+    if cls is ThresholdTunerCV:
+        detector = DinoPatch(features=tiny_features())
+        return cls(detector, target_fpr=0.5, cv=2)
     return cls(features=tiny_features())
 
 

@@ -41,12 +41,12 @@ DATA_FREE = [
 @pytest.mark.parametrize("check", DATA_FREE, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("cls", ESTIMATORS)
 def test_scikit_learn_check(cls, check):
-    check(cls.__name__, cls())
+    check(cls.__name__, build(cls))
 
 
 @pytest.mark.parametrize(
     ("cls", "check"),
-    [(cls, check) for cls in ESTIMATORS for check in checks_for(cls())],
+    [(cls, check) for cls in ESTIMATORS for check in checks_for(build(cls))],
     ids=lambda item: item.__name__,
 )
 def test_common_check(cls, check):

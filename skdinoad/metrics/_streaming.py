@@ -5,11 +5,11 @@ import numpy as np
 from skdinoad.metrics._curves import average_precision, f1_max, partial_area
 from skdinoad.metrics._pixel import check_fpr_limit, check_pair, region_shares
 
-__all__ = ["StreamingPixelMetrics", "bins_of", "upper_edges"]
+__all__ = ["N_BINS", "StreamingPixelMetrics", "bins_of", "upper_edges"]
 
 #: Bits dropped from a score: 2**20 bins, each 1/2048 of its scores wide.
 _DROPPED = 12
-_BINS = 2 ** (32 - _DROPPED)
+N_BINS = 2 ** (32 - _DROPPED)
 
 
 def bins_of(scores) -> np.ndarray:
@@ -56,9 +56,9 @@ class StreamingPixelMetrics:
     """
 
     def __init__(self):
-        self._good = np.zeros(_BINS, np.int64)
-        self._bad = np.zeros(_BINS, np.int64)
-        self._shares = np.zeros(_BINS)
+        self._good = np.zeros(N_BINS, np.int64)
+        self._bad = np.zeros(N_BINS, np.int64)
+        self._shares = np.zeros(N_BINS)
         self.n_maps_ = 0
 
     def update(self, masks, maps):

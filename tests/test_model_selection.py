@@ -1,0 +1,345 @@
+import pickle
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
+from sklearn.metrics import f1_score
+from sklearn.model_selection import (
+    GridSearchCV,
+    KFold,
+    ShuffleSplit,
+    StratifiedKFold,
+    cross_validate,
+)
+
+from skdinoad import AnomalyDINO, DinoPatch, Pipeline, ThresholdTunerCV, predict_map
+from skdinoad.alignment import PCAAligner
+from skdinoad.metrics import pixel_f1_max_score
+from skdinoad.testing import make_images
+
+
+def grids(n, rng, shift=0.0, noise=1.0):
+    """Return feature grids around a direction; a shift turns it."""
+    F = rng.normal(0, noise, size=(n, 3, 3, 8))
+    F[..., 0] += 8
+    F[..., 1] += shift
+    return F.astype(np.float32)
+
+
+@pytest.fixture
+def F(rng):
+    return grids(40, rng)
+
+
+@pytest.fixture
+def labelled(rng):
+    y = np.array([1] * 30 + [-1] * 10)
+    return np.concatenate([grids(30, rng), grids(10, rng, 3)]), y
+
+
+def bank():
+    return AnomalyDINO(masking=False)
+
+
+# -- a wanted rate ------------------------------------------------------------------
+
+
+def test_held_out_scores_are_those_of_models_that_saw_the_others(F):
+    folds = KFold(5)
+    tuner = ThresholdTunerCV(bank(), target_fpr=0.1, cv=folds).fit(F)
+    for train, test in folds.split(F):
+        expected = bank().fit(F[train]).score_samples(F[test])
+        np.testing.assert_allclose(tuner.holdout_scores_[test], expected, rtol=1e-5)
+    assert tuner.offset_ == np.sort(tuner.holdout_scores_)[3]  # of 41 * 0.1
+    whole = bank().fit(F)
+    np.testing.assert_allclose(
+        tuner.score_samples(F[:3] + 0.1), whole.score_samples(F[:3] + 0.1)
+    )
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.1, 0.3])
+def test_realised_rate_keeps_the_promise(rate):
+    """A split, and the model that scored it: the mean over draws is at most the rate.
+
+    Each draw flags a share of 200 new normals. The mean of 60 draws is compared with
+    the promise, and with what a threshold one rank off would give.
+    """
+    rng, realised = np.random.default_rng(0), []
+    for seed in range(60):
+        split = ShuffleSplit(1, test_size=0.5, random_state=seed)
+        tuner = ThresholdTunerCV(
+            DinoPatch(neighborhood=1), target_fpr=rate, cv=split, refit=False
+        ).fit(grids(38, rng))
+        realised.append((tuner.predict(grids(200, rng)) == -1).mean())
+    exact = int(20 * rate + 1e-9) / 20  # 19 are held out
+    error = np.std(realised) / np.sqrt(60)
+    assert np.mean(realised) <= rate + 3 * error
+    assert abs(np.mean(realised) - exact) < 3 * error
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.2])
+def test_folds_and_a_refit_keep_it_too_on_average(rate):
+    rng, realised = np.random.default_rng(1), []
+    for seed in range(40):
+        tuner = ThresholdTunerCV(bank(), target_fpr=rate, random_state=seed)
+        tuner.fit(grids(19, rng))
+        realised.append((tuner.predict(grids(200, rng)) == -1).mean())
+    assert np.mean(realised) <= rate + 3 * np.std(realised) / np.sqrt(40)
+    assert np.mean(realised) > rate / 3
+
+
+def test_too_few_normals_are_refused_before_any_work(F):
+    class Untouched(DinoPatch):
+        def fit(self, X, y=None):
+            raise AssertionError
+
+    with pytest.raises(
+        ValueError, match=r"target_fpr=0.01 needs 99 .* there are 40.*0.02"
+    ):
+        ThresholdTunerCV(Untouched()).fit(F)
+    with pytest.raises(ValueError, match=r"target_pixel_fpr=0.02 needs 49 normal"):
+        ThresholdTunerCV(Untouched(), target_fpr=0.1, target_pixel_fpr=0.02).fit(F)
+    split = ShuffleSplit(1, test_size=5)
+    with pytest.raises(ValueError, match=r"needs 9 .* to be held out, .* out 5"):
+        ThresholdTunerCV(bank(), target_fpr=0.1, cv=split, refit=False).fit(F)
+
+
+def test_defects_choose_nothing_without_scoring(labelled):
+    X, y = labelled
+    tuner = ThresholdTunerCV(bank(), target_fpr=0.1, cv=StratifiedKFold(5)).fit(X, y)
+    normal = np.sort(tuner.holdout_scores_[y == 1])
+    assert tuner.offset_ == normal[2]
+    assert len(tuner.estimator_.bank_) == 30 * 9
+
+
+def test_p_values_are_ranks_among_held_out_normals(F, rng):
+    tuner = ThresholdTunerCV(bank(), target_fpr=0.1).fit(F)
+    X = np.concatenate([grids(30, rng), grids(5, rng, 20)])
+    p = tuner.p_values(X)
+    assert np.array_equal(p <= 0.1, tuner.predict(X) == -1)
+    assert (p[-5:] == 1 / 41).all()
+    scores = tuner.score_samples(X)
+    expected = [(1 + (tuner.holdout_scores_ <= s).sum()) / 41 for s in scores]
+    np.testing.assert_allclose(p, expected)
+
+
+# -- labels -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scoring", ["f1", "balanced_accuracy", "recall", "cost"])
+def test_optimum_over_held_out_scores(labelled, scoring):
+    X, y = labelled
+    tuner = ThresholdTunerCV(bank(), scoring=scoring, target_fpr=0.1).fit(X, y)
+    scores = tuner.holdout_scores_
+    assert np.isfinite(scores).all()
+    flagged = scores < tuner.offset_
+    if scoring == "f1":
+        every = [
+            f1_score(y, np.where(scores < t, -1, 1), pos_label=-1) for t in scores[1:]
+        ]
+        assert f1_score(y, np.where(flagged, -1, 1), pos_label=-1) >= max(every)
+    if scoring == "recall":
+        assert flagged[y == 1].sum() <= 3
+        assert (scores <= tuner.offset_)[y == 1].sum() <= 4
+    assert flagged[y == -1].mean() > 0.5
+
+
+def test_dear_misses_lower_the_bar(labelled):
+    X, y = labelled
+    cheap = ThresholdTunerCV(bank(), scoring="cost", cost_matrix=[[0, 1], [9, 0]])
+    dear = ThresholdTunerCV(bank(), scoring="cost", cost_matrix=[[0, 99], [1, 0]])
+    assert cheap.fit(X, y).offset_ < dear.fit(X, y).offset_
+
+
+def test_a_metric_of_labels_is_asked(labelled):
+    X, y = labelled
+
+    def metric(true, predicted):
+        return f1_score(true, predicted, pos_label=-1, zero_division=0)
+
+    asked = ThresholdTunerCV(bank(), scoring=metric).fit(X, y)
+    assert asked.offset_ == ThresholdTunerCV(bank(), scoring="f1").fit(X, y).offset_
+
+
+def test_labels_are_needed_where_they_decide(F, labelled):
+    with pytest.raises(ValueError, match="'f1' needs normal and anomalous"):
+        ThresholdTunerCV(bank(), scoring="f1").fit(F)
+    X, y = labelled
+    with pytest.raises(ValueError, match="2 rows"):
+        ThresholdTunerCV(bank(), scoring="cost", cost_matrix=[1, 2]).fit(X, y)
+    with pytest.raises(ValueError, match="to_labels"):
+        ThresholdTunerCV(bank(), scoring="f1").fit(X, y == 1)
+
+
+def test_folds_hold_some_of_every_label(labelled):
+    X, y = labelled
+    tuner = ThresholdTunerCV(bank(), scoring="f1", cv=10)
+    folds = tuner._splits(X, y, np.zeros(40, int))
+    assert [(y[test] == -1).sum() for _, test in folds] == [1] * 10
+    few = ThresholdTunerCV(bank(), scoring="f1", cv=50).fit(X[25:32], y[25:32])
+    assert np.isfinite(few.holdout_scores_).all()
+
+
+# -- groups -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def products(rng):
+    """Two products, of which one varies three times as much."""
+    X = np.concatenate([grids(30, rng), grids(30, rng, noise=3)])
+    return X, np.array(["bolt"] * 30 + ["nut"] * 30)
+
+
+def test_each_product_has_its_threshold(products):
+    X, groups = products
+    tuner = ThresholdTunerCV(bank(), target_fpr=0.1).fit(X, groups=groups)
+    assert set(tuner.offset_) == {"bolt", "nut"}
+    assert tuner.offset_["nut"] < tuner.offset_["bolt"]
+    rows = [0, 40, 1]
+    single = [tuner.predict(X[i : i + 1], groups=groups[i : i + 1])[0] for i in rows]
+    assert tuner.predict(X[rows], groups=groups[rows]).tolist() == single
+    odd = X[:1] + 3 * np.eye(8)[2].astype(np.float32)  # for a bolt, not for a nut
+    assert tuner.predict(odd, groups=["bolt"])[0] == -1
+    assert tuner.predict(odd, groups=["nut"])[0] == 1
+    assert tuner.p_values(odd, groups=["bolt"])[0] == pytest.approx(1 / 31)
+    assert tuner.p_values(odd, groups=["nut"])[0] > 0.2
+    for group, offset in tuner.offset_.items():
+        assert (tuner.holdout_scores_[groups == group] < offset).sum() == 2
+
+
+def test_groups_are_asked_for_and_checked(products, F):
+    X, groups = products
+    tuner = ThresholdTunerCV(bank(), target_fpr=0.1)
+    with pytest.raises(ValueError, match=r"of group 'nut', and there are 5"):
+        tuner.fit(X[:35], groups=groups[:35])
+    with pytest.raises(ValueError, match=r"shape \(2,\); expected one of 60"):
+        tuner.fit(X, groups=["bolt", "nut"])
+    tuner.fit(X, groups=groups)
+    with pytest.raises(ValueError, match="pass one for each of 60"):
+        tuner.predict(X)
+    with pytest.raises(ValueError, match="'cap' is unknown"):
+        tuner.predict(X[:1], groups=["cap"])
+    with pytest.raises(ValueError, match="fit had none"):
+        tuner.fit(F).predict(F, groups=np.zeros(40))
+
+
+# -- pixels -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pictures():
+    X, masks = make_images(24, size=(64, 64)), np.zeros((24, 64, 64), bool)
+    masks[::4, 40:50, 10:30] = True
+    X[masks] = 230
+    return X, masks
+
+
+def test_pixels_above_are_as_rare_as_wanted(tiny, pictures):
+    X, _ = pictures
+    good = make_images(30, size=(64, 64))
+    tuner = ThresholdTunerCV(
+        DinoPatch(features=tiny), target_fpr=0.1, target_pixel_fpr=0.1
+    ).fit(good[:20])
+    flagged = tuner.predict_mask(good[20:])
+    assert flagged.shape == (10, 64, 64)
+    assert flagged.dtype == bool
+    assert 0 < flagged.mean() < 0.1
+    assert tuner.predict_mask(X[:1])[0, 42:48, 12:28].mean() > 0.9
+
+
+def test_pixel_optimum_on_masks(tiny, pictures):
+    X, masks = pictures
+    tuner = ThresholdTunerCV(DinoPatch(features=tiny), scoring="f1").fit(X, masks)
+    found = tuner.predict_mask(X)
+    best = pixel_f1_max_score(masks, tuner.predict_map(X))
+    assert f1_score(masks.ravel(), found.ravel()) > best - 0.1 > 0.4
+    assert (tuner.predict(X) == np.where(masks.any((1, 2)), -1, 1)).mean() > 0.9
+
+
+def test_sizes_may_differ_and_no_threshold_is_said(tiny, pictures):
+    X, _ = pictures
+    tuner = ThresholdTunerCV(AnomalyDINO(features=tiny), target_fpr=0.2).fit(
+        X[1:4].tolist() and list(X)
+    )
+    with pytest.raises(AttributeError, match="target_pixel_fpr"):
+        tuner.predict_mask(X)
+    tuner.set_params(target_pixel_fpr=0.2).fit(list(X))
+    masks = tuner.predict_mask([X[0], X[0][:40]])
+    assert [m.shape for m in masks] == [(64, 64), (40, 64)]
+
+
+# -- a member of scikit-learn -------------------------------------------------------
+
+
+def test_nested_folds_see_no_optimism(labelled):
+    X, y = labelled
+    tuner = ThresholdTunerCV(bank(), scoring="f1")
+    found = cross_validate(
+        tuner,
+        X,
+        y,
+        cv=StratifiedKFold(4),
+        scoring=lambda m, X, y: f1_score(y, m.predict(X), pos_label=-1),
+        error_score="raise",
+    )["test_score"]
+    assert found.mean() > 0.6
+
+
+def test_in_a_search_around_a_pipeline(tiny, pictures):
+    X, masks = pictures
+    pipe = Pipeline([PCAAligner(mode="none", output_size=64), DinoPatch(features=tiny)])
+    tuner = ThresholdTunerCV(pipe, target_fpr=0.2, cv=3)
+    search = GridSearchCV(
+        tuner,
+        {"estimator__dinopatch__neighborhood": [0, 1]},
+        scoring=lambda m, X, y=None: (m.predict(X) == 1).mean(),
+        cv=KFold(2),
+    ).fit(X[masks.any((1, 2)) == 0])
+    maps = predict_map(search, X)
+    assert maps.shape == X.shape[:3]
+    assert np.array_equal(maps, search.best_estimator_.predict_map(X))
+
+
+def test_a_fitted_model_is_calibrated_as_it_is(F, rng):
+    detector = bank().fit(F)
+    tuner = ThresholdTunerCV(FrozenEstimator(detector), target_fpr=0.1)
+    new = grids(20, rng)
+    tuner.fit(new)
+    np.testing.assert_allclose(tuner.holdout_scores_, detector.score_samples(new))
+
+
+def test_params_clone_pickle_and_state(F):
+    tuner = ThresholdTunerCV(bank(), target_fpr=0.1)
+    with pytest.raises(NotFittedError):
+        tuner.predict(F)
+    before = repr(tuner.get_params())
+    assert tuner.fit(F) is tuner
+    assert repr(tuner.get_params()) == before
+    again = pickle.loads(pickle.dumps(tuner))
+    assert np.array_equal(again.predict(F + 1), tuner.predict(F + 1))
+    assert clone(tuner).fit(F).offset_ == tuner.offset_
+    assert clone(tuner).set_params(n_jobs=2).fit(F).offset_ == tuner.offset_
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"target_fpr": 0}, "target_fpr"),
+        ({"scoring": "auc"}, "scoring"),
+        ({"cv": 1}, "cv"),
+        ({"cv": ShuffleSplit(5)}, "twice"),
+        ({"refit": False}, "makes 5"),
+    ],
+)
+def test_bad_parameters(F, params, message):
+    params = {"target_fpr": 0.2, **params}
+    with pytest.raises(ValueError, match=message):
+        ThresholdTunerCV(bank(), **params).fit(F)
+
+
+def test_one_normal_image_cannot_do(labelled):
+    X, y = labelled
+    with pytest.raises(ValueError, match="One normal image"):
+        ThresholdTunerCV(bank(), scoring="f1").fit(X[29:33], y[29:33])
