@@ -11,9 +11,8 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from skdinoad import DinoFeatures, __version__, metrics
-from skdinoad._images import as_images
 from skdinoad._timm import timm
-from skdinoad.datasets import load_folder, read_mask
+from skdinoad.datasets import load_folder
 
 
 def parser(description, *, root=True):
@@ -90,17 +89,9 @@ def known_masks(data):
 
     Empty if no image has one: then there is nothing to measure per pixel.
     """
-    images = as_images(data.test)
-    rows = [i for i, m in enumerate(data.masks) if data.y[i] == 1 or m is not None]
-    if not any(data.masks[i] is not None for i in rows):
+    if not data.masks.known[data.y == -1].any():
         return {}
-    empty = {i: np.zeros(images.size(i), bool) for i in rows}
-    return {
-        i: empty[i]
-        if data.masks[i] is None
-        else read_mask(data.masks[i], images.size(i))
-        for i in rows
-    }
+    return {i: data.masks[i] for i in np.flatnonzero(data.masks.known)}
 
 
 def read_rows(path):

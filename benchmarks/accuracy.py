@@ -25,7 +25,7 @@ from sklearn.utils import Bunch
 
 from skdinoad import AffineAligner, DinoFeatures, DinoPatch, PCAAligner, Pipeline
 from skdinoad._images import as_images
-from skdinoad.datasets import make_screws, read_mask
+from skdinoad.datasets import make_screws
 from skdinoad.demo import pixel_auroc
 
 
@@ -63,16 +63,18 @@ def measure(pipe, data):
 
 
 def posed(data, seed=0):
-    """Return the data on square canvases, each test image turned and shifted."""
+    """Return the data on square canvases, each test image turned and shifted.
+
+    All masks are empty where one is lacking: then nothing is measured per pixel.
+    """
     rng = np.random.default_rng(seed)
     test, masks = [], []
-    for image, mask in zip(as_images(data.test), data.masks):
+    for i, image in enumerate(as_images(data.test)):
         angle, shift = rng.uniform(0, 360), rng.uniform(-0.05, 0.05, 2)
         test.append(move(image[..., :3], angle, shift, cv2.BORDER_REPLICATE))
-        if mask is not None:
-            mask = read_mask(mask).astype(np.uint8)
-            mask = move(mask, angle, shift, cv2.BORDER_CONSTANT) > 0
-        masks.append(mask)
+        known = data.masks.known.all()
+        mask = data.masks[i] if known else np.zeros(image.shape[:2], bool)
+        masks.append(move(mask.astype(np.uint8), angle, shift, cv2.BORDER_CONSTANT) > 0)
     train = [
         move(image[..., :3], 0, (0, 0), cv2.BORDER_REPLICATE)
         for image in as_images(data.train)
@@ -105,7 +107,8 @@ def screws():
     bad, masks = make_screws(15, size=512, defect="scratch", random_state=1)
     y = np.repeat([1, -1], 15)
     test = [*good[20:], *bad]
-    return Bunch(train=list(good[:20]), test=test, y=y, masks=[None] * 15 + list(masks))
+    masks = [*np.zeros_like(masks), *masks]
+    return Bunch(train=list(good[:20]), test=test, y=y, masks=masks)
 
 
 def main():

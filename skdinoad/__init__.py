@@ -8,6 +8,7 @@ from skdinoad.features import CNNFeatures, DinoFeatures
 from skdinoad.model_selection import ThresholdTunerCV
 from skdinoad.persistence import dump
 from skdinoad.pipeline import Pipeline, make_pipeline, predict_map
+from skdinoad.regions import Region, find_regions
 
 __all__ = [
     "DFR",
@@ -21,9 +22,11 @@ __all__ = [
     "ForegroundMask",
     "PCAAligner",
     "Pipeline",
+    "Region",
     "ThresholdTunerCV",
     "__version__",
     "dump",
+    "find_regions",
     "make_pipeline",
     "predict_map",
     "to_labels",

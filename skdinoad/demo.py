@@ -20,8 +20,8 @@ from skdinoad.datasets import (
     load_folder,
     make_screws,
     plant_defect,
-    read_mask,
 )
+from skdinoad.metrics import pixel_auroc_score
 from skdinoad.plotting import overlay_map
 
 #: Side, in pixels, of the texture crops, and of the network's view of them.
@@ -141,16 +141,11 @@ def report(name, data, pipe, folder):
 
 def pixel_auroc(data, maps):
     """Return the AUROC over the pixels of good and of masked images; None without."""
-    known = [i for i, m in enumerate(data.masks) if data.y[i] == 1 or m is not None]
-    masks = [_mask(data.masks[i], maps[i].shape).ravel() for i in known]
-    masks = np.concatenate(masks) if known else np.zeros(0, bool)
-    if masks.all() or not masks.any():
+    known = np.flatnonzero(getattr(data.masks, "known", np.ones(len(maps), bool)))
+    masks = [data.masks[i] for i in known]
+    if not any(mask.any() for mask in masks):
         return None
-    return roc_auc_score(masks, np.concatenate([maps[i].ravel() for i in known]))
-
-
-def _mask(mask, size):
-    return mask if isinstance(mask, np.ndarray) else read_mask(mask, size)
+    return pixel_auroc_score(masks, [maps[i] for i in known])
 
 
 def _write_overlays(folder, data, maps, decision, limits):

@@ -9,7 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 from skdinoad._images import as_images
 from skdinoad._sklearn import name_estimators
 
-__all__ = ["Pipeline", "make_pipeline", "predict_map"]
+__all__ = ["Pipeline", "final_detector", "make_pipeline", "predict_map"]
 
 #: Images that are aligned and scored at a time: bounds the memory.
 _CHUNK = 32
@@ -50,13 +50,8 @@ def predict_map(estimator, X):
     >>> predict_map(pipe.fit(X), X).shape
     (3, 40, 50)
     """
-    *transformers, detector = _flatten(estimator)
-    if not hasattr(detector, "map_frames"):
-        raise TypeError(
-            f"The last step is {detector!r}, which has no heat maps; expected a "
-            "detector of skdinoad, such as DinoPatch."
-        )
-    check_is_fitted(detector)
+    *transformers, _ = _flatten(estimator)
+    detector = final_detector(estimator)
     if not transformers:
         return detector.predict_map(X)
     images = as_images(X)
@@ -69,6 +64,18 @@ def predict_map(estimator, X):
             Z = as_images(Z, first=start)  # so that messages name rows of X
         maps.extend(detector.map_frames(Z, frames, sizes))
     return np.stack(maps) if len({m.shape for m in maps}) == 1 else maps
+
+
+def final_detector(estimator):
+    """Return the fitted detector in which an estimator ends; as for predict_map."""
+    detector = _flatten(estimator)[-1]
+    if not hasattr(detector, "map_frames"):
+        raise TypeError(
+            f"The last step is {detector!r}, which has no heat maps; expected a "
+            "detector of skdinoad, such as DinoPatch."
+        )
+    check_is_fitted(detector)
+    return detector
 
 
 def _flatten(estimator):

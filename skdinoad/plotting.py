@@ -1,9 +1,21 @@
-"""Heat maps over images, with colours that mean the same in every image."""
+"""Pictures in scikit-learn's convention: ``Display.from_estimator(...)``, then axes.
+
+Colours mean the same in every image: their limits come from held-out training images.
+"""
 
 import matplotlib
 import numpy as np
 
-__all__ = ["overlay_map"]
+from skdinoad._images import as_images
+from skdinoad._labels import check_labels
+from skdinoad.pipeline import final_detector, predict_map
+
+__all__ = [
+    "AlignmentDisplay",
+    "AnomalyMapDisplay",
+    "ScoreHistogramDisplay",
+    "overlay_map",
+]
 
 
 def overlay_map(image, heat, *, limits, colormap="inferno"):
@@ -39,3 +51,308 @@ def overlay_map(image, heat, *, limits, colormap="inferno"):
     color = matplotlib.colormaps[colormap](share)[..., :3] * 255
     cover = 0.8 * share[..., np.newaxis]
     return (image * (1 - cover) + color * cover).round().astype(np.uint8)
+
+
+class AnomalyMapDisplay:
+    """Images above their heat maps, with the outline of known defects.
+
+    Parameters
+    ----------
+    images : array or list of images or paths
+    maps : ndarray of shape (n, H, W) or list of (H, W)
+        Higher = more anomalous.
+    limits : (float, float)
+        Map values of "nothing" and "full colour".
+    masks : sequence of (H, W), bool, or None
+        Known defects; drawn as outlines.
+    titles : list of str or None
+
+    Attributes
+    ----------
+    figure_ : matplotlib Figure
+    axes_ : ndarray of shape (2, n), matplotlib Axes
+        Images in the first row, maps in the second; after :meth:`plot`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdinoad.plotting import AnomalyMapDisplay
+    >>> images = np.full((2, 32, 32, 3), 90, dtype=np.uint8)
+    >>> maps = np.zeros((2, 32, 32))
+    >>> display = AnomalyMapDisplay.from_predictions(images, maps, limits=(0, 1))
+    >>> display.axes_.shape
+    (2, 2)
+    """
+
+    def __init__(self, images, maps, *, limits, masks=None, titles=None):
+        self.images, self.maps, self.limits = images, maps, limits
+        self.masks, self.titles = masks, titles
+
+    @classmethod
+    def from_estimator(cls, estimator, X, *, masks=None, limits=None, axes=None):
+        """Score images and show them.
+
+        Parameters
+        ----------
+        estimator : fitted detector, Pipeline, search or ThresholdTunerCV
+        X : array, list of images or paths
+        masks : sequence of (H, W), bool, or None
+        limits : (float, float) or None
+            None takes the detector's ``map_limits_``, from held-out training images.
+        axes : array of 2 x n Axes, or None
+            Where to draw; None makes a figure.
+
+        Returns
+        -------
+        AnomalyMapDisplay
+            Plotted. Titles are the verdict and the score's distance to the threshold,
+            or the score if there is no threshold.
+
+        Raises
+        ------
+        ValueError
+            If the detector has no held-out maps (``holdout=None``) and ``limits`` is
+            None.
+        """
+        detector = final_detector(estimator)
+        if limits is None and not len(detector.holdout_scores_):
+            raise ValueError(
+                "This detector held out no training image, so that it does not know "
+                "which values are usual: pass limits=(low, high)."
+            )
+        limits = detector.map_limits_ if limits is None else limits
+        maps = predict_map(estimator, X)
+        shown = {"limits": limits, "masks": masks, "titles": _titles(estimator, X)}
+        return cls(X, maps, **shown).plot(axes)
+
+    @classmethod
+    def from_predictions(cls, X, maps, *, limits, masks=None, titles=None, axes=None):
+        """Show images with maps that are known; parameters as those of the class."""
+        return cls(X, maps, limits=limits, masks=masks, titles=titles).plot(axes)
+
+    def plot(self, axes=None):
+        """Draw into 2 x n axes, or a new figure; return self."""
+        images = as_images(self.images)
+        self.axes_ = _grid(axes, 2, len(images))
+        self.figure_ = self.axes_.flat[0].figure
+        for i, (image, heat) in enumerate(zip(images, self.maps)):
+            top, bottom = self.axes_[:, i]
+            top.imshow(image)
+            bottom.imshow(overlay_map(image[..., :3], heat, limits=self.limits))
+            mask = None if self.masks is None else self.masks[i]
+            if mask is not None and np.any(mask):
+                top.contour(mask, [0.5], colors="lime", linewidths=1)
+            if self.titles is not None:
+                top.set_title(self.titles[i])
+            top.axis("off")
+            bottom.axis("off")
+        return self
+
+
+class ScoreHistogramDisplay:
+    """Scores of good and anomalous images, with the threshold between them.
+
+    Parameters
+    ----------
+    normal : array-like of shape (n,)
+        Scores of normal images by models that have not seen them; higher = normal.
+    anomalous : array-like of shape (m,)
+        Scores of anomalous images, [] if none are known.
+    threshold : float
+        NaN = none.
+
+    Attributes
+    ----------
+    figure_ : matplotlib Figure
+    ax_ : matplotlib Axes
+
+    Examples
+    --------
+    >>> from skdinoad.plotting import ScoreHistogramDisplay
+    >>> display = ScoreHistogramDisplay.from_predictions(
+    ...     [1, 1, 1, -1], [-0.1, -0.2, -0.15, -0.5], threshold=-0.3
+    ... )
+    >>> display.ax_.get_xlabel()
+    'score, higher = more normal'
+    """
+
+    def __init__(self, normal, anomalous, *, threshold=np.nan):
+        self.normal = np.asarray(normal, float)
+        self.anomalous = np.asarray(anomalous, float)
+        self.threshold = threshold
+
+    @classmethod
+    def from_estimator(cls, estimator, X=None, y=None, *, ax=None):
+        """Show held-out scores of the training images, and those of further images.
+
+        Parameters
+        ----------
+        estimator : fitted detector, Pipeline, search or ThresholdTunerCV
+        X : array, list of images or paths, or None
+            Further images, none of them seen in training.
+        y : array-like of shape (n,) or None
+            Their labels, +1 / -1; None = all anomalous.
+        ax : Axes or None
+
+        Returns
+        -------
+        ScoreHistogramDisplay
+            Plotted.
+        """
+        known = _thresholded(estimator)
+        held, labels = known.holdout_scores_, getattr(known, "labels_", None)
+        normal = held[np.isfinite(held)]
+        anomalous = np.empty(0)
+        if labels is not None:
+            normal, anomalous = (
+                held[np.isfinite(held) & (labels == label)] for label in (1, -1)
+            )
+        if X is not None:
+            y = np.full(len(X), -1) if y is None else check_labels(y)
+            scores = estimator.score_samples(X)
+            normal = np.append(normal, scores[y == 1])
+            anomalous = np.append(anomalous, scores[y == -1])
+        if isinstance(known.offset_, dict):
+            raise ValueError(
+                f"There is a threshold for each of {list(known.offset_)}: show each "
+                "group by from_predictions."
+            )
+        return cls(normal, anomalous, threshold=known.offset_).plot(ax)
+
+    @classmethod
+    def from_predictions(cls, y, scores, *, threshold=np.nan, ax=None):
+        """Show scores that are known.
+
+        Parameters
+        ----------
+        y : array-like of shape (n,)
+            +1 normal, -1 anomalous.
+        scores : array-like of shape (n,)
+            Higher = more normal. Those of a memory bank's own training images say
+            nothing: take held-out ones.
+        threshold : float
+        ax : Axes or None
+
+        Returns
+        -------
+        ScoreHistogramDisplay
+            Plotted.
+        """
+        y, scores = check_labels(y), np.asarray(scores, float)
+        return cls(scores[y == 1], scores[y == -1], threshold=threshold).plot(ax)
+
+    def plot(self, ax=None):
+        """Draw into axes, or a new figure; return self."""
+        self.ax_ = _grid(ax, 1, 1).flat[0]
+        self.figure_ = self.ax_.figure
+        edges = np.histogram_bin_edges(np.append(self.normal, self.anomalous), bins=30)
+        kinds = (self.normal, "normal", "C0"), (self.anomalous, "anomalous", "C3")
+        for scores, name, color in kinds:
+            label = f"{name} ({len(scores)})"
+            self.ax_.hist(scores, edges, color=color, alpha=0.6, label=label)
+        if np.isfinite(self.threshold):
+            self.ax_.axvline(self.threshold, color="black", ls="--", label="threshold")
+        self.ax_.set(xlabel="score, higher = more normal", ylabel="images")
+        self.ax_.legend()
+        return self
+
+
+class AlignmentDisplay:
+    """Images before and after an aligner, and which pixels are valid.
+
+    Parameters
+    ----------
+    before : array or list of images or paths
+    after : ndarray of shape (n, s, t, 4), uint8
+        What the aligner returns; the fourth channel is validity.
+
+    Attributes
+    ----------
+    figure_ : matplotlib Figure
+    axes_ : ndarray of shape (3, n), matplotlib Axes
+
+    Examples
+    --------
+    >>> from skdinoad import PCAAligner
+    >>> from skdinoad.datasets import make_screws
+    >>> from skdinoad.plotting import AlignmentDisplay
+    >>> X, _ = make_screws(2, size=96)
+    >>> aligner = PCAAligner(output_size=64).fit(X)
+    >>> AlignmentDisplay.from_estimator(aligner, X).axes_.shape
+    (3, 2)
+    """
+
+    def __init__(self, before, after):
+        self.before, self.after = before, after
+
+    @classmethod
+    def from_estimator(cls, aligner, X, *, axes=None):
+        """Align images and show them.
+
+        Parameters
+        ----------
+        aligner : fitted transformer of images to images
+            PCAAligner, AffineAligner, ForegroundMask, or a Pipeline of such.
+        X : array, list of images or paths
+        axes : array of 3 x n Axes, or None
+
+        Returns
+        -------
+        AlignmentDisplay
+            Plotted.
+        """
+        return cls(X, aligner.transform(X)).plot(axes)
+
+    @classmethod
+    def from_predictions(cls, X, Z, *, axes=None):
+        """Show images and what an aligner made of them."""
+        return cls(X, Z).plot(axes)
+
+    def plot(self, axes=None):
+        """Draw into 3 x n axes, or a new figure; return self."""
+        before, after = as_images(self.before), as_images(self.after)
+        self.axes_ = _grid(axes, 3, len(before))
+        self.figure_ = self.axes_.flat[0].figure
+        for column, image, aligned in zip(self.axes_.T, before, after):
+            opaque = np.full(aligned.shape[:2], 255, np.uint8)
+            valid = aligned[..., 3] if aligned.shape[-1] == 4 else opaque
+            column[0].imshow(image[..., :3])
+            column[1].imshow(aligned[..., :3])
+            column[2].imshow(valid, cmap="gray", vmin=0, vmax=255)
+            for ax in column:
+                ax.axis("off")
+        for ax, name in zip(self.axes_[:, 0], ("before", "after", "valid")):
+            ax.set_title(name, loc="left")
+        return self
+
+
+def _grid(axes, rows, columns):
+    """Return rows x columns axes: those given, or those of a new figure."""
+    if axes is None:
+        import matplotlib.pyplot as plt
+
+        size = (2.6 * columns, 2.6 * rows) if rows > 1 else None
+        _, axes = plt.subplots(
+            rows, columns, squeeze=False, figsize=size, layout="constrained"
+        )
+    axes = np.asarray(axes)
+    if axes.size != rows * columns:
+        raise ValueError(f"Got {axes.size} axes, expected {rows} x {columns}.")
+    return axes.reshape(rows, columns)
+
+
+def _titles(estimator, X):
+    """Return the verdict on each image, or its score where there is no threshold."""
+    scores = estimator.score_samples(X)
+    offset = _thresholded(estimator).offset_
+    if isinstance(offset, dict) or np.isnan(offset):
+        return [f"{score:.3f}" for score in scores]
+    gaps = scores - offset
+    return [f"{'normal' if gap >= 0 else 'ANOMALOUS'} ({gap:+.3f})" for gap in gaps]
+
+
+def _thresholded(estimator):
+    """Return what holds threshold and held-out scores: a tuner, or the detector."""
+    while hasattr(estimator, "best_estimator_"):
+        estimator = estimator.best_estimator_
+    return estimator if hasattr(estimator, "offset_") else final_detector(estimator)

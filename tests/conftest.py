@@ -4,6 +4,7 @@ import os
 
 # The model hub is no part of the tests: what is installed must do.
 os.environ["SKDINOAD_OFFLINE"] = "1"
+os.environ["MPLBACKEND"] = "Agg"
 
 import numpy as np
 import pytest

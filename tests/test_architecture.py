@@ -10,7 +10,16 @@ ROOT = Path(skdinoad.__file__).parent
 #: Lowest layer first. A module may import from layers below, and its own package.
 LAYERS = [
     {"_version", "_stable_adamw", "_training"},
-    {"_torch", "_sklearn", "_images", "_labels", "_maps", "_masks", "_thresholds"},
+    {
+        "_torch",
+        "_sklearn",
+        "_images",
+        "_labels",
+        "_maps",
+        "_masks",
+        "_thresholds",
+        "regions",
+    },
     {"_augment", "_timm", "_geometry", "_grids", "_neighbors", "_projection"},
     {"_tokens", "networks"},
     {"base", "datasets"},

@@ -1,6 +1,40 @@
+import matplotlib.pyplot as plt
 import numpy as np
+import pytest
+from sklearn.model_selection import GridSearchCV, KFold
 
-from skdinoad.plotting import overlay_map
+from skdinoad import DFR, AnomalyDINO, DinoPatch, PCAAligner, Pipeline, ThresholdTunerCV
+from skdinoad.plotting import (
+    AlignmentDisplay,
+    AnomalyMapDisplay,
+    ScoreHistogramDisplay,
+    overlay_map,
+)
+from skdinoad.testing import make_images
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def X():
+    return make_images(12, size=(64, 64))
+
+
+@pytest.fixture
+def pipe(tiny, X):
+    pipe = Pipeline([PCAAligner(mode="none", output_size=64), DinoPatch(features=tiny)])
+    return pipe.fit(X[:8])
+
+
+def defective(X):
+    bad, masks = X.copy(), np.zeros(X.shape[:3], bool)
+    masks[:, 40:50, 10:30] = True
+    bad[masks] = [255, 0, 255]
+    return bad, masks
 
 
 def test_limits_decide_and_not_the_map_itself(rng):
@@ -16,3 +50,110 @@ def test_hotter_covers_more():
     brightness = out.sum(-1)[0]
     assert brightness[0] == 0 < brightness[1] < brightness[2]
     assert out.dtype == np.uint8
+
+
+# -- maps ---------------------------------------------------------------------------
+
+
+def test_maps_stand_below_their_images(pipe, X):
+    bad, masks = defective(X[8:10])
+    shown = np.concatenate([X[8:9], bad])
+    display = AnomalyMapDisplay.from_estimator(pipe, shown, masks=[None, *masks])
+    assert display.axes_.shape == (2, 3)
+    assert display.limits == pipe[-1].map_limits_
+    top, bottom = display.axes_[:, 1]
+    assert np.array_equal(top.images[0].get_array(), shown[1])
+    expected = overlay_map(shown[1], display.maps[1], limits=display.limits)
+    assert np.array_equal(bottom.images[0].get_array(), expected)
+    assert len(top.collections) == 1  # the outline
+    assert not display.axes_[0, 0].collections
+    titles = [ax.get_title() for ax in display.axes_[0]]
+    verdicts = ["normal" if v == 1 else "ANOMALOUS" for v in pipe.predict(shown)]
+    assert [title.split(" ")[0] for title in titles] == verdicts
+
+
+def test_maps_of_a_perfect_part_stay_dark(pipe, X):
+    """With limits of its own each would have its hottest pixel in full colour."""
+    display = AnomalyMapDisplay.from_estimator(pipe, X[8:])
+    for ax, image in zip(display.axes_[1], X[8:]):
+        shown = np.asarray(ax.images[0].get_array(), int)
+        assert np.abs(shown - image).mean() < 30
+
+
+def test_limits_are_never_guessed(X, make_tiny_cnn):
+    cnn = make_tiny_cnn(standardize=False)
+    detector = DFR(features=cnn, autoencoder="linear", latent_dim=2, holdout=None)
+    detector.fit(X)
+    with pytest.raises(ValueError, match="pass limits="):
+        AnomalyMapDisplay.from_estimator(detector, X[:2])
+    display = AnomalyMapDisplay.from_estimator(detector, X[:2], limits=(0, 1))
+    assert display.limits == (0, 1)
+    score = detector.score_samples(X[:1])[0]
+    assert display.axes_[0, 0].get_title() == f"{score:.3f}"  # no threshold
+
+
+def test_axes_may_be_given(X):
+    figure, axes = plt.subplots(2, 2)
+    maps = np.zeros((2, 64, 64))
+    display = AnomalyMapDisplay.from_predictions(X[:2], maps, limits=(0, 1), axes=axes)
+    assert display.figure_ is figure
+    with pytest.raises(ValueError, match="4 axes, expected 2 x 3"):
+        AnomalyMapDisplay.from_predictions(X[:3], maps, limits=(0, 1), axes=axes)
+
+
+# -- scores -------------------------------------------------------------------------
+
+
+def test_histogram_shows_held_out_scores_and_the_threshold(pipe, X):
+    bad, _ = defective(X[8:])
+    display = ScoreHistogramDisplay.from_estimator(pipe, bad)
+    assert np.array_equal(display.normal, pipe[-1].holdout_scores_)
+    assert display.normal.max() < 0  # training scores of a bank would be 0
+    assert np.array_equal(display.anomalous, pipe.score_samples(bad))
+    assert display.ax_.lines[0].get_xdata()[0] == pipe[-1].offset_
+    heights = [sum(p.get_height() for p in c) for c in display.ax_.containers]
+    assert heights == [8, 4]
+
+
+def test_histogram_of_a_tuner_in_a_search(tiny, X):
+    bad, _ = defective(X[:4])
+    y = np.array([1] * 12 + [-1] * 4)
+    tuner = ThresholdTunerCV(AnomalyDINO(features=tiny), scoring="f1", cv=3)
+    search = GridSearchCV(
+        tuner,
+        {"estimator__aggregate": ["max"]},
+        scoring=lambda model, X, y: (model.predict(X) == y).mean(),
+        cv=KFold(2, shuffle=True, random_state=0),
+    ).fit(np.concatenate([X, bad]), y)
+    display = ScoreHistogramDisplay.from_estimator(search, X[:2], [1, 1])
+    assert (len(display.normal), len(display.anomalous)) == (14, 4)
+    assert display.threshold == search.best_estimator_.offset_
+    groups = ThresholdTunerCV(AnomalyDINO(features=tiny), target_fpr=0.2)
+    groups.fit(X, groups=np.repeat([0, 1], 6))
+    with pytest.raises(ValueError, match="each of"):
+        ScoreHistogramDisplay.from_estimator(groups)
+
+
+def test_histogram_without_threshold_or_defects():
+    display = ScoreHistogramDisplay.from_predictions([1, 1], [-0.1, -0.2])
+    assert not display.ax_.lines
+    figure, ax = plt.subplots()
+    assert display.plot(ax).figure_ is figure
+    with pytest.raises(ValueError, match="to_labels"):
+        ScoreHistogramDisplay.from_predictions([0, 1], [-0.1, -0.2])
+
+
+# -- alignment ----------------------------------------------------------------------
+
+
+def test_alignment_shows_before_after_and_valid(X):
+    aligner = PCAAligner(output_size=48).fit(X)
+    display = AlignmentDisplay.from_estimator(aligner, X[:3])
+    assert display.axes_.shape == (3, 3)
+    Z = aligner.transform(X[:3])
+    before, after, valid = (ax.images[0].get_array() for ax in display.axes_[:, 1])
+    assert np.array_equal(before, X[1])
+    assert np.array_equal(after, Z[1, ..., :3])
+    assert np.array_equal(valid, Z[1, ..., 3])
+    again = AlignmentDisplay.from_predictions(X[:1], Z[:1, ..., :3])
+    assert (again.axes_[2, 0].images[0].get_array() == 255).all()

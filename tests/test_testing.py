@@ -32,7 +32,7 @@ class Wrong(DinoPatch):
     ],
 )
 def test_checks_catch_a_wrong_detector(name):
-    check = next(c for c in DETECTOR_CHECKS if c.__name__ == name)
+    check = next(c for c in checks_for(DinoPatch()) if c.__name__ == name)
     with pytest.raises((AssertionError, AttributeError)):
         check(Wrong(features=tiny_features()))
     check(DinoPatch(features=tiny_features()))

@@ -1,7 +1,33 @@
 """Images to try things on: rendered parts, planted defects, folders on disk."""
 
-from skdinoad.datasets._defects import plant_defect
-from skdinoad.datasets._folder import load_folder, read_mask
+from skdinoad.datasets._defects import DEFECT_KINDS, plant_defect, plant_defects
+from skdinoad.datasets._folder import load_folder
+from skdinoad.datasets._lazy import LazyMasks, read_mask
+from skdinoad.datasets._public import (
+    load_btad,
+    load_kolektor_sdd,
+    load_mpdd,
+    load_mvtec_ad,
+    load_mvtec_ad2,
+    load_mvtec_loco,
+    load_visa,
+)
 from skdinoad.datasets._screws import SCREW_DEFECTS, make_screws
 
-__all__ = ["SCREW_DEFECTS", "load_folder", "make_screws", "plant_defect", "read_mask"]
+__all__ = [
+    "DEFECT_KINDS",
+    "SCREW_DEFECTS",
+    "LazyMasks",
+    "load_btad",
+    "load_folder",
+    "load_kolektor_sdd",
+    "load_mpdd",
+    "load_mvtec_ad",
+    "load_mvtec_ad2",
+    "load_mvtec_loco",
+    "load_visa",
+    "make_screws",
+    "plant_defect",
+    "plant_defects",
+    "read_mask",
+]

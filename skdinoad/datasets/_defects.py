@@ -4,20 +4,26 @@ import cv2
 import numpy as np
 from sklearn.utils import check_random_state
 
-__all__ = ["plant_defect"]
+from skdinoad._images import as_images
+
+__all__ = ["DEFECT_KINDS", "plant_defect", "plant_defects"]
 
 
-def plant_defect(image, *, kind="scratch", size=0.15, random_state=0):
+def plant_defect(image, *, kind="scratch", size=0.15, where=None, random_state=0):
     """Return a copy of an image with a defect, and where it is.
 
     Parameters
     ----------
     image : ndarray of shape (H, W, 3), uint8
-    kind : {"scratch", "blob", "cutpaste"}
+    kind : {"scratch", "blob", "cutpaste", "missing"}
         A line of the opposite brightness; a soft spot of another colour; a piece of
-        the same image, turned, in another place.
+        the same image, turned, in another place; a round piece gone, with what is
+        around it grown over: the richest of eight places drawn.
     size : float
         Extent over the shorter edge of the image.
+    where : ndarray of shape (H, W), bool, or None
+        Where the defect's centre may be: on the part, say. None: anywhere but at the
+        edges.
     random_state : int, RandomState or None
         Draws place and direction.
 
@@ -26,6 +32,12 @@ def plant_defect(image, *, kind="scratch", size=0.15, random_state=0):
     defective : ndarray of shape (H, W, 3), uint8
     mask : ndarray of shape (H, W), bool
         True where pixels were changed on purpose.
+
+    Raises
+    ------
+    ValueError
+        If the kind is unknown, the image too small, or ``where`` empty or of another
+        shape.
 
     Examples
     --------
@@ -36,16 +48,75 @@ def plant_defect(image, *, kind="scratch", size=0.15, random_state=0):
     >>> bool((bad[~mask] == good[~mask]).all()), bool(mask.any())
     (True, True)
     """
-    draw = {"scratch": _scratch, "blob": _blob, "cutpaste": _cutpaste}.get(kind)
-    if draw is None:
-        raise ValueError(f"kind={kind!r}: expected scratch, blob or cutpaste.")
+    if kind not in _DRAW:
+        raise ValueError(f"kind={kind!r}: expected one of {DEFECT_KINDS}.")
     rng = check_random_state(random_state)
     extent = max(4, round(size * min(image.shape[:2])))
-    centre = [int(rng.uniform(extent, edge - extent)) for edge in image.shape[1::-1]]
-    return draw(image, centre, extent, rng)
+    place = _places(image.shape[:2], extent, where, rng)
+    return _DRAW[kind](image, place, extent, rng)
 
 
-def _scratch(image, centre, extent, rng):
+def plant_defects(X, *, kinds=("scratch", "blob", "cutpaste"), random_state=0, **how):
+    """Return copies of good images, each with a defect, and where these are.
+
+    Parameters
+    ----------
+    X : array, list of images or paths
+        Good images without transparency.
+    kinds : sequence of str
+        Used in turn; see :func:`plant_defect`.
+    random_state : int, RandomState or None
+    **how
+        ``size`` and ``where`` of :func:`plant_defect`.
+
+    Returns
+    -------
+    defective : ndarray of shape (n, H, W, 3), uint8
+        A list of arrays if the images differ in size.
+    masks : ndarray of shape (n, H, W), bool, or list of (H, W)
+
+    Examples
+    --------
+    >>> from skdinoad.datasets import make_screws, plant_defects
+    >>> good, _ = make_screws(3, size=64)
+    >>> bad, masks = plant_defects(good)
+    >>> bad.shape, masks.any(axis=(1, 2)).all()
+    ((3, 64, 64, 3), np.True_)
+    """
+    rng = check_random_state(random_state)
+    pairs = [
+        plant_defect(image, kind=kinds[i % len(kinds)], random_state=rng, **how)
+        for i, image in enumerate(as_images(X))
+    ]
+    bad, masks = zip(*pairs)
+    if len({mask.shape for mask in masks}) > 1:
+        return list(bad), list(masks)
+    return np.stack(bad), np.stack(masks)
+
+
+def _places(shape, extent, where, rng):
+    """Return a function that draws centres (x, y)."""
+    if min(shape) <= 2 * extent:
+        raise ValueError(
+            f"A defect of {extent} pixels does not fit into an image of shape {shape}; "
+            "make size smaller."
+        )
+    if where is None:
+        return lambda: [int(rng.uniform(extent, edge - extent)) for edge in shape[::-1]]
+    if np.shape(where) != shape:
+        raise ValueError(
+            f"where has shape {np.shape(where)}, the image {shape}; expected the same."
+        )
+    inside = np.zeros(shape, bool)
+    inside[extent:-extent, extent:-extent] = True
+    places = np.argwhere(inside & np.asarray(where, bool))
+    if not len(places):
+        raise ValueError(f"where has no pixel that is {extent} pixels from the edges.")
+    return lambda: places[rng.randint(len(places))][::-1].tolist()
+
+
+def _scratch(image, place, extent, rng):
+    centre = place()
     angle = rng.uniform(0, np.pi)
     step = extent / 2 * np.array([np.cos(angle), np.sin(angle)])
     ends = [tuple(int(v) for v in centre + s * step) for s in (-1, 1)]
@@ -56,7 +127,8 @@ def _scratch(image, centre, extent, rng):
     return np.where(mask[..., None] > 0, np.uint8(opposite), image), mask > 0
 
 
-def _blob(image, centre, extent, rng):
+def _blob(image, place, extent, rng):
+    centre = place()
     rows, columns = np.mgrid[: image.shape[0], : image.shape[1]]
     distance = np.hypot(columns - centre[0], rows - centre[1]) / (extent / 2)
     share = np.clip(1.5 - 1.5 * distance, 0, 0.8)[..., None]
@@ -65,8 +137,8 @@ def _blob(image, centre, extent, rng):
     return np.where(share > 0, out, image), share[..., 0] > 0
 
 
-def _cutpaste(image, centre, extent, rng):
-    half = extent // 2
+def _cutpaste(image, place, extent, rng):
+    centre, half = place(), extent // 2
     height, width = image.shape[:2]
     y, x = (int(rng.uniform(0, edge - 2 * half)) for edge in (height, width))
     piece = np.rot90(image[y : y + 2 * half, x : x + 2 * half])
@@ -75,3 +147,25 @@ def _cutpaste(image, centre, extent, rng):
     out, mask = image.copy(), np.zeros(image.shape[:2], bool)
     out[rows, columns], mask[rows, columns] = piece, True
     return out, mask
+
+
+def _missing(image, place, extent, rng):
+    discs = []
+    for _ in range(8):
+        disc = np.zeros(image.shape[:2], np.uint8)
+        cv2.circle(disc, place(), extent // 2, 1, -1)
+        discs.append(disc)
+    disc = max(discs, key=lambda disc: image[disc > 0].std(axis=0).sum())
+    filled = cv2.inpaint(image[..., :3], disc, 3, cv2.INPAINT_TELEA)
+    return np.where(disc[..., None] > 0, filled, image), disc > 0
+
+
+_DRAW = {
+    "scratch": _scratch,
+    "blob": _blob,
+    "cutpaste": _cutpaste,
+    "missing": _missing,
+}
+
+#: What ``plant_defect`` can plant.
+DEFECT_KINDS = tuple(_DRAW)

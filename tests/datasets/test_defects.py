@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from skdinoad.datasets import plant_defect
+from skdinoad.datasets import DEFECT_KINDS, plant_defect, plant_defects
 
 
-@pytest.mark.parametrize("kind", ["scratch", "blob", "cutpaste"])
+@pytest.mark.parametrize("kind", DEFECT_KINDS)
 def test_only_the_mask_changes(kind, rng):
     image = rng.integers(0, 255, (80, 120, 3), np.uint8)
     before = image.copy()
@@ -16,6 +16,45 @@ def test_only_the_mask_changes(kind, rng):
     assert np.array_equal(image, before)
 
 
-def test_unknown_kind_is_refused():
-    with pytest.raises(ValueError, match="expected scratch, blob or cutpaste"):
-        plant_defect(np.zeros((8, 8, 3), np.uint8), kind="dent")
+@pytest.mark.parametrize("kind", DEFECT_KINDS)
+def test_a_defect_lies_where_it_may(kind, rng):
+    image = rng.integers(0, 255, (80, 120, 3), np.uint8)
+    where = np.zeros((80, 120), bool)
+    where[30:40, 90:100] = True
+    for seed in range(10):
+        _, mask = plant_defect(
+            image, kind=kind, size=0.1, where=where, random_state=seed
+        )
+        rows, columns = np.nonzero(mask)
+        assert 28 <= (rows.min() + rows.max()) / 2 <= 41
+        assert 88 <= (columns.min() + columns.max()) / 2 <= 101
+
+
+def test_a_missing_piece_is_taken_from_the_part():
+    image = np.full((80, 80, 3), 90, np.uint8)
+    image[30:50, 30:50] = 200
+    bad, mask = plant_defect(image, kind="missing", size=0.2, random_state=0)
+    assert mask[28:52, 28:52].any()
+    assert (bad != image).any()
+
+
+def test_kinds_are_used_in_turn_and_sizes_may_differ(rng):
+    X = [rng.integers(0, 255, (60, 60 + 20 * (i > 2), 3), np.uint8) for i in range(4)]
+    bad, masks = plant_defects(X[:3], kinds=("scratch", "missing"))
+    assert bad.shape == (3, 60, 60, 3)
+    assert masks.dtype == bool
+    assert masks[1].sum() > masks[0].sum()
+    bad, masks = plant_defects(X)
+    assert [m.shape for m in masks] == [(60, 60)] * 3 + [(60, 80)]
+
+
+def test_bad_input_is_explained():
+    image = np.zeros((40, 40, 3), np.uint8)
+    with pytest.raises(ValueError, match=r"expected one of .*missing"):
+        plant_defect(image, kind="dent")
+    with pytest.raises(ValueError, match="make size smaller"):
+        plant_defect(image, size=0.6)
+    with pytest.raises(ValueError, match=r"where has shape \(2, 2\)"):
+        plant_defect(image, where=np.ones((2, 2), bool))
+    with pytest.raises(ValueError, match="no pixel that is 6 pixels"):
+        plant_defect(image, where=np.zeros((40, 40), bool))

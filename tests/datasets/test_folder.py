@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from skdinoad.datasets import load_folder, read_mask
+from skdinoad.datasets import load_folder
 
 
 @pytest.fixture
@@ -29,9 +29,10 @@ def test_lists_images_labels_and_masks(category):
     assert [p[-5:] for p in data.test] == ["b.png", "c.png", "a.jpg"]
     assert data.y.tolist() == [-1, -1, 1]
     assert data.kinds.tolist() == ["dent", "dent", "good"]
-    assert [m is None for m in data.masks] == [False, True, True]
-    assert read_mask(data.masks[0]).tolist() == [[False, True]]
-    assert not read_mask(None, (3, 4)).any()
+    assert data.masks.known.tolist() == [True, False, True]
+    assert data.masks[0].tolist() == [[False, True]]
+    assert data.masks[2].shape == (3, 4)
+    assert len(data.validation) == 0
 
 
 def test_other_folder_is_explained(tmp_path):

@@ -1,0 +1,103 @@
+"""Regions of heat maps: what a reject station acts on."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+__all__ = ["Region", "find_regions"]
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """A connected part of a heat map above a threshold.
+
+    Attributes
+    ----------
+    box : (int, int, int, int)
+        First row, first column, row after the last, column after the last:
+        ``map[box[0]:box[2], box[1]:box[3]]``, the order of skimage's ``bbox``.
+    area : int
+        Pixels.
+    peak, mean : float
+        Largest and mean map value.
+    place : (int, int)
+        Row and column of the peak.
+    mask : ndarray of shape (box height, box width), bool
+        Which pixels of the box belong to it.
+    """
+
+    box: tuple
+    area: int
+    peak: float
+    mean: float
+    place: tuple
+    mask: np.ndarray
+
+
+def find_regions(maps, threshold, *, min_area=1):
+    """Return the regions of each heat map above a threshold, the hottest first.
+
+    Parameters
+    ----------
+    maps : array of shape (n, H, W), list of (H, W), or one map (H, W)
+        Higher = more anomalous, as ``predict_map`` gives them.
+    threshold : float, or array-like of shape (n,)
+        Pixels above it count: ``pixel_threshold_`` of a ThresholdTunerCV or of DFR.
+    min_area : int, default=1
+        Pixels that a region must have.
+
+    Returns
+    -------
+    regions : list of list of Region
+        One list for each map, empty where nothing is above; a plain list of Region for
+        one map. Pixels are connected over edges and corners.
+
+    Raises
+    ------
+    ValueError
+        If a map is not (H, W) or not finite, or the threshold is NaN.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdinoad import find_regions
+    >>> heat = np.zeros((8, 8))
+    >>> heat[1:3, 2:5] = 2
+    >>> heat[6, 6] = 5
+    >>> [(r.box, r.area, r.peak) for r in find_regions(heat, 1.0)]
+    [((6, 6, 7, 7), 1, 5.0), ((1, 2, 3, 5), 6, 2.0)]
+    """
+    if isinstance(maps, np.ndarray) and maps.ndim == 2:
+        return find_regions(maps[np.newaxis], threshold, min_area=min_area)[0]
+    thresholds = np.broadcast_to(threshold, len(maps))
+    if np.isnan(thresholds).any():
+        raise ValueError("threshold is NaN: the estimator has none.")
+    return [
+        _regions(m, t, min_area, i) for i, (m, t) in enumerate(zip(maps, thresholds))
+    ]
+
+
+def _regions(heat, threshold, min_area, row):
+    heat = np.asarray(heat)
+    if heat.ndim != 2 or not np.isfinite(heat).all():
+        raise ValueError(
+            f"Row {row}: expected a finite map (H, W), got shape {heat.shape} with "
+            f"{(~np.isfinite(heat)).sum()} NaN or inf."
+        )
+    above = (heat > threshold).astype(np.uint8)
+    n, labels, stats, _ = cv2.connectedComponentsWithStats(above, connectivity=8)
+    large = [k for k in range(1, n) if stats[k, cv2.CC_STAT_AREA] >= min_area]
+    found = [_region(heat, labels, k, stats[k].tolist()) for k in large]
+    return sorted(found, key=lambda region: -region.peak)
+
+
+def _region(heat, labels, k, stats):
+    left, top, width, height, area = stats
+    box = (top, left, top + height, left + width)
+    part = slice(top, box[2]), slice(left, box[3])
+    mask = labels[part] == k
+    values = np.where(mask, heat[part], -np.inf)
+    y, x = np.unravel_index(values.argmax(), values.shape)
+    peak, mean = float(values.max()), float(values[mask].mean(dtype=np.float64))
+    return Region(box, area, peak, mean, (top + int(y), left + int(x)), mask)
