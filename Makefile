@@ -34,6 +34,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/dfr_stages.py
 	$(BIN)/python benchmarks/few_and_many.py
+	$(BIN)/python benchmarks/aupro.py
 
 check-accuracy: $(INSTALLED)
 	@test -n "$(DATA)" || { echo "usage: make check-accuracy DATA=folder"; exit 2; }
@@ -43,6 +44,7 @@ check-accuracy: $(INSTALLED)
 	$(BIN)/python benchmarks/smaller_banks.py "$(DATA)"
 	$(BIN)/python benchmarks/dinomaly.py --root "$(DATA)"
 	$(BIN)/python benchmarks/centring.py "$(DATA)"
+	$(BIN)/python benchmarks/false_alarms.py "$(DATA)"
 	$(BIN)/python benchmarks/table.py --root "$(DATA)"
 
 doc: $(INSTALLED)

@@ -13,6 +13,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.mathjax",
+    "myst_parser",  # tables that benchmarks write as Markdown
     "numpydoc",
     "sphinx_gallery.gen_gallery",
 ]

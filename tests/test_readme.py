@@ -18,6 +18,9 @@ def test_example_runs_verbatim(real_features):
     exec(code[1], scope)
     assert scope["few"].bank_.turned.any()
     exec(code[2], scope)  # builds the search; benchmarks/search.py runs one
+    exec(code[3], scope)
+    assert scope["tuner"].predict(scope["X_new"]).tolist() == [-1, -1, -1]
+    assert all(scope["boxes"])
 
 
 def test_pictures_and_pages_exist():

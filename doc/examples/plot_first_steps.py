@@ -10,14 +10,13 @@ The screws are rendered, in any pose, so that the example needs no download.
 
 # %%
 # Twelve good parts are all there is to learn from.
-import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
 from skdinoad import DinoFeatures, DinoPatch, PCAAligner, Pipeline
 from skdinoad.datasets import make_screws
-from skdinoad.plotting import overlay_map
+from skdinoad.plotting import AnomalyMapDisplay
 
 X, _ = make_screws(12, random_state=0)
 features = DinoFeatures(image_size=336)
@@ -31,16 +30,7 @@ bad = [
     make_screws(1, defect=d, random_state=2)[0] for d in ("no_washer", "second_washer")
 ]
 X_new = np.concatenate([good, *bad])
-decision = pipe.decision_function(X_new)
-maps = pipe.predict_map(X_new)
-
-figure, rows = plt.subplots(2, 4, figsize=(11, 5.6), layout="constrained")
-for (top, bottom), image, heat, value in zip(rows.T, X_new, maps, decision):
-    top.imshow(image)
-    bottom.imshow(overlay_map(image, heat, limits=pipe[-1].map_limits_))
-    top.set_title(f"{'good' if value >= 0 else 'DEFECT'} ({value:+.2f})")
-    top.axis("off")
-    bottom.axis("off")
+AnomalyMapDisplay.from_estimator(pipe, X_new)
 
 # %%
 # With a few labelled defects, parameters can be searched. The search sees only the
