@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import sklearn
 import torch
-from sklearn.metrics import roc_auc_score
 
 from skdinoad import DinoFeatures, __version__, metrics
 from skdinoad._timm import timm
@@ -68,11 +67,6 @@ def processor():
         return next(x.split(":")[1].strip() for x in lines if "model name" in x)
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
-
-
-def image_auroc(y, scores):
-    """AUROC of the images; scores are higher = more normal, y +1 normal."""
-    return roc_auc_score(y, scores)
 
 
 def image_figures(y, scores):

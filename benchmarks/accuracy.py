@@ -16,7 +16,6 @@ import numpy as np
 from _common import (
     categories,
     environment,
-    image_auroc,
     parser,
     print_table,
     show,
@@ -27,6 +26,7 @@ from skdinoad import AffineAligner, DinoFeatures, DinoPatch, PCAAligner, Pipelin
 from skdinoad._images import as_images
 from skdinoad.datasets import make_screws
 from skdinoad.demo import pixel_auroc
+from skdinoad.metrics import image_auroc_score
 
 
 def build(kind, size, neighborhood, mixed):
@@ -59,7 +59,7 @@ def measure(pipe, data):
     alarms = (decision < 0)[data.y == 1].mean()
     misses = (decision >= 0)[data.y == -1].mean()
     pixel = pixel_auroc(data, pipe.predict_map(data.test))
-    return image_auroc(data.y, decision), pixel, alarms, misses
+    return image_auroc_score(data.y, decision), pixel, alarms, misses
 
 
 def posed(data, seed=0):

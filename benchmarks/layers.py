@@ -10,10 +10,11 @@ all blocks.
 """
 
 import numpy as np
-from _common import categories, environment, image_auroc, parser, print_table
+from _common import categories, environment, parser, print_table
 
 from skdinoad import DinoFeatures, DinoPatch, PCAAligner
 from skdinoad._maps import aggregate
+from skdinoad.metrics import image_auroc_score
 
 BLOCKS = [6, 8, 9, 10, 11]
 
@@ -73,7 +74,7 @@ def measure(data, size):
             for blocks, normed in CHOICES:
                 if normed == norm:
                     scores = detect(pick(train, blocks), pick(test, blocks))
-                    out[kind, tuple(blocks), norm] = image_auroc(data.y, scores)
+                    out[kind, tuple(blocks), norm] = image_auroc_score(data.y, scores)
     return dict(sorted(out.items(), key=lambda item: item[0][0], reverse=True))
 
 

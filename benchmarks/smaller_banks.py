@@ -13,10 +13,11 @@ import time
 import warnings
 
 import numpy as np
-from _common import categories, environment, image_auroc, parser, print_table
+from _common import categories, environment, parser, print_table
 
 from skdinoad import AnomalyDINO, DinoFeatures, DinoPatch, ForegroundMask
 from skdinoad._images import as_images
+from skdinoad.metrics import image_auroc_score
 
 ANOMALYDINO = {
     "default": {},
@@ -110,7 +111,7 @@ def measure(method, setting, train, test, y):
         scores = detector.score_samples(test)
         scored = (time.perf_counter() - fitted) / len(test)
     bank = detector.bank_ if method == "DinoPatch" else detector.bank_.vectors
-    return image_auroc(y, scores), bank.nbytes / 2**20, fitted - start, scored
+    return image_auroc_score(y, scores), bank.nbytes / 2**20, fitted - start, scored
 
 
 def print_rows(method, rows):
