@@ -1,0 +1,66 @@
+"""The table of all methods, on a folder of rendered screws."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from skdinoad.datasets import make_screws
+
+TABLE = Path(__file__).parent.parent / "benchmarks" / "table.py"
+
+
+def write_category(folder):
+    """Write a category in MVTec AD's layout."""
+    bad, masks = make_screws(3, defect="second_washer", size=128, random_state=2)
+    parts = {
+        "train/good": make_screws(5, size=128)[0],
+        "test/good": make_screws(3, size=128, random_state=1)[0],
+        "test/washer": bad,
+        "ground_truth/washer": masks,
+    }
+    for name, images in parts.items():
+        (folder / name).mkdir(parents=True)
+        ending = "_mask.png" if "truth" in name else ".png"
+        for i, image in enumerate(images):
+            Image.fromarray(image).save(folder / name / f"{i}{ending}")
+
+
+def run(*arguments):
+    out = subprocess.run(
+        [sys.executable, TABLE, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "SKDINOAD_OFFLINE": "1"},
+    )
+    assert out.returncode == 0, out.stderr
+    return out.stdout
+
+
+@pytest.mark.real
+def test_table_is_filled_and_resumed(tmp_path, real_features, real_cnn):
+    for name in ("screws", "bolts"):
+        write_category(tmp_path / "data" / name)
+    path = tmp_path / "out" / "table.csv"
+    methods = ["DFR linear", "DFR vit linear"]
+    arguments = ("--root", tmp_path / "data", "--results", path, "--methods")
+    run(*arguments, methods[0])
+    before = path.read_text()
+    printed = run(*arguments, *methods, "--seeds", 42, 43)
+    assert path.read_text().startswith(before)  # what was there is not run again
+    assert path.read_text().count("\n") == 1 + 4  # nothing is drawn: one seed
+    tables = printed.split("\n\n")[1:4]
+    for table, figure in zip(tables, ("image AUROC", "pixel AUROC", "pixel F1-max")):
+        header, _, *rows = [line.strip("| ").split(" | ") for line in table.split("\n")]
+        assert header == [figure, "bolts", "screws", "mean"]
+        assert [row[0] for row in rows] == methods
+        assert all(0 <= float(x) <= 1 for row in rows for x in row[1:])
+    known = json.loads(path.with_suffix(".json").read_text())
+    assert {"device", "threads", "torch"} <= set(known["environment"])
+    assert len(known["rows"]) == 4
+    for row in known["rows"]:
+        assert row["fit s"] > 0 < row["score ms"]
