@@ -24,6 +24,7 @@ from skdinoad._thresholds import (
     recall_objective,
 )
 from skdinoad.base import TakesImages
+from skdinoad.metrics._pixel import check_pair
 from skdinoad.metrics._streaming import N_BINS, bins_of, upper_edges
 from skdinoad.pipeline import predict_map
 
@@ -191,6 +192,8 @@ default=None
             estimator's ``fit`` does.
         """
         self._validate_params()
+        for name in [name for name in vars(self) if name.endswith("_")]:
+            delattr(self, name)  # a tuner half new, half old would decide in silence
         labels = np.ones(len(X), int) if y is None else labels_of(y, len(X))
         self._grouped = groups is not None
         groups = _checked_groups(groups, len(X))
@@ -467,6 +470,11 @@ def _fold(estimator, X, labels, groups, masks, pixels, train, test):
     """Fit on the normal rows of one fold and look at the others."""
     model = _fitted(estimator, X, train[labels[train] == 1])
     scores = model.score_samples(take(X, test))
+    if not np.isfinite(scores).all():
+        row = test[np.flatnonzero(~np.isfinite(scores))[0]]
+        raise ValueError(
+            f"The score of X[{row}] is not finite; no threshold holds then."
+        )
     counts = {}
     for group in np.unique(groups[test]).tolist() if pixels else ():
         rows = test[groups[test] == group]
@@ -486,7 +494,7 @@ def _counts(model, X, rows, labels, masks):
                 counted = np.bincount(bins, minlength=N_BINS)
                 shares, n, good = shares + counted / len(bins), n + 1, good + counted
             elif masks is not None:
-                mask = np.asarray(masks[row], bool).ravel()
+                mask = check_pair(masks[row], heat, row)[0].ravel()
                 good += np.bincount(bins[~mask], minlength=N_BINS)
                 bad += np.bincount(bins[mask], minlength=N_BINS)
     return _sparse(shares), n, _sparse(bad), _sparse(good)

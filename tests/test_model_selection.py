@@ -270,6 +270,12 @@ def test_sizes_may_differ_and_no_threshold_is_said(tiny, pictures):
     assert [m.shape for m in masks] == [(64, 64), (40, 64)]
 
 
+def test_masks_must_fit_their_images(tiny, pictures):
+    X, masks = pictures
+    with pytest.raises(ValueError, match=r"Row \d+: .* mask of shape \(60, 64\)"):
+        ThresholdTunerCV(DinoPatch(features=tiny), scoring="f1").fit(X, masks[:, :60])
+
+
 # -- a member of scikit-learn -------------------------------------------------------
 
 
@@ -321,6 +327,26 @@ def test_params_clone_pickle_and_state(F):
     assert np.array_equal(again.predict(F + 1), tuner.predict(F + 1))
     assert clone(tuner).fit(F).offset_ == tuner.offset_
     assert clone(tuner).set_params(n_jobs=2).fit(F).offset_ == tuner.offset_
+
+
+def test_a_new_fit_forgets_the_old_one(tiny, pictures):
+    X, masks = pictures
+    tuner = ThresholdTunerCV(DinoPatch(features=tiny), scoring="f1").fit(X, masks)
+    tuner.set_params(scoring=None, target_fpr=0.2).fit(X, masks)
+    assert not hasattr(tuner, "pixel_threshold_")
+    with pytest.raises(ValueError, match="needs 99"):
+        tuner.set_params(target_fpr=0.01).fit(X)
+    with pytest.raises(NotFittedError):
+        tuner.predict(X)
+
+
+def test_scores_that_are_no_numbers_are_refused(F):
+    class Broken(DinoPatch):
+        def score_samples(self, X):
+            return np.full(len(X), np.nan)
+
+    with pytest.raises(ValueError, match=r"score of X\[\d+\] is not finite"):
+        ThresholdTunerCV(Broken(), target_fpr=0.2).fit(F)
 
 
 @pytest.mark.parametrize(
