@@ -5,13 +5,13 @@ import pytest
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
-from sklearn.metrics import f1_score
+from sklearn.metrics import balanced_accuracy_score, f1_score
 from sklearn.model_selection import (
     GridSearchCV,
     KFold,
     ShuffleSplit,
     StratifiedKFold,
-    cross_validate,
+    cross_val_score,
 )
 
 from skdinoad import AnomalyDINO, DinoPatch, Pipeline, ThresholdTunerCV, predict_map
@@ -279,18 +279,40 @@ def test_masks_must_fit_their_images(tiny, pictures):
 # -- a member of scikit-learn -------------------------------------------------------
 
 
-def test_nested_folds_see_no_optimism(labelled):
-    X, y = labelled
-    tuner = ThresholdTunerCV(bank(), scoring="f1")
-    found = cross_validate(
-        tuner,
-        X,
-        y,
-        cv=StratifiedKFold(4),
-        scoring=lambda m, X, y: f1_score(y, m.predict(X), pos_label=-1),
-        error_score="raise",
-    )["test_score"]
-    assert found.mean() > 0.6
+def false_alarms(model, X, y=None):
+    return (model.predict(X) == -1).mean()
+
+
+def balanced(model, X, y):
+    return balanced_accuracy_score(y, model.predict(X))
+
+
+def test_nested_false_alarms_keep_the_promise():
+    rng, realised = np.random.default_rng(2), []
+    for seed in range(20):
+        tuner = ThresholdTunerCV(bank(), target_fpr=0.1, random_state=seed)
+        folds = KFold(3, shuffle=True, random_state=seed)
+        rates = cross_val_score(
+            tuner, grids(45, rng), scoring=false_alarms, cv=folds, error_score="raise"
+        )
+        realised.append(rates.mean())
+    error = np.std(realised) / np.sqrt(20)
+    assert 0.03 < np.mean(realised) <= 0.1 + 3 * error
+
+
+def test_nested_labels_show_no_optimism():
+    """Labels that mean nothing: chance when nested, better on those that chose."""
+    rng, nested, own = np.random.default_rng(3), [], []
+    for seed in range(20):
+        X, y = grids(40, rng), rng.permutation(np.repeat([1, -1], [28, 12]))
+        tuner = ThresholdTunerCV(bank(), scoring="balanced_accuracy")
+        folds = StratifiedKFold(3, shuffle=True, random_state=seed)
+        nested.append(cross_val_score(tuner, X, y, scoring=balanced, cv=folds).mean())
+        tuner.fit(X, y)
+        labels = np.where(tuner.holdout_scores_ < tuner.offset_, -1, 1)
+        own.append(balanced_accuracy_score(y, labels))
+    assert np.mean(own) > 0.55
+    assert abs(np.mean(nested) - 0.5) < 3 * np.std(nested) / np.sqrt(20)
 
 
 def test_in_a_search_around_a_pipeline(tiny, pictures):
