@@ -3,6 +3,7 @@
 import argparse
 import csv
 import platform
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -38,10 +39,17 @@ def table_parser(description, name):
 
 def categories(root, names=None):
     """Yield (name, data) for each folder below root that holds train/good."""
-    for good in sorted(Path(root).rglob("train/good")):
-        folder = good.parent.parent
-        if not names or folder.name in names:
-            yield folder.name, load_folder(folder)
+    folders = [good.parent.parent for good in sorted(Path(root).rglob("train/good"))]
+    alone = [folder.name for folder in folders]
+    named = {
+        f.name if alone.count(f.name) == 1 else f.relative_to(root).as_posix(): f
+        for f in folders
+    }
+    missing = [name for name in names or () if name not in named]
+    if missing or not named:
+        sys.exit(f"No category {missing or ''} below {root}; there are {[*named]}.")
+    for name in names or named:
+        yield name, load_folder(named[name])
 
 
 def environment(weights=True):

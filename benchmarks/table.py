@@ -110,6 +110,8 @@ def main():
         path.parent.mkdir(exist_ok=True, parents=True)
         check_environment(path.with_suffix(".json"))
         run(options, path)
+    if not path.exists():
+        sys.exit(f"{path} does not exist: nothing was measured yet; pass --root.")
     write(path)
     print(path.with_suffix(".md").read_text())
 
@@ -276,11 +278,7 @@ def write(path):
         row.update({f: float(row[f]) if row[f] else None for f in FIGURES})
     where = path.with_suffix(".json")
     known = json.loads(where.read_text())["environment"]
-    whole = {
-        "environment": known,
-        "command": "benchmarks/table.py --root",
-        "rows": rows,
-    }
+    whole = {"environment": known, "rows": rows}
     where.write_text(json.dumps(whole, indent=1) + "\n")
     path.with_suffix(".md").write_text(markdown(rows, known))
 

@@ -97,6 +97,8 @@ def take(X, rows):
     """Return the rows of X (an array, a list or Images) that an index array names."""
     if isinstance(X, (list, tuple)):
         return [X[i] for i in rows]
+    if hasattr(X, "iloc"):  # pandas counts by labels, which need not be positions
+        X = np.asarray(X)
     return X[rows]
 
 

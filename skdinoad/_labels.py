@@ -101,9 +101,10 @@ def are_masks(y):
 
 
 def check_labels(y):
+    """Return labels as an array, or say what is wrong with them."""
     y = np.asarray(y)
     if y.ndim != 1 or y.dtype.kind not in "iuf" or not np.isin(y, [1, -1]).all():
-        found = np.unique(y)[:5].tolist()
+        found = list(dict.fromkeys(y.ravel().tolist()))[:5]
         raise ValueError(
             f"y holds {found} (shape {y.shape}, dtype {y.dtype}); expected +1 (normal) "
             "and -1 (anomalous), as everywhere in scikit-learn's outlier detection. "

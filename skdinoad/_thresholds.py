@@ -71,7 +71,13 @@ def recall_objective(rate):
 
 def cost_objective(matrix):
     """Total cost, its sign changed; rows are true and columns predicted -1, +1."""
-    (hit, miss), (alarm, passed) = np.asarray(matrix, float)
+    matrix = np.asarray(matrix, float)
+    if matrix.shape != (2, 2) or not np.isfinite(matrix).all():
+        raise ValueError(
+            f"cost_matrix={matrix.tolist()}: expected 2 rows (true -1, +1) of 2 finite "
+            "costs (predicted -1, +1)."
+        )
+    (hit, miss), (alarm, passed) = matrix
     return lambda found, false, bad, good: (
         -(hit * found + miss * (bad - found) + alarm * false + passed * (good - false))
     )
@@ -98,7 +104,7 @@ def best_threshold(normal, scores, objective) -> float:
         np.bincount(where[rows], minlength=len(levels)) for rows in (~normal, normal)
     ]
     found, false = (np.append(0, part.cumsum()) for part in counts)
-    best = int(np.argmax(objective(found, false, (~normal).sum(), normal.sum())))
+    best = _best(objective, found, false, (~normal).sum(), normal.sum())
     if best in (0, len(levels)):  # flag nothing seen here, or all of it
         return float(levels[0] if best == 0 else np.nextafter(levels[-1], np.inf))
     below, above = levels[best - 1 : best + 1]
@@ -116,8 +122,22 @@ def best_bin(bad, good, objective) -> int:
     """
     found, false = bad[::-1].cumsum()[::-1], good[::-1].cumsum()[::-1]
     used = np.flatnonzero(bad)[::-1]  # elsewhere only false alarms are gained
-    value = objective(found[used], false[used], found[0], false[0])
-    return int(used[np.argmax(value)]) - 1
+    flagged = (np.append(0, part[used]) for part in (found, false))
+    best = _best(objective, *flagged, found[0], false[0])
+    return len(bad) - 1 if best == 0 else int(used[best - 1]) - 1
+
+
+def _best(objective, found, false, bad, good):
+    """Return the index of the best; a figure that is 0 / 0 is no best."""
+    if not bad or not good:
+        raise ValueError(
+            f"{bad} anomalous and {good} normal are held out; an optimum needs both."
+        )
+    with np.errstate(invalid="ignore", divide="ignore"):
+        values = np.asarray(objective(found, false, bad, good), float)
+    if np.isnan(values).all():
+        raise ValueError("The figure to optimise is NaN at every threshold.")
+    return int(np.argmax(np.where(np.isnan(values), -np.inf, values)))
 
 
 def controlled_bin(shares, n: int, rate: float) -> int:
@@ -135,6 +155,11 @@ def controlled_bin(shares, n: int, rate: float) -> int:
     -----
     Angelopoulos et al., "Conformal Risk Control", ICLR 2024, eq. 4, with loss <= 1.
     """
+    if n < normals_needed(rate):
+        raise ValueError(
+            f"A rate of {rate} needs {normals_needed(rate)} normal images to be held "
+            f"out, and there are {n}."
+        )
     above = shares.sum() - shares.cumsum()
     allowed = rate * (n + 1) - 1 + 1e-9
     return int(np.argmax(above <= allowed))

@@ -1,6 +1,7 @@
 """Thresholds by cross-validation."""
 
 from numbers import Integral, Real
+from pathlib import Path
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -68,7 +69,8 @@ default=None
         the same figure; then "recall" takes its rate from here.
     cv : int, splitter or iterable of (train, test), default=5
         An int is a number of folds, at most one for each normal image, into which
-        labels and groups are spread evenly.
+        labels and groups are spread evenly. To keep lots together pass the splits:
+        ``list(GroupKFold(5).split(X, groups=lots))``.
     refit : bool, default=True
         Whether the final model learns from all normal images. False keeps the model of
         a ``cv`` that splits once, as ``ShuffleSplit(1, test_size=0.3)`` does: what is
@@ -192,17 +194,27 @@ default=None
             estimator's ``fit`` does.
         """
         self._validate_params()
+        if isinstance(X, (str, Path)) or hasattr(self.scoring, "_score_func"):
+            wrong = X if isinstance(X, (str, Path)) else self.scoring
+            raise TypeError(
+                "Expected images or a list of paths as X, and as scoring a "
+                f"metric(y_true, y_pred) and no scorer; got {wrong!r}."
+            )
         for name in [name for name in vars(self) if name.endswith("_")]:
             delattr(self, name)  # a tuner half new, half old would decide in silence
         labels = np.ones(len(X), int) if y is None else labels_of(y, len(X))
         self._grouped = groups is not None
         groups = _checked_groups(groups, len(X))
         masks = y if y is not None and are_masks(y) else None
-        pixels = self._wants_pixels(masks)
-        self._check_numbers(labels, groups, pixels)
+        self._objective(self.target_fpr)  # complains of a wrong cost_matrix
+        optimum, pixels = self._wants_pixels(masks)
+        self._check_numbers(labels, groups, optimum)
         splits = self._splits(X, labels, groups)
+        keep = not self.refit
         found = Parallel(n_jobs=self.n_jobs)(
-            delayed(_fold)(self.estimator, X, labels, groups, masks, pixels, *split)
+            delayed(_fold)(
+                self.estimator, X, labels, groups, masks, pixels, keep, *split
+            )
             for split in splits
         )
         self.holdout_scores_ = np.full(len(X), np.nan)
@@ -215,7 +227,8 @@ default=None
         if pixels:
             counts = [fold.counts for fold in found]
             self.pixel_threshold_ = self._by_group(
-                groups, lambda group: self._pixel_threshold(_merged(counts, group))
+                groups,
+                lambda group: self._pixel_threshold(_merged(counts, group), optimum),
             )
         self._groups = groups
         if self.refit:
@@ -227,10 +240,20 @@ default=None
 
     # -- scoring ----------------------------------------------------------------------
 
+    def fit_predict(self, X, y=None, groups=None):
+        """Fit and label the same images, as ``fit(X, y, groups).predict(X, groups)``.
+
+        A memory bank knows its training images: ``holdout_scores_ < offset_`` says what
+        models would that have not seen them.
+        """
+        return self.fit(X, y, groups).predict(X, groups)
+
     def score_samples(self, X):
         """Return the normality of each image by the final model; higher = normal."""
         check_is_fitted(self, "estimator_")
-        return self.estimator_.score_samples(X)
+        scores = self.estimator_.score_samples(X)
+        _check_scores(scores, np.arange(len(scores)))
+        return scores
 
     def decision_function(self, X, groups=None):
         """Return ``score_samples(X)`` minus the threshold: below 0 is anomalous.
@@ -323,25 +346,22 @@ default=None
         if self.scoring == "recall":
             return recall_objective(rate)
         if self.scoring == "cost":
-            if np.shape(self.cost_matrix) != (2, 2):
-                raise ValueError(
-                    f"cost_matrix={self.cost_matrix!r}: expected 2 rows (true -1, +1) "
-                    "of 2 columns (predicted -1, +1)."
-                )
             return cost_objective(self.cost_matrix)
         return OBJECTIVES.get(self.scoring) if isinstance(self.scoring, str) else None
 
     def _wants_pixels(self, masks):
-        named = isinstance(self.scoring, str) and masks is not None
-        if named and self.scoring == "recall":
-            named = self.target_pixel_fpr is not None
-        return named or self.target_pixel_fpr is not None
+        """Return whether pixels get an optimum, and whether they get a threshold."""
+        rate = self.target_pixel_fpr is not None
+        optimum = isinstance(self.scoring, str) and masks is not None
+        optimum = optimum and (rate or self.scoring != "recall")
+        return optimum, optimum or rate
 
-    def _check_numbers(self, labels, groups, pixels):
+    def _check_numbers(self, labels, groups, optimum):
         """Refuse what cannot be promised before an hour is spent on it."""
-        rates = {"target_fpr": self.target_fpr if self.scoring is None else None}
-        if pixels and self.scoring is None:
-            rates["target_pixel_fpr"] = self.target_pixel_fpr
+        rates = {
+            "target_fpr": self.target_fpr if self.scoring is None else None,
+            "target_pixel_fpr": None if optimum else self.target_pixel_fpr,
+        }
         for group in np.unique(groups).tolist():
             rows = groups == group
             normals, whose = (labels[rows] == 1).sum(), self._whose(group)
@@ -370,7 +390,12 @@ default=None
                 )
             rng = np.random.default_rng(self.random_state)
             cv = PredefinedSplit(_spread(labels, groups, folds, rng))
-        splits = list(check_cv(cv).split(np.zeros(len(X)), labels))
+        splits = [
+            (np.asarray(train, int), np.asarray(test, int))
+            for train, test in check_cv(cv).split(np.zeros(len(X)), labels)
+        ]
+        if not splits:
+            raise ValueError(f"cv={self.cv!r} makes no split; an iterator, used up?")
         held = np.concatenate([test for _, test in splits])
         if len(np.unique(held)) < len(held):
             raise ValueError(f"cv={self.cv!r} holds out some rows twice; use folds.")
@@ -407,10 +432,10 @@ default=None
             )
         return float(normal[rank - 1])
 
-    def _pixel_threshold(self, counts):
+    def _pixel_threshold(self, counts, optimum):
         shares, n, bad, good = counts
-        objective = self._objective(self.target_pixel_fpr)
-        if objective is not None:
+        if optimum:
+            objective = self._objective(self.target_pixel_fpr)
             return float(upper_edges(best_bin(bad, good, objective)))
         return float(upper_edges(controlled_bin(shares, n, self.target_pixel_fpr)))
 
@@ -466,20 +491,24 @@ def _fitted(estimator, X, rows):
     return clone(estimator).fit(take(X, rows), None)
 
 
-def _fold(estimator, X, labels, groups, masks, pixels, train, test):
+def _fold(estimator, X, labels, groups, masks, pixels, keep, train, test):
     """Fit on the normal rows of one fold and look at the others."""
     model = _fitted(estimator, X, train[labels[train] == 1])
     scores = model.score_samples(take(X, test))
-    if not np.isfinite(scores).all():
-        row = test[np.flatnonzero(~np.isfinite(scores))[0]]
-        raise ValueError(
-            f"The score of X[{row}] is not finite; no threshold holds then."
-        )
+    _check_scores(scores, test)
     counts = {}
     for group in np.unique(groups[test]).tolist() if pixels else ():
         rows = test[groups[test] == group]
         counts[group] = _counts(model, X, rows, labels, masks)
-    return Bunch(rows=test, scores=scores, model=model, counts=counts)
+    return Bunch(rows=test, scores=scores, counts=counts, model=model if keep else None)
+
+
+def _check_scores(scores, rows):
+    if not np.isfinite(scores).all():
+        row = rows[np.flatnonzero(~np.isfinite(scores))[0]]
+        raise ValueError(
+            f"The score of X[{row}] is not finite; no threshold holds then."
+        )
 
 
 def _counts(model, X, rows, labels, masks):

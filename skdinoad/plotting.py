@@ -47,6 +47,8 @@ def overlay_map(image, heat, *, limits, colormap="inferno"):
     [[100, 100, 100], [222, 224, 152]]
     """
     low, high = limits
+    if not low < high:
+        raise ValueError(f"limits={limits!r}: expected (low, high), low < high.")
     share = np.clip((np.asarray(heat, np.float64) - low) / (high - low), 0, 1)
     color = matplotlib.colormaps[colormap](share)[..., :3] * 255
     cover = 0.8 * share[..., np.newaxis]
@@ -133,6 +135,7 @@ class AnomalyMapDisplay:
     def plot(self, axes=None):
         """Draw into 2 x n axes, or a new figure; return self."""
         images = as_images(self.images)
+        self._check(images)
         self.axes_ = _grid(axes, 2, len(images))
         self.figure_ = self.axes_.flat[0].figure
         for i, (image, heat) in enumerate(zip(images, self.maps)):
@@ -147,6 +150,21 @@ class AnomalyMapDisplay:
             top.axis("off")
             bottom.axis("off")
         return self
+
+    def _check(self, images):
+        parts = {"maps": self.maps, "masks": self.masks, "titles": self.titles}
+        for name, part in parts.items():
+            if part is not None and len(part) != len(images):
+                raise ValueError(f"Got {len(images)} images and {len(part)} {name}.")
+        for i, heat in enumerate(self.maps):
+            mask = (
+                heat if self.masks is None or self.masks[i] is None else self.masks[i]
+            )
+            if not np.shape(heat) == np.shape(mask) == tuple(images.size(i)):
+                raise ValueError(
+                    f"Row {i}: image {images.size(i)}, map {np.shape(heat)}, mask "
+                    f"{np.shape(mask)}; expected one shape."
+                )
 
 
 class ScoreHistogramDisplay:
@@ -353,6 +371,11 @@ def _titles(estimator, X):
 
 def _thresholded(estimator):
     """Return what holds threshold and held-out scores: a tuner, or the detector."""
-    while hasattr(estimator, "best_estimator_"):
-        estimator = estimator.best_estimator_
-    return estimator if hasattr(estimator, "offset_") else final_detector(estimator)
+    while not hasattr(estimator, "offset_"):
+        if hasattr(estimator, "best_estimator_"):
+            estimator = estimator.best_estimator_
+        elif hasattr(estimator, "steps"):
+            estimator = estimator.steps[-1][1]
+        else:
+            return final_detector(estimator)
+    return estimator

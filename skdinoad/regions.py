@@ -70,7 +70,12 @@ def find_regions(maps, threshold, *, min_area=1):
     """
     if isinstance(maps, np.ndarray) and maps.ndim == 2:
         return find_regions(maps[np.newaxis], threshold, min_area=min_area)[0]
-    thresholds = np.broadcast_to(threshold, len(maps))
+    if isinstance(threshold, dict):
+        raise ValueError(
+            f"There is a threshold for each of {list(threshold)}: pass one for each "
+            "map, [threshold[group] for group in groups]."
+        )
+    thresholds = np.broadcast_to(np.asarray(threshold, float), len(maps))
     if np.isnan(thresholds).any():
         raise ValueError("threshold is NaN: the estimator has none.")
     return [

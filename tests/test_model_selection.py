@@ -5,7 +5,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
-from sklearn.metrics import balanced_accuracy_score, f1_score
+from sklearn.metrics import balanced_accuracy_score, f1_score, make_scorer
 from sklearn.model_selection import (
     GridSearchCV,
     KFold,
@@ -102,6 +102,16 @@ def test_too_few_normals_are_refused_before_any_work(F):
     with pytest.raises(ValueError, match=r"target_pixel_fpr=0.02 needs 49 normal"):
         ThresholdTunerCV(Untouched(), target_fpr=0.1, target_pixel_fpr=0.02).fit(F)
     split = ShuffleSplit(1, test_size=5)
+    promise = ThresholdTunerCV(
+        bank(),
+        scoring=None,
+        target_fpr=0.2,
+        target_pixel_fpr=0.1,
+        cv=split,
+        refit=False,
+    )
+    with pytest.raises(ValueError, match=r"needs 9 .* there are 5"):
+        promise.fit(F)
     with pytest.raises(ValueError, match=r"needs 9 .* to be held out, .* out 5"):
         ThresholdTunerCV(bank(), target_fpr=0.1, cv=split, refit=False).fit(F)
 
@@ -270,6 +280,16 @@ def test_sizes_may_differ_and_no_threshold_is_said(tiny, pictures):
     assert [m.shape for m in masks] == [(64, 64), (40, 64)]
 
 
+def test_a_promised_pixel_rate_beside_labels(tiny, pictures):
+    """Labels alone give pixels no optimum; the promise holds as without them."""
+    X, masks = pictures
+    y = np.where(masks.any((1, 2)), -1, 1)
+    tuner = ThresholdTunerCV(DinoPatch(features=tiny), target_pixel_fpr=0.1)
+    alone = clone(tuner).set_params(target_fpr=0.1).fit(X, y)
+    beside = tuner.set_params(scoring="f1").fit(X, y)
+    assert beside.pixel_threshold_ == alone.pixel_threshold_
+
+
 def test_masks_must_fit_their_images(tiny, pictures):
     X, masks = pictures
     with pytest.raises(ValueError, match=r"Row \d+: .* mask of shape \(60, 64\)"):
@@ -338,6 +358,48 @@ def test_a_fitted_model_is_calibrated_as_it_is(F, rng):
     np.testing.assert_allclose(tuner.holdout_scores_, detector.score_samples(new))
 
 
+def test_fit_predict_knows_labels_and_groups(labelled):
+    X, y = labelled
+    tuner = ThresholdTunerCV(bank(), target_fpr=0.1)
+    expected = clone(tuner).fit(X, y).predict(X)
+    assert np.array_equal(tuner.fit_predict(X, y), expected)
+    assert (tuner.labels_ == y).all()
+    groups = np.arange(40) % 2
+    again = clone(tuner).fit_predict(X, y, groups)
+    assert np.array_equal(again, clone(tuner).fit(X, y, groups).predict(X, groups))
+
+
+def test_splits_may_be_lists(F):
+    splits = [(list(range(20)), list(range(20, 40))), (range(20, 40), range(20))]
+    tuner = ThresholdTunerCV(bank(), target_fpr=0.1, cv=splits).fit(F)
+    assert np.isfinite(tuner.holdout_scores_).all()
+    with pytest.raises(ValueError, match="makes no split"):
+        tuner.set_params(cv=[]).fit(F)
+
+
+def test_rows_are_counted_by_position_and_not_by_label(F):
+    class Series:
+        """Like pandas: brackets ask for labels, which are reversed here."""
+
+        def __init__(self, values):
+            self.values = values
+
+        iloc = property(lambda self: self.values)
+
+        def __len__(self):
+            return len(self.values)
+
+        def __getitem__(self, label):
+            return self.values[::-1][label]
+
+        def __array__(self, dtype=None, copy=None):
+            return self.values
+
+    tuner = ThresholdTunerCV(bank(), target_fpr=0.1)
+    expected = clone(tuner).fit(F).holdout_scores_
+    np.testing.assert_allclose(tuner.fit(Series(F)).holdout_scores_, expected)
+
+
 def test_params_clone_pickle_and_state(F):
     tuner = ThresholdTunerCV(bank(), target_fpr=0.1)
     with pytest.raises(NotFittedError):
@@ -378,12 +440,14 @@ def test_scores_that_are_no_numbers_are_refused(F):
         ({"scoring": "auc"}, "scoring"),
         ({"cv": 1}, "cv"),
         ({"cv": ShuffleSplit(5)}, "twice"),
+        ({"scoring": make_scorer(f1_score)}, "no scorer"),
+        ({"scoring": "cost", "cost_matrix": [[0, np.inf], [1, 0]]}, "finite costs"),
         ({"refit": False}, "makes 5"),
     ],
 )
 def test_bad_parameters(F, params, message):
     params = {"target_fpr": 0.2, **params}
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         ThresholdTunerCV(bank(), **params).fit(F)
 
 

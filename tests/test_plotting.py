@@ -97,6 +97,15 @@ def test_axes_may_be_given(X):
     maps = np.zeros((2, 64, 64))
     display = AnomalyMapDisplay.from_predictions(X[:2], maps, limits=(0, 1), axes=axes)
     assert display.figure_ is figure
+    with pytest.raises(ValueError, match="3 images and 2 maps"):
+        AnomalyMapDisplay.from_predictions(X[:3], maps, limits=(0, 1))
+    with pytest.raises(ValueError, match=r"mask \(9, 9\); expected one shape"):
+        AnomalyMapDisplay.from_predictions(
+            X[:2], maps, limits=(0, 1), masks=np.zeros((2, 9, 9))
+        )
+    with pytest.raises(ValueError, match="low < high"):
+        AnomalyMapDisplay.from_predictions(X[:2], maps, limits=(1, 1))
+    maps = np.zeros((3, 64, 64))
     with pytest.raises(ValueError, match="4 axes, expected 2 x 3"):
         AnomalyMapDisplay.from_predictions(X[:3], maps, limits=(0, 1), axes=axes)
 
@@ -132,6 +141,15 @@ def test_histogram_of_a_tuner_in_a_search(tiny, X):
     groups.fit(X, groups=np.repeat([0, 1], 6))
     with pytest.raises(ValueError, match="each of"):
         ScoreHistogramDisplay.from_estimator(groups)
+
+
+def test_the_threshold_shown_is_the_one_that_decides(tiny, X):
+    """A tuner as the last step: its detector has a threshold of its own."""
+    tuner = ThresholdTunerCV(DinoPatch(features=tiny), target_fpr=0.3)
+    pipe = Pipeline([PCAAligner(mode="none", output_size=64), tuner]).fit(X)
+    assert pipe[-1].offset_ != pipe[-1].estimator_.offset_
+    display = ScoreHistogramDisplay.from_estimator(pipe)
+    assert display.threshold == pipe[-1].offset_
 
 
 def test_histogram_without_threshold_or_defects():

@@ -48,5 +48,7 @@ def test_lists_sizes_and_thresholds_may_differ():
 def test_bad_input_is_explained():
     with pytest.raises(ValueError, match=r"Row 1: .* shape \(2, 2\) with 4 NaN"):
         find_regions([np.zeros((2, 2)), np.full((2, 2), np.nan)], 1)
+    with pytest.raises(ValueError, match="for each of \\['bolt'\\]"):
+        find_regions(np.zeros((1, 2, 2)), {"bolt": 1.0})
     with pytest.raises(ValueError, match="threshold is NaN"):
         find_regions(np.zeros((1, 2, 2)), np.nan)

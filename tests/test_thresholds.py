@@ -121,3 +121,42 @@ def test_controlled_share_is_as_promised_over_all_orders(rng):
         assert np.mean(new) <= rate
         assert np.mean(new) > 0
     assert controlled_bin(shares.sum(0), 12, 1 / 13) == 299  # nothing may lie above
+
+
+def test_nothing_is_flagged_where_that_is_best():
+    """Undetectable defects, and every bin full of good pixels."""
+    bad, good = np.array([0, 5, 0]), np.array([0, 50, 50])
+    assert best_bin(bad, good, cost_objective([[0, 1], [10, 0]])) == 2
+    assert best_bin(bad, good, recall_objective(0.01)) == 2
+    assert best_bin(bad, good, recall_objective(1.0)) == 0
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("seed", range(8))
+def test_best_bin_of_data_that_overlap(name, seed):
+    rng = np.random.default_rng(seed)
+    bad, good = rng.integers(0, 4, 20), rng.integers(0, 40, 20)
+    y = np.repeat([-1, 1], [bad.sum(), good.sum()])
+    bins = np.concatenate([np.repeat(np.arange(20), n) for n in (bad, good)])
+    every = [value(name, y, bins > b) for b in range(-1, 20)]
+    found = best_bin(bad, good, ALL[name])
+    assert value(name, y, bins > found) == pytest.approx(max(every))
+
+
+def test_what_cannot_be_answered_is_refused():
+    shares = np.full(9, 0.5)
+    with pytest.raises(ValueError, match=r"needs 33 .* there are 12"):
+        controlled_bin(shares, 12, 0.03)
+    with pytest.raises(ValueError, match="0 anomalous and 2 normal"):
+        best_threshold(np.ones(2, bool), np.zeros(2), OBJECTIVES["f1"])
+    with pytest.raises(ValueError, match="finite costs"):
+        cost_objective([[0, np.nan], [1, 0]])
+    nowhere = lambda *counts: np.full(3, np.nan)  # noqa: E731
+    with pytest.raises(ValueError, match="NaN at every threshold"):
+        best_threshold(np.array([True, False]), np.arange(2.0), nowhere)
+
+
+def test_a_figure_of_0_by_0_is_not_the_best():
+    precision = lambda found, false, *_: found / (found + false)  # noqa: E731
+    normal, scores = np.array([True, True, False]), np.array([2.0, 1.0, 0.0])
+    assert best_threshold(normal, scores, precision) == 0.5

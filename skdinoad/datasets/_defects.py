@@ -36,8 +36,8 @@ def plant_defect(image, *, kind="scratch", size=0.15, where=None, random_state=0
     Raises
     ------
     ValueError
-        If the kind is unknown, the image too small, or ``where`` empty or of another
-        shape.
+        If the kind is unknown, the image of another form or too small, or ``where``
+        empty or of another shape.
 
     Examples
     --------
@@ -50,6 +50,12 @@ def plant_defect(image, *, kind="scratch", size=0.15, where=None, random_state=0
     """
     if kind not in _DRAW:
         raise ValueError(f"kind={kind!r}: expected one of {DEFECT_KINDS}.")
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or size <= 0:
+        raise ValueError(
+            f"Expected an image (H, W, 3), uint8, and a size above 0; got shape "
+            f"{image.shape}, dtype {image.dtype}, size={size}."
+        )
     rng = check_random_state(random_state)
     extent = max(4, round(size * min(image.shape[:2])))
     place = _places(image.shape[:2], extent, where, rng)
@@ -84,6 +90,7 @@ def plant_defects(X, *, kinds=("scratch", "blob", "cutpaste"), random_state=0, *
     ((3, 64, 64, 3), np.True_)
     """
     rng = check_random_state(random_state)
+    kinds = (kinds,) if isinstance(kinds, str) else kinds
     pairs = [
         plant_defect(image, kind=kinds[i % len(kinds)], random_state=rng, **how)
         for i, image in enumerate(as_images(X))

@@ -33,6 +33,8 @@ def load_folder(folder):
     ------
     FileNotFoundError
         If ``train/good`` or ``test`` is missing or holds no image.
+    ValueError
+        If an image lies in ``test`` itself.
 
     Examples
     --------
@@ -49,6 +51,11 @@ def load_folder(folder):
                 "train/good/*, test/good/*, test/<kind>/*, "
                 "ground_truth/<kind>/<stem>_mask.png."
             )
+    loose = [path for path in test if path.parent == folder / "test"]
+    if loose:
+        raise ValueError(
+            f"{loose[0]} is in no folder: test/good or test/<kind> says what it is."
+        )
     kinds = [path.relative_to(folder / "test").parts[0] for path in test]
     masks = [
         mask_files(folder / "ground_truth" / kind, f"{path.stem}_mask")

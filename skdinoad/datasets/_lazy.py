@@ -14,7 +14,8 @@ class LazyMasks(Sequence):
     """A sequence of masks (H, W), bool, true = anomalous, each read when asked for.
 
     Goes wherever masks go: as ``y`` of ``fit``, of scorers and of a search. An index
-    array or slice gives lazy masks again.
+    array or slice gives lazy masks again; scikit-learn's searches make lists of them,
+    one fold at a time.
 
     Parameters
     ----------
@@ -42,8 +43,10 @@ class LazyMasks(Sequence):
 
     def __getitem__(self, index):
         if isinstance(index, slice) or np.ndim(index):
+            index = index if isinstance(index, slice) or len(index) else slice(0)
             rows = np.arange(len(self))[index]
-            return LazyMasks(*zip(*((self._images[i], self._files[i]) for i in rows)))
+            parts = [[part[i] for i in rows] for part in (self._images, self._files)]
+            return LazyMasks(*parts)
         path, files = self._images[index], self._files[index]
         if files is None:
             raise ValueError(

@@ -77,7 +77,7 @@ def pixel_aupro_scorer(estimator, X, y, *, fpr_limit=0.3) -> float:
     Returns
     -------
     score : float
-        Higher = better, within about 1e-4 of the exact figure: maps are counted, a
+        Higher = better, within about 1e-3 of the exact figure: maps are counted, a
         few at a time, by :class:`StreamingPixelMetrics`.
 
     Raises

@@ -36,8 +36,8 @@ class StreamingPixelMetrics:
     """AUPRO, AUROC, AP and F1-max of heat maps, batch by batch in fixed memory.
 
     Scores are counted in a million bins, 24 MB however many pixels there are. A bin is
-    1/2048 of its scores wide, whatever their range, and scores in one bin count as
-    equal: figures agree with the exact ones to about 1e-4.
+    1/2048 as wide as it is far from the median of the first map, and scores in one bin
+    count as equal: figures agree with the exact ones to about 1e-3, mostly 1e-4.
 
     See Also
     --------
@@ -59,7 +59,7 @@ class StreamingPixelMetrics:
         self._good = np.zeros(N_BINS, np.int64)
         self._bad = np.zeros(N_BINS, np.int64)
         self._shares = np.zeros(N_BINS)
-        self.n_maps_ = 0
+        self.n_maps_, self._middle = 0, None
 
     def update(self, masks, maps):
         """Count the pixels of a few maps.
@@ -85,8 +85,10 @@ class StreamingPixelMetrics:
             check_pair(*pair, self.n_maps_ + i)
             for i, pair in enumerate(zip(masks, maps))
         ]
+        if self._middle is None and pairs:
+            self._middle = np.median(pairs[0][1])  # bins are narrow around 0
         for mask, heat in pairs:
-            bins, shares = bins_of(heat), region_shares(mask)
+            bins, shares = bins_of(heat - self._middle), region_shares(mask)
             np.add.at(self._good, bins[~mask], 1)
             np.add.at(self._bad, bins[mask], 1)
             np.add.at(self._shares, bins[mask], shares)

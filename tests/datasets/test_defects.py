@@ -52,6 +52,11 @@ def test_bad_input_is_explained():
     image = np.zeros((40, 40, 3), np.uint8)
     with pytest.raises(ValueError, match=r"expected one of .*missing"):
         plant_defect(image, kind="dent")
+    for wrong in (image[..., 0], image / 255.0):
+        with pytest.raises(ValueError, match="uint8"):
+            plant_defect(wrong)
+    with pytest.raises(ValueError, match="size=-1"):
+        plant_defect(image, size=-1)
     with pytest.raises(ValueError, match="make size smaller"):
         plant_defect(image, size=0.6)
     with pytest.raises(ValueError, match=r"where has shape \(2, 2\)"):

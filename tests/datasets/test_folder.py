@@ -35,6 +35,12 @@ def test_lists_images_labels_and_masks(category):
     assert len(data.validation) == 0
 
 
+def test_an_image_in_no_folder_is_refused(category):
+    Image.new("RGB", (4, 3)).save(category / "test/loose.png")
+    with pytest.raises(ValueError, match=r"loose\.png is in no folder"):
+        load_folder(category)
+
+
 def test_other_folder_is_explained(tmp_path):
     with pytest.raises(FileNotFoundError, match="expected MVTec AD's layout"):
         load_folder(tmp_path)

@@ -41,6 +41,7 @@ def test_parts_are_lazy_too(masks):
     assert [m.any() for m in part] == [True, False]
     assert len(masks[:2]) == 2
     assert len(masks[masks.known]) == 2
+    assert len(masks[:0]) == len(masks[[]]) == 0
 
 
 def test_they_are_labels_as_well(masks):
