@@ -71,7 +71,8 @@ def streamed(masks, maps):
     metrics = StreamingPixelMetrics()
     for start in range(0, len(maps), 10):
         metrics.update(masks[start : start + 10], maps[start : start + 10])
-    return [metrics.aupro(), metrics.auroc(), metrics.average_precision()][0]
+    metrics.auroc(), metrics.average_precision(), metrics.f1_max()
+    return metrics.aupro()
 
 
 def anomalib_aupro(masks, maps):

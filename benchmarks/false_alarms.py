@@ -17,7 +17,6 @@ from sklearn.model_selection import ShuffleSplit
 
 from skdinoad import (
     DFR,
-    AnomalyDINO,
     DinoFeatures,
     DinoPatch,
     PCAAligner,
@@ -33,7 +32,6 @@ SIZE = 112
 
 DETECTORS = {
     "DinoPatch": DinoPatch,
-    "AnomalyDINO": lambda: AnomalyDINO(masking=False),
     "DFR linear": lambda: DFR(autoencoder="linear", max_rows=20_000, holdout=None),
 }
 

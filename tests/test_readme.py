@@ -28,3 +28,13 @@ def test_pictures_and_pages_exist():
     named = re.findall(r"\]\(([^)]+)\)|`(doc/[^`]+)`", text)
     for path in map("".join, named):
         assert (README.parent / path).is_file(), path
+
+
+def test_table_is_the_measured_one():
+    lines = README.read_text().split("\n")
+    start = next(i for i, x in enumerate(lines) if x.startswith("| mean over"))
+    shown = lines[start : start + 8]
+    measured = README.parent / "benchmarks" / "results" / "table.md"
+    assert "\n".join(shown) in measured.read_text()
+    names = ["DinoPatch", "AnomalyDINO", "Dinomaly", "DFR", "DMAD"]
+    assert [row.split(" | ")[0].strip("| ") for row in shown[2:7]] == names
