@@ -338,7 +338,7 @@ class AlignmentDisplay:
             column[1].imshow(aligned[..., :3])
             column[2].imshow(valid, cmap="gray", vmin=0, vmax=255)
             for ax in column:
-                ax.axis("off")
+                ax.set(xticks=[], yticks=[])  # valid is white: it needs its frame
         for ax, name in zip(self.axes_[:, 0], ("before", "after", "valid")):
             ax.set_title(name, loc="left")
         return self
