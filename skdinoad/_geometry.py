@@ -220,7 +220,8 @@ def field_in_pixels(fields, size) -> np.ndarray:
     -------
     ndarray of shape (k, H, W, 2), float32
     """
-    unit = (np.array(size[::-1], np.float32) - 1) / 2
+    whole = np.array(size[::-1], np.float32)
+    unit = (whole - whole / fields.shape[:1:-1]) / 2  # their outer pixels lie at +-1
     large = [cv2.resize(np.moveaxis(field, 0, -1), size[::-1]) for field in fields]
     return np.stack(large) * unit
 

@@ -112,7 +112,7 @@ class TrainedDetector(BaseDetector):
 
     def __getstate__(self):
         """Pickle the weights, not what only this process needs to train on."""
-        passing = ("_runs", "_before", "_loaded")
+        passing = ("_runs", "_before", "_loaded", "_held")
         state = super().__getstate__()
         return {k: v for k, v in state.items() if k not in passing}
 

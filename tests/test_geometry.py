@@ -143,4 +143,5 @@ def test_fields_in_pixels():
     fields[0, 0], fields[0, 1] = 0.5, -0.25  # width and height are 2
     out = field_in_pixels(fields, (41, 81))
     assert out.shape == (1, 41, 81, 2)
-    np.testing.assert_allclose(out[0, 3, 5], [20, -5])
+    # Centres of the outer cells, 8/9 of the image apart, lie at -1 and 1.
+    np.testing.assert_allclose(out[0, 3, 5], [0.25 * 81 * 8 / 9, -0.125 * 41 * 8 / 9])

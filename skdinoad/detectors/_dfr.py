@@ -121,8 +121,9 @@ class DFR(TrainedDetector):
     top_fraction : float, default=0.01
         Share of places that "top" averages.
     smoothing_sigma : float or None, default=None
-        Standard deviation of a Gaussian over the place scores, in units of 1/256 of
-        their grid's height; image score and heat map both see it.
+        Standard deviation of a Gaussian, in units of 1/256 of the image's height, over
+        the place scores enlarged to the image; score and heat map both see it. 0 leaves
+        the grid as it is.
     contamination : "auto" or float, default="auto"
         Share of good images that may be flagged. "auto" puts the threshold at the
         least normal held-out training image.
@@ -177,7 +178,8 @@ class DFR(TrainedDetector):
     -----
     Against the paper: features meet on the grid of places and are never brought to the
     size of the image; principal components come from all training images, not from the
-    first ten; the rows of one batch come from any images; thresholds come from images
+    first ten; the rows of one batch come from any images, and of the paper preset's
+    places ``max_rows`` are kept, all others never learned; thresholds come from images
     held out, not from those learned. A place that is invalid is neither learned nor
     scored. Images may differ in size.
 
@@ -196,7 +198,8 @@ class DFR(TrainedDetector):
     >>> detector = DFR(autoencoder="linear", latent_dim=2, expected_fpr=0.01).fit(F)
     >>> odd = F[:1].copy()
     >>> odd[0, 4, 1] += rng.normal(size=16)
-    >>> detector.predict(odd), np.argwhere(detector.predict_map(odd)[0] > 0.1)
+    >>> heat = detector.predict_map(odd)[0]
+    >>> detector.predict(odd), np.argwhere(heat == heat.max())
     (array([-1]), array([[4, 1]]))
     """
 
@@ -357,6 +360,8 @@ class DFR(TrainedDetector):
             centre = torch.zeros_like(mean)
         variances, axes = principal_axes(spread)
         code = self.latent_dim or code_width(variances, self.variance)
+        if len(mean) < 2:
+            raise ValueError("DFR needs features of 2 channels at least; they have 1.")
         code = max(1, min(code, len(mean) - 1))
         learned = self.autoencoder == "mlp"
         network = RowAutoencoder(
@@ -467,8 +472,12 @@ class DFR(TrainedDetector):
         return grids
 
     def _smoothed(self, grids):
-        """Return grids smoothed by a Gaussian that grows with them."""
-        return smooth(grids, self._setting("smoothing_sigma") * grids.shape[1] / 256)
+        """Return grids smoothed as if enlarged to the image first.
+
+        That spreads a cell linearly over its neighbours, with a variance of 1/6 cell.
+        """
+        sigma = self._setting("smoothing_sigma") * grids.shape[1] / 256
+        return smooth(grids, np.sqrt(sigma**2 + 1 / 6) if sigma else 0)
 
     def _pixel_threshold(self, grids):
         """Return the lowest score that a share of normal places does not exceed."""

@@ -127,6 +127,7 @@ class DMAD(TrainedDetector):
     alpha : float, default=0.05
         Weight of the deformation in scores and maps, once both terms have the same
         spread over good images. It is a weak term; 0 leaves the reconstruction alone.
+        A search trains anew for each: compare values by ``score_parts`` instead.
     holdout : int, float or None, default=3
         Where threshold and display limits come from. An int is a number of folds: as
         many further networks, each trained without one fold and asked about it. A
@@ -166,6 +167,9 @@ class DMAD(TrainedDetector):
         Weights of all that is trained, and the channels' scales.
     part_scales_ : ndarray of shape (2,)
         Spread over good images, held out if any are, of error and deformation.
+    deformation_weight_ : float
+        ``alpha * part_scales_[0] / part_scales_[1]``: what deformation counts in scores
+        and maps. A new ``alpha`` needs a new ``fit``.
     code_usage_ : ndarray of shape (n_codes,), int
         How many places of the training images each prototype stands for.
     n_iter_ : int
@@ -322,6 +326,12 @@ class DMAD(TrainedDetector):
         return _EXTRACTORS[self.preset]()
 
     def _check_input(self, X):
+        teacher = self.features
+        if teacher is not None and not hasattr(teacher, "prepared"):
+            raise TypeError(
+                f"features={teacher!r} cannot teach: DMAD moves images, so it needs "
+                "the network itself. Pass CNNFeatures(...), DinoFeatures(...) or None."
+            )
         X = super()._check_input(X)
         if not isinstance(X, Images):
             raise ValueError(
@@ -338,10 +348,10 @@ class DMAD(TrainedDetector):
 
     def _aggregate(self, D):
         peaks = np.array([self._peaks(grid) for grid in D])
-        return peaks[:, 0] + self._weight() * peaks[:, 1]
+        return peaks[:, 0] + self.deformation_weight_ * peaks[:, 1]
 
     def _shown(self, D):
-        return [grid[0] + np.float32(self._weight()) * grid[1] for grid in D]
+        return [grid[0] + np.float32(self.deformation_weight_) * grid[1] for grid in D]
 
     def _map(self, grid, frame, size):
         return warp_back(self._shown([grid])[0], frame, size)
@@ -358,7 +368,7 @@ class DMAD(TrainedDetector):
         parts : ndarray of shape (n, 2), float64
             Reconstruction error and size of deformation, higher = more anomalous:
             ``score_samples`` is their sum with its sign changed, the second one
-            weighted by ``alpha * part_scales_[0] / part_scales_[1]``.
+            weighted by ``deformation_weight_``.
         """
         check_is_fitted(self)
         X = self._check_input(X)
@@ -369,7 +379,7 @@ class DMAD(TrainedDetector):
         return parts
 
     def predict_deformation(self, X):
-        """Return how images are moved to look like prototypes.
+        """Return where images, or with "pdm" what is rebuilt of them, are sampled.
 
         Parameters
         ----------
@@ -379,13 +389,23 @@ class DMAD(TrainedDetector):
         -------
         fields : ndarray of shape (n, k, H, W, 2), float32
             Offsets (x, y) in pixels of the images given, of each scale, coarse to fine.
-            A list of arrays if the images differ in size.
+            The pixel p of what comes out is that at p + offset: things move against
+            their offsets. A list of arrays if the images differ in size.
+
+        Raises
+        ------
+        ValueError
+            As ``score_samples`` does, and with ``scales=()``.
         """
         check_is_fitted(self)
         X, network, out = self._check_input(X), self._network(), []
         if network.deformer is None:
             raise ValueError("There is no deformation with scales=().")
         for F, _ in self._batches(X, "deformation"):
+            for i, grid in enumerate(F, start=len(out)):
+                self._check_shape(grid.shape, self._grid_shape(), name_of(X, i))
+                if not np.isfinite(grid).any():
+                    raise nothing_valid(X, i)
             with torch.inference_mode():
                 x = _tensors(F)[0].to(next(network.parameters()).device)
                 fields = torch.stack(network.deformer(x)[0], dim=1).cpu().numpy()
@@ -542,24 +562,12 @@ class DMAD(TrainedDetector):
         # A few images may agree by chance: not below a twentieth of what is usual.
         floor = 0.05 * np.nanmedian(highest, axis=0)
         self.part_scales_ = np.maximum(spread, np.maximum(floor, 1e-12))
-        self.code_usage_ = self._usage(network.distiller, data)
-
-    @torch.inference_mode()
-    def _usage(self, distiller, data):
-        """Return how many places of the training images chose each prototype."""
-        if distiller.codebook is None:
-            return np.empty(0, int)
-        deepest = data.maps[-1].to(distiller.scale0.device)
-        valid = data.masks and data.masks[-1].to(deepest.device)
-        used = distiller.codebook.nearest(distiller.places(deepest, valid))
-        n_codes = len(distiller.codebook.codes)
-        return np.bincount(used.cpu().numpy(), minlength=n_codes)
+        ratio = self.part_scales_[0] / self.part_scales_[1]
+        self.deformation_weight_ = float(self.alpha * ratio)
+        masks = data.masks and data.masks[-1]
+        self.code_usage_ = network.distiller.usage(data.maps[-1], masks).cpu().numpy()
 
     # -- private: scores --------------------------------------------------------------
-
-    def _weight(self):
-        """Return the weight of the deformation, on the scale of the reconstruction."""
-        return self.alpha * self.part_scales_[0] / self.part_scales_[1]
 
     def _peaks(self, grid):
         """Return an image's reconstruction error and size of deformation."""
@@ -571,17 +579,18 @@ class DMAD(TrainedDetector):
     @torch.inference_mode()
     def _parts(self, network, x, valid):
         """Return error and deformation maps (n, 2, H, W), NaN where invalid."""
-        x = x.to(next(network.parameters()).device)
-        parts = network.parts(x, self._taught, self._joined)
+        device = next(network.parameters()).device
+        x, inside = x.to(device), None if valid.all() else valid.to(device)
+        parts = network.parts(x, self._taught, self._side_by_side, inside)
         parts = torch.cat(parts, dim=1).cpu().numpy()
         sigma = self.smoothing_sigma * x.shape[-2] / 256
         return np.stack([_smoothed(p, v, sigma) for p, v in zip(parts, valid.numpy())])
 
-    def _joined(self, levels, size):
-        """Return the sum of levels at the size of the image."""
+    def _side_by_side(self, levels, size):
+        """Return levels (b, 1, h_l, w_l) at the size of the image, (b, l, h, w)."""
         shifts = np.array(getattr(self.features_, "shifts_", (0.0,) * len(levels)))
         shifts = shifts[np.argsort(self.features_.layers_)].tolist()
-        return on_grid(levels, size, shifts).sum(-1)[:, None]
+        return on_grid(levels, size, shifts).movedim(-1, 1)
 
 
 def _tensors(F):

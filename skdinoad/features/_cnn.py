@@ -203,7 +203,7 @@ class CNNFeatures(Extractor):
         return levels
 
     def _shifts(self):
-        key = self.weights_digest_, self.layers_
+        key = self.model, self.weights_digest_, self.layers_
         if key not in _SHIFTS:
             network = load_backbone(self.model, str(self.weights)).network
             _SHIFTS[key] = cell_shifts(network, self.layers_)

@@ -136,7 +136,7 @@ class Extractor(TakesImages, TransformerMixin, BaseEstimator):
         for image in as_images(X):
             size = image.shape[:2]
             resized = self._plan(size)[0]
-            pixels = self._pixels([image], resized)[0].float().cpu()
+            pixels = self._pixels([self._filled(image)], resized)[0].float().cpu()
             pixels = pixels.permute(1, 2, 0).numpy()
             grids.append(invalidate(pixels, image, self.min_valid))
             frames.append(resize_frame(size, resized))
@@ -144,6 +144,13 @@ class Extractor(TakesImages, TransformerMixin, BaseEstimator):
         return (np.stack(grids) if same else grids), np.stack(frames)
 
     # -- private ----------------------------------------------------------------------
+
+    def _filled(self, image):
+        """Return an image whose invalid pixels have the mean colour."""
+        if image.shape[2] == 3:
+            return image
+        mean = self._backbone().mean_std[0].cpu().mul(255).round().byte().numpy()
+        return np.where(image[..., 3:] < 128, mean, image[..., :3])
 
     def _load(self):
         """Check the parameters, record which weights are used, return the network."""
@@ -225,8 +232,11 @@ class Extractor(TakesImages, TransformerMixin, BaseEstimator):
 
     def _settings(self):
         """Everything besides the pixels that shapes the features, as a string."""
-        shared = (self.weights_digest_, self.image_size, self.interpolation, self.dtype)
-        return repr((*shared, *self._shaping()))
+        # The same weights may go with another network, padding or normalisation.
+        mean_std = self._backbone().mean_std.tolist()
+        network = (self.model, self.weights_digest_, mean_std)
+        shared = (self.image_size, self.interpolation, self.dtype)
+        return repr((*network, *shared, *self._shaping()))
 
     def _forward(self, images):
         """Run the network once per size of its input and return tokens in order."""

@@ -74,6 +74,9 @@ def check_scales(scales):
                 f"scales holds {scale!r}: expected pairs of a share of the image, "
                 "above 0 and below 1, and whole pixels per offset: (8 / 256, 8)."
             )
+    strides = [stride for _, stride in scales]
+    if strides != sorted(strides, reverse=True):
+        raise ValueError(f"scales has strides {strides}; expected coarse to fine.")
 
 
 def _upsampled(raw, size, most):
@@ -135,9 +138,16 @@ def moved(x, fields):
     return x
 
 
+def _isotropic(field):
+    """Return offsets in units in which the smaller side of the image is 2."""
+    height, width = field.shape[-2:]
+    edges = field.new_tensor([width, height]) / min(height, width)
+    return field * edges[:, None, None]
+
+
 def magnitude(field):
     """Return the lengths (b, 1, h, w) of offsets; differentiable at 0 as well."""
-    return (field.square().sum(1, keepdim=True) + 1e-12).sqrt()
+    return (_isotropic(field).square().sum(1, keepdim=True) + 1e-12).sqrt()
 
 
 def strength(fields):
@@ -157,5 +167,5 @@ def roughness(fields):
 def _rough(field):
     kernel = torch.full((3, 3), -1 / 8, device=field.device)
     kernel[1, 1] = 1
-    padded = pad(field, [1] * 4, mode="replicate")
+    padded = pad(_isotropic(field), [1] * 4, mode="replicate")
     return conv2d(padded, kernel.expand(2, 1, 3, 3), groups=2).abs().mean()

@@ -91,7 +91,8 @@ class Distiller(nn.Module):
                 cells = image.flatten(1) if valid is None else image[:, valid[i][k, 0]]
                 square += cells.double().square().sum(dim=1)
                 count += cells.shape[1]
-            square = torch.where(square < 1e-12 * count, count, square) / max(count, 1)
+            square = torch.where(square <= 1e-12 * count, count, square) / max(count, 1)
+            square = square if count else torch.ones_like(square)
             getattr(self, f"scale{i}")[:, 0, 0] = square.sqrt()
 
     def places(self, deepest, valid=None):
@@ -99,6 +100,16 @@ class Distiller(nn.Module):
         last = deepest.float() / getattr(self, f"scale{len(self.rebuild) - 1}")
         last = last.movedim(1, -1)
         return last.flatten(0, 2) if valid is None else last[valid[:, 0]]
+
+    @torch.no_grad()
+    def usage(self, deepest, valid=None):
+        """Return how many (valid) places of the deepest level each code stands for."""
+        if self.codebook is None:
+            return torch.zeros(0, dtype=torch.long)
+        device = self.scale0.device
+        valid = None if valid is None else valid.to(device)
+        used = self.codebook.nearest(self.places(deepest.to(device), valid))
+        return torch.bincount(used, minlength=len(self.codebook.codes))
 
     def forward(self, targets, valid=None):
         """Return the rebuilt levels and the codebook's loss.
@@ -227,6 +238,7 @@ class Codebook(nn.Module):
         # van den Oord et al., "Neural Discrete Representation Learning", 2017, eq. 3.
         a, b = chosen[counts], rows[counts]
         loss = mse_loss(a, b.detach()) + 0.25 * mse_loss(b, a.detach())
+        loss = loss if len(a) else rows.sum() * 0  # nothing valid, nothing to learn
         chosen = (rows + (chosen - rows).detach()).reshape(places.shape)
         return chosen.movedim(-1, 1), loss
 
@@ -263,7 +275,7 @@ def level_loss(targets, rebuilt, valid=None, local=False):
         if local:
             distance = 1 - cosine_similarity(a, b, dim=1)
             kept = distance if good is None else distance[good[:, 0]]
-            total = total + kept.mean()
+            total = total + (kept.mean() if kept.numel() else distance.sum() * 0)
             continue
         if good is not None:
             a, b = a * good, b * good

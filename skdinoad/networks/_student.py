@@ -6,6 +6,7 @@ arXiv 2303.05047, sections 3.2 to 3.4.
 A teacher is a function of images (b, 3, h, w) to levels, through which gradients pass.
 """
 
+import torch
 from torch import nn, zeros_like
 from torch.nn.functional import interpolate
 
@@ -80,7 +81,7 @@ class MovingStudent(nn.Module):
         losses["reconstruction"] = level_loss(targets, rebuilt, masks, local=local)
         return losses
 
-    def parts(self, x, teach, join):
+    def parts(self, x, teach, join, valid=None):
         """Return error and size of the deformation at each pixel of images.
 
         Parameters
@@ -89,7 +90,9 @@ class MovingStudent(nn.Module):
         teach : callable
         join : callable
             ``join(levels, size)`` brings levels (b, 1, h_l, w_l) to one size and
-            returns their sum (b, 1, h, w).
+            returns them side by side, (b, l, h, w).
+        valid : Tensor of shape (b, h, w), bool, or None
+            Pixels that count: no other place adds to an error.
 
         Returns
         -------
@@ -99,7 +102,9 @@ class MovingStudent(nn.Module):
         forth, back = self.fields(x)
         levels = teach(moved(x, forth) if back else x)
         targets, rebuilt, _ = self._rebuilt(levels, forth, back)
-        error = join(level_distances(targets, rebuilt), x.shape[-2:])
+        if back and valid is not None:
+            valid = _moved_mask(valid, forth)
+        error = _joined(level_distances(targets, rebuilt), valid, join, x.shape[-2:])
         error, size = moved(error, back[::-1]), zeros_like(error)
         for i, field in enumerate(back or forth):
             # A finer inverse field stands where the coarser ones bring it back from.
@@ -116,6 +121,21 @@ class MovingStudent(nn.Module):
         return targets, rebuilt, loss
 
 
+def _joined(distances, valid, join, size):
+    """Return the sum over levels of their errors (b, 1, h, w), from valid cells alone.
+
+    A pixel near which a level has no valid cell takes the mean of its other levels.
+    """
+    if valid is None:
+        return join(distances, size).sum(1, keepdim=True)
+    masks = [mask.float() for mask in on_levels(valid, distances)]
+    total = join([d * m for d, m in zip(distances, masks)], size)
+    share = join(masks, size).clamp_min(0)
+    seen = share > 1e-3
+    mean = torch.where(seen, total / share.clamp_min(1e-3), 0).sum(1, keepdim=True)
+    return mean * len(distances) / seen.sum(1, keepdim=True).clamp_min(1)
+
+
 def _resized(fields, like):
     return [interpolate(field, like.shape[-2:], mode="area") for field in fields]
 
@@ -126,6 +146,13 @@ def _moved_mask(valid, fields):
 
 
 def on_levels(valid, levels):
-    """Return for each level which of its places are mostly valid."""
-    share = valid[:, None].float()
-    return [interpolate(share, a.shape[-2:], mode="area") >= 0.5 for a in levels]
+    """Return for each level which of its places are mostly valid.
+
+    Of an image of which none is, as of a thin part, those that are valid most.
+    """
+    share, out = valid[:, None].float(), []
+    for level in levels:
+        cells = interpolate(share, level.shape[-2:], mode="area")
+        most = cells.amax((2, 3), keepdim=True)
+        out.append((cells >= most.clamp_max(0.5)) & (cells > 0))
+    return out

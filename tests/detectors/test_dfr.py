@@ -1,11 +1,13 @@
 """DFR: from features to rows, through the code, to scores and thresholds."""
 
+import cv2
 import joblib
 import numpy as np
 import pytest
 import torch
 from conftest import tiny_cnn
-from sklearn.base import clone
+from scipy import ndimage
+from sklearn.base import BaseEstimator, clone
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import roc_auc_score
@@ -249,10 +251,43 @@ def test_invalid_places_are_neither_learned_nor_scored(grids):
 def test_smoothing_is_that_of_the_grid_and_reaches_score_and_map(grids):
     plain = quick(autoencoder="linear").fit(grids)
     soft = quick(autoencoder="linear", smoothing_sigma=32).fit(grids)
-    D = smooth(plain._score_grid(grids), 32 * 5 / 256)
+    D = smooth(plain._score_grid(grids), np.sqrt((32 * 5 / 256) ** 2 + 1 / 6))
     np.testing.assert_allclose(soft.predict_map(grids), D, rtol=1e-4, atol=1e-6)
     scores = -D.reshape(8, -1).max(1)
     np.testing.assert_allclose(soft.score_samples(grids), scores, rtol=1e-4)
+
+
+def test_smoothing_is_that_of_the_map_enlarged_to_256_pixels():
+    """Oracle: a patch alone, made 256 pixels large, then smoothed."""
+    grid = np.zeros((1, 16, 16), np.float32)
+    grid[0, 7, 8] = 1
+    found = DFR(preset="vit")._smoothed(grid)[0]
+    large = cv2.resize(grid[0], (256, 256), interpolation=cv2.INTER_LINEAR)
+    heat = ndimage.gaussian_filter(large, 4)
+    assert found.max() == pytest.approx(heat.max(), abs=0.05)
+    centres = np.arange(16) * 16 + 8
+    np.testing.assert_allclose(found, heat[np.ix_(centres, centres)], atol=0.06)
+
+
+def test_papers_numbers():
+    """90 % of the variance, and 0.5 % of good places above the pixel threshold."""
+    assert (DFR().variance, DFR().expected_fpr, DFR().aggregate) == (0.9, 0.005, "max")
+
+
+def test_a_single_channel_leaves_no_code(rng):
+    with pytest.raises(ValueError, match="2 channels at least"):
+        DFR(features=OneChannel()).fit(make_images(4))
+
+
+class OneChannel(BaseEstimator):
+    """An extractor of grey values."""
+
+    def fit(self, X, y=None):
+        return self
+
+    def transform_frames(self, X):
+        F = np.stack([image[::8, ::8, :1] / 255 for image in X]).astype(np.float32)
+        return F, np.broadcast_to(np.diag([8.0, 8, 1]), (len(F), 3, 3))
 
 
 def test_pixel_threshold_keeps_its_promise_on_held_out_places(grids):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_cnn, tiny_features
+from scipy import ndimage
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
@@ -57,6 +58,10 @@ def test_the_papers_setting():
     )
     assert paper["n_iter"] == pytest.approx(400 * 209 / 8, rel=0.01)
     assert (paper["offset_width"], paper["offset_stem"]) == (64, 1)
+    assert (paper["student_width"], paper["student_depth"]) == (0, (6, 4, 3))
+    assert (detector.alpha, detector.aggregate) == (0.05, "max")
+    weights = ("vq_weight", "strength_weight", "smooth_weight", "cycle_weight")
+    assert [getattr(detector, name) for name in weights] == [1, 1, 1, 1]
     assert (paper["scale_channels"], paper["variant"]) == (False, "ppdm")
     (group,) = detector._optimizer([torch.nn.Parameter(torch.zeros(1))]).param_groups
     assert (group["betas"], group["weight_decay"]) == ((0.5, 0.999), 1e-2)
@@ -139,7 +144,7 @@ def test_maps_go_back_to_where_the_image_was(X):
     seen = moved(spot, [field])[0, 0]
     assert np.argwhere(seen.numpy() > 0.9).tolist() == [[24, 24]]
     # What the student gets wrong in the moved image ...
-    detector._joined = lambda *_: moved(spot, [field])
+    detector._side_by_side = lambda *_: moved(spot, [field])
     x = torch.zeros(1, 3, 64, 64)
     parts = detector._parts(network, x, torch.ones(1, 64, 64, dtype=torch.bool))
     # ... is reported where it was in the image itself.
@@ -205,6 +210,50 @@ def test_score_is_the_weighted_sum_of_the_highest_of_both_maps(X):
     assert detector.part_scales_[0] == pytest.approx(max(spread, floor), rel=1e-3)
 
 
+def test_scores_are_the_highest_values_of_both_maps(X):
+    """Of smoothed maps, and never their mean; by hand from the grids."""
+    detector = quick(alpha=0.3).fit(X)
+    grids = [grid for D, _ in detector._scored(X, "score") for grid in D]
+    expected = [[grid.max() for grid in pair] for pair in grids]
+    np.testing.assert_allclose(detector.score_parts(X), expected, rtol=1e-5)
+    weight = detector.deformation_weight_
+    heat = detector.predict_map(X)[0]  # 64 pixels: a place is a pixel
+    np.testing.assert_allclose(heat, grids[0][0] + weight * grids[0][1], rtol=1e-4)
+
+
+def known_errors(detector, monkeypatch, *levels):
+    """Give a detector that stands still these errors at the levels of its student."""
+    name = "skdinoad.networks._student.level_distances"
+    monkeypatch.setattr(name, lambda *_: list(levels))
+    return still(detector)
+
+
+def test_the_map_is_the_sum_of_all_levels(X, monkeypatch):
+    detector = quick(**BASELINE, smoothing_sigma=0).fit(X)
+    flat = [torch.full((1, 1, 64 >> k, 64 >> k), float(k)) for k in (2, 3, 4)]
+    known_errors(detector, monkeypatch, *flat)
+    ((grids, _),) = detector._scored(X[:1], "score")
+    np.testing.assert_allclose(grids[0][0], 2 + 3 + 4, rtol=1e-4)
+
+
+def test_maps_are_smoothed_by_a_share_of_the_height(X, monkeypatch):
+    detector = quick(**BASELINE, smoothing_sigma=8).fit(X)
+    spot = torch.zeros(1, 1, 64, 64)
+    spot[..., 30, 20] = 1
+    detector._side_by_side = lambda *_: spot
+    ((grids, _),) = detector._scored(X[:1], "score")
+    expected = ndimage.gaussian_filter(spot[0, 0].numpy(), 8 * 64 / 256)
+    np.testing.assert_allclose(grids[0][0], expected, atol=1e-4)
+
+
+def test_alpha_counts_from_fit_on(X):
+    """A new weight beside an old threshold would flag good images in silence."""
+    detector = quick(holdout=2).fit(X)
+    before = detector.decision_function(X)
+    detector.set_params(alpha=5.0)
+    np.testing.assert_array_equal(detector.decision_function(X), before)
+
+
 def test_scores_know_nothing_of_other_images(X):
     """No scaling over the test set: a single image can be scored, and scores stay."""
     detector = quick().fit(X)
@@ -238,6 +287,75 @@ def test_invalid_pixels_are_not_seen_not_scored_and_have_no_say(X):
     maps = detector.predict_map(masked)
     assert (maps[:, :, 42:] == 0).all()
     assert (maps[:, :, :38] > 0).any()
+
+
+def test_masked_places_never_raise_a_score(X, monkeypatch):
+    """Errors of 1 where nothing is valid, 0 elsewhere: nothing is odd."""
+    alpha = np.full_like(X[..., :1], 255)
+    alpha[:, :, 36:] = 0
+    masked = np.concatenate([X, alpha], axis=-1)
+    detector = quick(**BASELINE).fit(masked)
+    levels = [torch.zeros(1, 1, 64 >> k, 64 >> k) for k in (2, 3, 4)]
+    for k, level in zip((2, 3, 4), levels):
+        level[..., (36 + (1 << k) // 2) >> k :] = 1  # cells mostly invalid
+    known_errors(detector, monkeypatch, *levels)
+    assert detector.score_parts(masked[:1])[0, 0] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("variant", ["ppdm", "pdm"])
+def test_a_mask_changes_little_where_nothing_is_odd(X, variant):
+    alpha = np.full_like(X[..., :1], 255)
+    alpha[:, :, 36:] = 0
+    masked = np.concatenate([X, alpha], axis=-1)
+    detector = quick(variant=variant, n_iter=80, smoothing_sigma=0).fit(masked)
+    grids = [grid[0] for D, _ in detector._scored(masked, "score") for grid in D]
+    columns = np.mean(grids, axis=(0, 1))
+    assert columns[30:36].mean() < 3 * columns[4:30].mean()  # was nine times
+
+
+def test_hidden_colours_have_no_say_where_images_are_resized():
+    X = make_images(4, size=(96, 96))
+    alpha = np.full_like(X[..., :1], 255)
+    alpha[:, :, 50:] = 0
+    masked = np.concatenate([X, alpha], axis=-1)
+    other = masked.copy()
+    other[:, :, 50:, :3] = 255 - other[:, :, 50:, :3]
+    detector = quick().fit(masked)
+    np.testing.assert_array_equal(
+        detector.score_samples(masked), detector.score_samples(other)
+    )
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (64, 6), (2, 2)])
+@pytest.mark.parametrize(
+    "parameters",
+    [{}, {"vq": False}, {"loss": "local"}, {"variant": "pdm"}, {"holdout": 2}],
+    ids=str,
+)
+def test_thin_parts_can_be_learned_and_scored(X, shape, parameters):
+    alpha = np.zeros_like(X[..., :1])
+    alpha[1:, : shape[0], 20 : 20 + shape[1]] = 255
+    alpha[0] = 255  # one image is whole
+    masked = np.concatenate([X, alpha], axis=-1)
+    detector = quick(batch_size=2, **parameters).fit(masked)
+    assert np.isfinite(detector.score_samples(masked)).all()
+    thin = quick(batch_size=2, **parameters).fit(masked[1:])
+    assert np.isfinite(thin.score_samples(masked[1:])).all()
+
+
+def test_deformation_of_what_cannot_be_scored_is_refused(X):
+    detector = quick(features=tiny_cnn(standardize=False, image_size=64)).fit(X)
+    with pytest.raises(ValueError, match="patch grid of shape"):
+        detector.predict_deformation(np.zeros((1, 64, 96, 3), np.uint8))
+    clear = np.zeros((1, 64, 64, 4), np.uint8)
+    with pytest.raises(ValueError, match=r"X\[0\]"):
+        detector.predict_deformation(clear)
+
+
+def test_features_that_cannot_teach_are_refused(X):
+    for features in ("passthrough", object()):
+        with pytest.raises(TypeError, match="cannot teach"):
+            DMAD(features=features).fit(X)
 
 
 def test_codes_in_use_are_counted(X):

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 
@@ -178,3 +179,19 @@ def test_real_cnn_finds_a_second_washer_through_the_aligner(real_cnn):
         hottest = np.unravel_index(heat.argmax(), heat.shape)
         near = np.argwhere(mask) - hottest
         assert np.hypot(*near.T).min() < 16  # pixels
+
+
+def test_look_alike_networks_never_share_features():
+    """The same random weights under another padding and normalisation."""
+    X = make_images(2, size=(64, 64))
+    models = ("tf_efficientnet_lite0.in1k", "efficientnet_lite0.ra_in1k")
+    one, other = (
+        CNNFeatures(model=m, weights="random:0", image_size=64, standardize=False)
+        for m in models
+    )
+    F = one.fit().transform(X)
+    assert one.weights_digest_ == other.fit().weights_digest_
+    alone = clone(other).set_params(cache=False).fit()
+    np.testing.assert_allclose(other.transform(X), alone.transform(X), rtol=1e-5)
+    assert np.abs(other.transform(X) - F).mean() > 0.1 * np.abs(F).mean()
+    assert np.abs(np.subtract(one.shifts_, other.shifts_)).max() > 0.3

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from skdinoad.networks import Deformer, magnitude, moved, roughness, strength
+from skdinoad.networks import (
+    Deformer,
+    check_scales,
+    magnitude,
+    moved,
+    roughness,
+    strength,
+)
 
 SCALES = ((8 / 256, 8), (3 / 256, 2))
 
@@ -54,6 +61,20 @@ def test_length_has_a_gradient_where_it_is_0():
     field = torch.tensor([3.0, 4.0])[None, :, None, None]
     assert magnitude(field).item() == pytest.approx(5)
     assert strength([field, 2 * field]).item() == pytest.approx(15)
+
+
+def test_a_pixel_is_as_long_along_both_axes():
+    along, down = (constant((48, 96), *p) for p in ((3, 0), (0, 3)))
+    ratio = magnitude(along)[0, 0, 0, 0] / magnitude(down)[0, 0, 0, 0]
+    assert ratio.item() == pytest.approx(96 / 48 * 47 / 95, rel=1e-5)  # corner pixels
+    square = constant((48, 48), 3, 4)
+    assert magnitude(square)[0, 0, 0, 0].item() == pytest.approx(2 * 5 / 47)
+
+
+def test_scales_come_coarse_to_fine():
+    check_scales(SCALES)
+    with pytest.raises(ValueError, match=r"strides \[2, 8\]; expected coarse to fine"):
+        check_scales(SCALES[::-1])
 
 
 def test_a_constant_field_is_smooth_also_at_the_border():

@@ -123,6 +123,22 @@ def test_the_loss_is_a_number_to_descend():
     assert book(x)[1] < loss
 
 
+def test_features_commit_a_quarter_as_much_as_codes_learn():
+    book, x = Codebook(1, 4), torch.randn(1, 4, 1, 1, requires_grad=True)
+    codes, features = torch.autograd.grad(book(x)[1], [book.codes, x])
+    torch.testing.assert_close(features.flatten(), -0.25 * codes.flatten())
+
+
+def test_nothing_valid_teaches_nothing():
+    book, x = Codebook(3, 4), torch.randn(1, 4, 2, 2)
+    assert book(x, torch.zeros(1, 1, 2, 2, dtype=torch.bool))[1] == 0
+    none = [torch.zeros(1, 1, 2, 2, dtype=torch.bool)]
+    assert level_loss([x], [x + 1], none, local=True) == 0
+    network = Distiller((4,), depth=(1,))
+    network.learn_scales([x], none)
+    assert (network.scale0 == 1).all()
+
+
 def test_gradient_passes_straight_through():
     book, x = Codebook(5, 4), torch.randn(2, 4, 3, 3, requires_grad=True)
     weights = torch.randn(2, 4, 3, 3)

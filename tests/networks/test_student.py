@@ -1,6 +1,14 @@
 import torch
 
-from skdinoad.networks import Deformer, Distiller, MovingStudent, moved
+from skdinoad.networks import (
+    Deformer,
+    Distiller,
+    MovingStudent,
+    moved,
+    on_levels,
+    roughness,
+    strength,
+)
 
 
 def teach(x):
@@ -53,7 +61,44 @@ def test_known_levels_spare_the_teacher_where_nothing_moves():
 
 def join(levels, size):
     large = [torch.nn.functional.interpolate(level, size) for level in levels]
-    return sum(large)
+    return torch.cat(large, dim=1)
+
+
+def test_terms_are_those_of_the_paper():
+    """Strength of forward fields alone, roughness of all, the cycle in reverse."""
+    x, network = torch.randn(1, 3, 32, 32), student().eval()
+    fields = [0.2 * torch.randn(1, 2, 32, 32) for _ in range(4)]
+    forth, back = fields[:2], fields[2:]
+    network.deformer.forward = lambda x: (forth, back)
+    losses = network.losses(x, teach)
+    assert losses["strength"] == strength(forth) != strength(fields)
+    assert losses["roughness"] == roughness(fields) != roughness(forth)
+    there = moved(moved(x, [forth[0]]), [forth[1]])
+    again = moved(moved(there, [back[1]]), [back[0]])  # the last one is undone first
+    expected = (again - x).square().mean()
+    torch.testing.assert_close(losses["cycle"], expected)
+
+
+def test_errors_go_home_as_the_image_does():
+    x, network = torch.randn(1, 3, 32, 32), student().eval()
+    back = [0.2 * torch.randn(1, 2, 32, 32) for _ in range(2)]
+    still = [torch.zeros(1, 2, 32, 32)] * 2
+    network.deformer.forward = lambda x: (still, back)
+    error = torch.rand(1, 1, 32, 32)
+    found, _ = network.parts(x, teach, lambda *_: error)
+    torch.testing.assert_close(found, moved(moved(error, [back[1]]), [back[0]]))
+
+
+def test_levels_have_valid_places_where_an_image_has():
+    valid = torch.zeros(2, 16, 16, dtype=torch.bool)
+    valid[0, 5, 5] = True
+    fine, coarse = on_levels(
+        valid, [torch.zeros(2, 1, 16, 16), torch.zeros(2, 1, 2, 2)]
+    )
+    assert fine[0, 0].nonzero().tolist() == [[5, 5]]
+    assert coarse[0, 0].tolist() == [[True, False], [False, False]]
+    assert not fine[1].any()
+    assert not coarse[1].any()
 
 
 def test_parts_do_not_depend_on_companions():
