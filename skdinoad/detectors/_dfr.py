@@ -122,8 +122,8 @@ class DFR(TrainedDetector):
         Share of places that "top" averages.
     smoothing_sigma : float or None, default=None
         Standard deviation of a Gaussian, in units of 1/256 of the image's height, over
-        the place scores enlarged to the image; score and heat map both see it. 0 leaves
-        the grid as it is.
+        the place scores enlarged to the image; image score and heat map both see it. 0:
+        none, and image scores are those of the places.
     contamination : "auto" or float, default="auto"
         Share of good images that may be flagged. "auto" puts the threshold at the
         least normal held-out training image.
@@ -290,12 +290,25 @@ class DFR(TrainedDetector):
     def _holdout_grids(self):
         grids = super()._holdout_grids()
         if grids is not None:
-            self.pixel_threshold_ = self._pixel_threshold(grids)
+            self.pixel_threshold_ = self._pixel_threshold(self._shown(grids))
         return grids
 
     def _set_no_offset(self):
         super()._set_no_offset()
         self.pixel_threshold_ = np.nan
+
+    def _aggregate(self, D):
+        """Return image scores, of grids enlarged to the image and smoothed there.
+
+        Enlarging spreads a cell linearly over its neighbours, with a variance of 1/6.
+        """
+        return super()._aggregate(self._smoothed(D, spread=1 / 6))
+
+    def _shown(self, D):
+        return self._smoothed(D)  # enlarging comes when maps go back to the image
+
+    def _map(self, grid, frame, size):
+        return super()._map(self._smoothed([grid])[0], frame, size)
 
     def _score_grid(self, F):
         n_channels = self.autoencoder_["components"].shape[1]
@@ -304,7 +317,7 @@ class DFR(TrainedDetector):
                 f"Features of {F.shape[-1]} channels; fitted on {n_channels}. Use one "
                 "extractor for all."
             )
-        return self._smoothed(self._errors(self._network(), F, compare=False)[0])
+        return self._errors(self._network(), F, compare=False)[0]
 
     # -- private: rows ----------------------------------------------------------------
 
@@ -428,7 +441,7 @@ class DFR(TrainedDetector):
         F, _ = self._read_batch(data.pictures[i : i + 1])
         grids = self._errors(network, np.asarray(F[0], np.float32)[None])
         self._note("held out", grids)
-        return self._smoothed(grids[0])[0]
+        return grids[0][0]
 
     def _note(self, which, grids):
         self._errors_of[which].append([float(np.nanmean(D)) for D in grids])
@@ -471,13 +484,14 @@ class DFR(TrainedDetector):
             grid[valid] = row_errors(z, way(z), weight).cpu().numpy()
         return grids
 
-    def _smoothed(self, grids):
-        """Return grids smoothed as if enlarged to the image first.
-
-        That spreads a cell linearly over its neighbours, with a variance of 1/6 cell.
-        """
-        sigma = self._setting("smoothing_sigma") * grids.shape[1] / 256
-        return smooth(grids, np.sqrt(sigma**2 + 1 / 6) if sigma else 0)
+    def _smoothed(self, grids, spread=0):
+        """Return grids smoothed by a Gaussian that grows with them."""
+        share = self._setting("smoothing_sigma") / 256
+        if not share:
+            return grids
+        return [
+            smooth(D[None], np.sqrt((share * len(D)) ** 2 + spread))[0] for D in grids
+        ]
 
     def _pixel_threshold(self, grids):
         """Return the lowest score that a share of normal places does not exceed."""
