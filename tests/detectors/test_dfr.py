@@ -17,6 +17,7 @@ from skdinoad import DFR, CNNFeatures, PCAAligner, Pipeline, dump
 from skdinoad._maps import smooth
 from skdinoad.datasets import make_screws, plant_defect
 from skdinoad.detectors._dfr import PRESETS
+from skdinoad.features._backbones import load_backbone
 from skdinoad.metrics import pixel_auroc_score
 from skdinoad.testing import make_images
 
@@ -382,6 +383,16 @@ def test_a_search_over_widths_sees_each_image_once(monkeypatch):
     )
     search.fit(X)
     assert len(seen) == 6
+
+
+def test_training_leaves_the_backbone_alone():
+    network = load_backbone("test_efficientnet", "random:0").network
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    X = make_images(4, size=(64, 64))
+    quick(features=tiny_cnn(standardize=False)).fit(X).predict_map(X)
+    assert not network.training
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name]), name
 
 
 def test_file_holds_the_autoencoder_and_little_else(tmp_path, grids):

@@ -4,6 +4,7 @@ import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
+from torch.overrides import TorchFunctionMode
 
 from skdinoad import CNNFeatures, DinoPatch, PCAAligner, predict_map
 from skdinoad.datasets import make_screws
@@ -112,17 +113,27 @@ def test_a_search_over_detectors_sees_each_image_once(make_tiny_cnn, monkeypatch
 
 def test_nothing_has_the_size_of_the_image(make_tiny_cnn, monkeypatch):
     """Levels meet on the grid, whatever the resolution of the finest."""
-    sizes, on_grid = [], _cnn.on_grid
+    sizes, on_grid, largest = [], _cnn.on_grid, []
 
-    def spy(*args):
-        out = on_grid(*args)
-        sizes.append(tuple(out.shape))
+    class Watch(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor):
+                largest.append(out.numel())
+            return out
+
+    def spy(maps, size, shifts):
+        with Watch():
+            out = on_grid(maps, size, shifts)
+        sizes.append([*(tuple(level.shape[-2:]) for level in maps), tuple(out.shape)])
         return out
 
     monkeypatch.setattr(_cnn, "on_grid", spy)
     features = make_tiny_cnn(layers=(0, 4), image_size=128, standardize=False)
     features.transform(make_images(2, size=(128, 128)))
-    assert sizes == [(2, 16, 16, 80)]
+    assert sizes == [[(64, 64), (4, 4), (2, 16, 16, 80)]]  # levels come as they are
+    channels = 16  # of the finest level
+    assert max(largest) <= max(2 * channels * 64 * 64, 2 * 80 * 16 * 16)
 
 
 @pytest.mark.parametrize(
