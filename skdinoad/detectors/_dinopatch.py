@@ -273,7 +273,8 @@ class DinoPatch(BaseDetector):
             parts = [np.concatenate(pair, axis=2) for pair in zip(old, parts)]
         self.bank_, self.bank_valid_, self.bank_image_ = self._reduced(*parts)
         self._squares = squared_norms(self.bank_, self.bank_valid_)
-        new = self._hold_out(F, P, known)
+        # The bank may be P itself, seen otherwise, whose invalid patches are 0 by now.
+        new = np.where(np.moveaxis(valid, 2, 0), self._hold_out(F, P, known), np.nan)
         self._held = np.concatenate([self._held_again(known), new])
         self._learn_from_holdout()
 
@@ -405,7 +406,10 @@ class DinoPatch(BaseDetector):
 
 
 def _as_bank(P):
-    """Return features (n, h, w, c) as a bank (h, w, n, c) and its valid entries."""
+    """Return features (n, h, w, c) as a bank (h, w, n, c) and its valid entries.
+
+    Invalid ones become 0, in the features too where they lie in memory as the bank.
+    """
     bank = np.ascontiguousarray(P.transpose(1, 2, 0, 3))
     valid = np.isfinite(bank).all(-1)
     bank[~valid] = 0

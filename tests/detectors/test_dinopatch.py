@@ -363,3 +363,19 @@ def test_every_new_parameter_can_be_searched(grids):
     space = {"global_weight": [0, 0.5], "n_prototypes": [None, 2], "max_images": [3]}
     for parameters in ParameterGrid(space):
         DinoPatch().set_params(**parameters).fit(grids).score_samples(grids)
+
+
+@pytest.mark.parametrize("neighborhood", [0, 1])
+def test_held_out_scores_know_of_alpha(make_tiny, neighborhood):
+    """Oracle: fitted on the others, asked about the one; behind masks as well."""
+    X = make_images(6, size=(64, 64))
+    alpha = np.full((6, 64, 64, 1), 255, np.uint8)
+    for i in range(0, 6, 2):
+        alpha[i, : 16 + 4 * i, :24] = 0  # as the corners behind an aligner
+    X = np.concatenate([X, alpha], axis=-1)
+    detector = DinoPatch(features=make_tiny(), neighborhood=neighborhood).fit(X)
+    for i, held_out in enumerate(detector.holdout_scores_):
+        alone = DinoPatch(features=make_tiny(), neighborhood=neighborhood)
+        alone.fit(np.delete(X, i, axis=0))
+        expected = alone.score_samples(X[i : i + 1])[0]
+        assert held_out == pytest.approx(expected, rel=1e-4)

@@ -206,3 +206,5 @@ def test_look_alike_networks_never_share_features():
     np.testing.assert_allclose(other.transform(X), alone.transform(X), rtol=1e-5)
     assert np.abs(other.transform(X) - F).mean() > 0.1 * np.abs(F).mean()
     assert np.abs(np.subtract(one.shifts_, other.shifts_)).max() > 0.3
+    other.shifts_ = one.shifts_
+    assert one._settings() != other._settings()
