@@ -95,9 +95,13 @@ def move(image, angle, shift, border):
 
 def chosen(options):
     """Yield (name, data); the rendered screws lie in all directions from the start."""
-    for name, data in categories(options.root, options.posed or options.categories):
-        yield (f"{name}, turned", posed(data)) if options.posed else (name, data)
-    if "screws" in (options.posed or []):
+    if not options.posed:
+        yield from categories(options.root, options.categories)
+        return
+    names = [name for name in options.posed if name != "screws"]
+    for name, data in categories(options.root, names) if names else ():
+        yield f"{name}, turned", posed(data)
+    if "screws" in options.posed:
         yield "screws, rendered", screws()
 
 
