@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.functional import (
     adaptive_avg_pool2d,
     cosine_similarity,
+    embedding,
     interpolate,
     mse_loss,
 )
@@ -234,7 +235,7 @@ class Codebook(nn.Module):
         counts = slice(None) if valid is None else valid.flatten()
         if self.training:
             self._revive(rows.detach()[counts], used[counts])
-        chosen = self.codes[used]
+        chosen = embedding(used, self.codes)  # whose gradient is the same every time
         # van den Oord et al., "Neural Discrete Representation Learning", 2017, eq. 3.
         a, b = chosen[counts], rows[counts]
         loss = mse_loss(a, b.detach()) + 0.25 * mse_loss(b, a.detach())

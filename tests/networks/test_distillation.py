@@ -129,6 +129,14 @@ def test_features_commit_a_quarter_as_much_as_codes_learn():
     torch.testing.assert_close(features.flatten(), -0.25 * codes.flatten())
 
 
+def test_gradients_are_the_same_every_time():
+    """With several threads too: indexing would add them up in any order."""
+    book, x = Codebook(50, 40), torch.randn(8, 40, 28, 28)
+    first = torch.autograd.grad(book.eval()(x)[1], book.codes)[0]
+    for _ in range(20):
+        assert torch.equal(torch.autograd.grad(book(x)[1], book.codes)[0], first)
+
+
 def test_nothing_valid_teaches_nothing():
     book, x = Codebook(3, 4), torch.randn(1, 4, 2, 2)
     assert book(x, torch.zeros(1, 1, 2, 2, dtype=torch.bool))[1] == 0
