@@ -1,7 +1,7 @@
-"""AUPRO: seconds for 100 maps of 512 x 512, and agreement with others.
+"""AUPRO and its like: seconds for 100 maps of 512 x 512, and the value of others.
 
-The naive oracle is the definition, one threshold after the other, and sees maps of 64 x
-64; torchmetrics and anomalib are asked where they are installed.
+torchmetrics and anomalib are asked where they are installed. That AUPRO equals its
+definition, one threshold after the other, to 1e-9 is tests/metrics/test_pixel.py.
 
     python benchmarks/aupro.py
 """
@@ -29,10 +29,6 @@ def main():
     options.add_argument("--size", type=int, default=512)
     options = options.parse_args()
     print(environment(weights=False) + "\n")
-    masks, maps = example(8, 64)
-    exact, slow = aupro_score(masks, maps), naive_aupro(masks, maps)
-    print(f"8 maps of 64 x 64: exact {exact:.9f}, naive {slow:.9f}, ", end="")
-    print(f"difference {abs(exact - slow):.1e}\n")
     masks, maps = example(options.maps, options.size)
     rows = [timed(name, call, masks, maps) for name, call in ways().items()]
     head = f"{options.maps} maps of {options.size} x {options.size}"
@@ -95,25 +91,6 @@ def timed(name, call, masks, maps):
     start = time.perf_counter()
     value = call(masks, maps)
     return [name, f"{time.perf_counter() - start:.2f}", f"{value:.6f}"]
-
-
-def naive_aupro(masks, maps, limit=0.3):
-    """The definition: one threshold after the other, trapezoids up to the limit."""
-    regions = []
-    for i, mask in enumerate(masks):
-        labels, n = ndimage.label(mask, np.ones((3, 3)))
-        regions += [(i, labels == k) for k in range(1, n + 1)]
-    points = [(0.0, 0.0)]
-    for threshold in np.unique(maps)[::-1]:
-        found = maps >= threshold
-        overlap = np.mean([found[i][region].mean() for i, region in regions])
-        points.append((found[~masks].mean(), overlap))
-        if points[-1][0] > limit:
-            break
-    x, y = np.array(points).T
-    inside = x < limit
-    y = np.append(y[inside], np.interp(limit, x, y))
-    return np.trapezoid(y, np.append(x[inside], limit)) / limit
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ from _common import (
     show,
     table_parser,
 )
+from sklearn.utils import Bunch
 
 from skdinoad import (
     DFR,
@@ -180,15 +181,11 @@ def pixel_figures(estimator, data):
     return [score(list(masks.values()), maps) for score in scores]
 
 
-class Timed:
-    """A result, the seconds it took beside features, and the settings of these."""
-
-    def __init__(self, result, rest, used):
-        self.result, self.rest, self.used = result, rest, used
-
-
 def timed(call, costs):
-    """Run and time; ``costs`` gathers {settings: [seconds, images]} of features."""
+    """Return a call's ``result``, seconds beside features, settings of those ``used``.
+
+    ``costs`` gathers {settings: [seconds, images]} of features.
+    """
     inside, used = [0.0], set()
     forward = Extractor._forward
 
@@ -206,7 +203,8 @@ def timed(call, costs):
     try:
         start = time.perf_counter()
         result = call()
-        return Timed(result, time.perf_counter() - start - inside[0], used)
+        rest = time.perf_counter() - start - inside[0]
+        return Bunch(result=result, rest=rest, used=used)
     finally:
         Extractor._forward = forward
 
@@ -219,7 +217,7 @@ def per_image(used, costs):
 @contextmanager
 def peak_memory():
     """Measure by how much the process grows inside; NaN where the system won't say."""
-    peak = Timed(None, 0, None)
+    peak = Bunch()
     gc.collect()
     try:
         ctypes.CDLL(None).malloc_trim(0)  # or freed memory would hide what is used

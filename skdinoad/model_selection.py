@@ -5,12 +5,18 @@ from pathlib import Path
 
 import numpy as np
 from joblib import Parallel, delayed
-from sklearn.base import BaseEstimator, MetaEstimatorMixin, OutlierMixin, clone
+from sklearn.base import BaseEstimator, MetaEstimatorMixin, OutlierMixin
 from sklearn.model_selection import PredefinedSplit, check_cv
-from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
 
-from skdinoad._images import take
+from skdinoad._folds import (
+    check_scores,
+    checked_groups,
+    fitted,
+    judge,
+    merged,
+    spread,
+)
 from skdinoad._labels import are_masks, labels_of
 from skdinoad._sklearn import Interval, StrOptions
 from skdinoad._thresholds import (
@@ -25,14 +31,10 @@ from skdinoad._thresholds import (
     recall_objective,
 )
 from skdinoad.base import TakesImages
-from skdinoad.metrics._pixel import check_pair
-from skdinoad.metrics._streaming import N_BINS, bins_of, upper_edges
+from skdinoad.metrics._streaming import upper_edges
 from skdinoad.pipeline import predict_map
 
 __all__ = ["ThresholdTunerCV"]
-
-#: Maps held at a time.
-_CHUNK = 16
 
 
 class ThresholdTunerCV(TakesImages, OutlierMixin, MetaEstimatorMixin, BaseEstimator):
@@ -194,49 +196,37 @@ default=None
             estimator's ``fit`` does.
         """
         self._validate_params()
-        if isinstance(X, (str, Path)) or hasattr(self.scoring, "_score_func"):
-            wrong = X if isinstance(X, (str, Path)) else self.scoring
-            raise TypeError(
-                "Expected images or a list of paths as X, and as scoring a "
-                f"metric(y_true, y_pred) and no scorer; got {wrong!r}."
-            )
+        self._check_kinds(X)
         for name in [name for name in vars(self) if name.endswith("_")]:
             delattr(self, name)  # a tuner half new, half old would decide in silence
         labels = np.ones(len(X), int) if y is None else labels_of(y, len(X))
         self._grouped = groups is not None
-        groups = _checked_groups(groups, len(X))
+        groups = checked_groups(groups, len(X))
         masks = y if y is not None and are_masks(y) else None
-        self._objective(self.target_fpr)  # complains of a wrong cost_matrix
         optimum, pixels = self._wants_pixels(masks)
         self._check_numbers(labels, groups, optimum)
-        splits = self._splits(X, labels, groups)
-        keep = not self.refit
-        found = Parallel(n_jobs=self.n_jobs)(
-            delayed(_fold)(
-                self.estimator, X, labels, groups, masks, pixels, keep, *split
-            )
-            for split in splits
+        splits, keep = self._splits(X, labels, groups), not self.refit
+        task = (self.estimator, X, labels, groups, masks, pixels, keep)
+        folds = Parallel(n_jobs=self.n_jobs)(
+            delayed(judge)(*task, *split) for split in splits
         )
-        self.holdout_scores_ = np.full(len(X), np.nan)
-        for fold in found:
-            self.holdout_scores_[fold.rows] = fold.scores
-        self.labels_ = labels
-        self.offset_ = self._by_group(
-            groups, lambda group: self._offset(groups == group, group)
-        )
-        if pixels:
-            counts = [fold.counts for fold in found]
-            self.pixel_threshold_ = self._by_group(
-                groups,
-                lambda group: self._pixel_threshold(_merged(counts, group), optimum),
-            )
-        self._groups = groups
-        if self.refit:
-            normal = np.flatnonzero(labels == 1)
-            self.estimator_ = _fitted(self.estimator, X, normal)
-        else:
-            self.estimator_ = found[0].model
+        self._choose(folds, labels, groups, optimum, pixels)
+        normal = np.flatnonzero(labels == 1)
+        self.estimator_ = folds[0].model if keep else fitted(self.estimator, X, normal)
         return self
+
+    def _choose(self, folds, labels, groups, optimum, pixels):
+        """Set the thresholds from what the folds found."""
+        self.labels_, self._groups = labels, groups
+        self.holdout_scores_ = np.full(len(labels), np.nan)
+        for fold in folds:
+            self.holdout_scores_[fold.rows] = fold.scores
+        self.offset_ = self._by_group(self._offset)
+        if pixels:
+            counts = [fold.counts for fold in folds]
+            self.pixel_threshold_ = self._by_group(
+                lambda group: self._pixel_threshold(merged(counts, group), optimum)
+            )
 
     # -- scoring ----------------------------------------------------------------------
 
@@ -252,7 +242,7 @@ default=None
         """Return the normality of each image by the final model; higher = normal."""
         check_is_fitted(self, "estimator_")
         scores = self.estimator_.score_samples(X)
-        _check_scores(scores, np.arange(len(scores)))
+        check_scores(scores, np.arange(len(scores)))
         return scores
 
     def decision_function(self, X, groups=None):
@@ -341,6 +331,18 @@ default=None
 
     # -- private: what is wanted ------------------------------------------------------
 
+    def _check_kinds(self, X):
+        """Refuse at once what would fail later, or mean something else."""
+        scorer = hasattr(self.scoring, "_score_func")
+        if isinstance(X, (str, Path)) or scorer:
+            raise TypeError(
+                "Expected images or a list of paths as X, and as scoring a "
+                "metric(y_true, y_pred) and no scorer; got "
+                f"{self.scoring if scorer else X!r}."
+            )
+        if self.scoring == "cost":
+            cost_objective(self.cost_matrix)
+
     def _objective(self, rate):
         """Return the figure to optimise, None for a promise on false alarms."""
         if self.scoring == "recall":
@@ -389,7 +391,7 @@ default=None
                     "One normal image cannot be held out and learned from."
                 )
             rng = np.random.default_rng(self.random_state)
-            cv = PredefinedSplit(_spread(labels, groups, folds, rng))
+            cv = PredefinedSplit(spread(labels, groups, folds, rng))
         splits = [
             (np.asarray(train, int), np.asarray(test, int))
             for train, test in check_cv(cv).split(np.zeros(len(X)), labels)
@@ -408,13 +410,13 @@ default=None
 
     # -- private: thresholds ----------------------------------------------------------
 
-    def _by_group(self, groups, threshold):
+    def _by_group(self, threshold):
         """Return a threshold, or one for each group in a dict."""
-        out = {group: threshold(group) for group in np.unique(groups).tolist()}
+        out = {group: threshold(group) for group in np.unique(self._groups).tolist()}
         return out if self._grouped else next(iter(out.values()))
 
-    def _offset(self, rows, group):
-        held = np.isfinite(self.holdout_scores_) & rows
+    def _offset(self, group):
+        held = np.isfinite(self.holdout_scores_) & (self._groups == group)
         scores, labels = self.holdout_scores_[held], self.labels_[held]
         if callable(self.scoring):
             asked = _asked(self.scoring, labels, scores)
@@ -459,91 +461,6 @@ default=None
                 f"Group {unknown[0]!r} is unknown; fit had {list(thresholds)}."
             )
         return np.array([thresholds[group] for group in groups])
-
-
-# -- folds --------------------------------------------------------------------------
-
-
-def _checked_groups(groups, n):
-    """Return the group of each row as an array; all the same if there are none."""
-    groups = np.zeros(n, int) if groups is None else np.asarray(groups)
-    if groups.shape != (n,):
-        raise ValueError(
-            f"groups has shape {groups.shape}; expected one of {n} images."
-        )
-    return groups
-
-
-def _spread(labels, groups, folds, rng):
-    """Return the fold of each row: every label of every group in as many as can be."""
-    out, start = np.empty(len(labels), int), 0
-    for label in (1, -1):
-        for group in np.unique(groups):
-            rows = rng.permutation(
-                np.flatnonzero((labels == label) & (groups == group))
-            )
-            out[rows] = (start + np.arange(len(rows))) % folds
-            start += len(rows)
-    return out
-
-
-def _fitted(estimator, X, rows):
-    return clone(estimator).fit(take(X, rows), None)
-
-
-def _fold(estimator, X, labels, groups, masks, pixels, keep, train, test):
-    """Fit on the normal rows of one fold and look at the others."""
-    model = _fitted(estimator, X, train[labels[train] == 1])
-    scores = model.score_samples(take(X, test))
-    _check_scores(scores, test)
-    counts = {}
-    for group in np.unique(groups[test]).tolist() if pixels else ():
-        rows = test[groups[test] == group]
-        counts[group] = _counts(model, X, rows, labels, masks)
-    return Bunch(rows=test, scores=scores, counts=counts, model=model if keep else None)
-
-
-def _check_scores(scores, rows):
-    if not np.isfinite(scores).all():
-        row = rows[np.flatnonzero(~np.isfinite(scores))[0]]
-        raise ValueError(
-            f"The score of X[{row}] is not finite; no threshold holds then."
-        )
-
-
-def _counts(model, X, rows, labels, masks):
-    """Return shares, number of normal maps, bad and good pixels; arrays by bin."""
-    shares, n = np.zeros(N_BINS), 0
-    bad, good = np.zeros(N_BINS, np.int64), np.zeros(N_BINS, np.int64)
-    for start in range(0, len(rows), _CHUNK):
-        part = rows[start : start + _CHUNK]
-        for row, heat in zip(part, predict_map(model, take(X, part))):
-            bins = bins_of(heat).ravel()
-            if labels[row] == 1:
-                counted = np.bincount(bins, minlength=N_BINS)
-                shares, n, good = shares + counted / len(bins), n + 1, good + counted
-            elif masks is not None:
-                mask = check_pair(masks[row], heat, row)[0].ravel()
-                good += np.bincount(bins[~mask], minlength=N_BINS)
-                bad += np.bincount(bins[mask], minlength=N_BINS)
-    return _sparse(shares), n, _sparse(bad), _sparse(good)
-
-
-def _sparse(counts):
-    """Return the bins that hold anything, and what they hold: far less to keep."""
-    used = np.flatnonzero(counts)
-    return used, counts[used]
-
-
-def _merged(folds, group):
-    """Return the counts of one group in all folds together."""
-    parts = [counts[group] for counts in folds if group in counts]
-    out = [np.zeros(N_BINS), 0, np.zeros(N_BINS, np.int64), np.zeros(N_BINS, np.int64)]
-    for shares, n, bad, good in parts:
-        out[1] += n
-        for i, (used, held) in ((0, shares), (2, bad), (3, good)):
-            out[i][used] += held
-    return out
 
 
 def _asked(metric, labels, scores):

@@ -28,6 +28,7 @@ LAYERS = [
     {"detectors"},
     {"pipeline"},
     {"metrics"},
+    {"_folds"},
     {"model_selection"},
     {"plotting", "persistence", "testing"},
     {"demo"},
