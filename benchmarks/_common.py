@@ -11,7 +11,7 @@ import sklearn
 import torch
 
 from skdinoad import DinoFeatures, __version__, metrics
-from skdinoad._timm import timm
+from skdinoad._compat.timm import timm
 from skdinoad.datasets import load_folder
 
 

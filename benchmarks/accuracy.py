@@ -23,7 +23,7 @@ from _common import (
 from sklearn.utils import Bunch
 
 from skdinoad import AffineAligner, DinoFeatures, DinoPatch, PCAAligner, Pipeline
-from skdinoad._images import as_images
+from skdinoad._inputs.images import as_images
 from skdinoad.datasets import make_screws
 from skdinoad.demo import pixel_auroc
 from skdinoad.metrics import image_auroc_score

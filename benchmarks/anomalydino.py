@@ -27,7 +27,7 @@ from _common import (
 )
 
 from skdinoad import AnomalyDINO, DinoFeatures
-from skdinoad._masks import without_ground
+from skdinoad._arrays.masks import without_ground
 from skdinoad.metrics import aupro_score, pixel_auroc_score
 
 FIELDS = ["category", "pixels", "shots", "seed", "masking"]

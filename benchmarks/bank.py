@@ -20,7 +20,7 @@ from _common import environment, parser, print_table
 from overhead import clock
 
 from skdinoad import DinoFeatures
-from skdinoad._maps import unit
+from skdinoad._arrays.maps import unit
 from skdinoad._neighbors import k_centre, nearest, squared_norms
 from skdinoad._neighbors._index import build_index, search_index
 from skdinoad.datasets import make_screws

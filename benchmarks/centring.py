@@ -12,7 +12,7 @@ from _common import categories, environment, parser, print_table
 from sklearn.metrics import roc_auc_score
 
 from skdinoad import DMAD
-from skdinoad._images import as_images
+from skdinoad._inputs.images import as_images
 from skdinoad.datasets import plant_defect
 from skdinoad.metrics import pixel_auroc_score
 from skdinoad.networks import Distiller

@@ -21,7 +21,7 @@ from _common import environment, parser, print_table
 from torch import nn
 
 from skdinoad import DFR, CNNFeatures
-from skdinoad._torch import multiplies_bfloat16
+from skdinoad._compat.torch import multiplies_bfloat16
 from skdinoad.datasets import make_screws
 from skdinoad.features._store import clear_memory
 from skdinoad.networks import RowAutoencoder

@@ -22,7 +22,7 @@ from skdinoad import (
     PCAAligner,
     ThresholdTunerCV,
 )
-from skdinoad._thresholds import conformal_rank
+from skdinoad._arrays.thresholds import conformal_rank
 from skdinoad.datasets import make_screws
 
 RATES = (0.01, 0.05, 0.1)

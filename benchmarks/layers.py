@@ -13,7 +13,7 @@ import numpy as np
 from _common import categories, environment, parser, print_table
 
 from skdinoad import DinoFeatures, DinoPatch, PCAAligner
-from skdinoad._maps import aggregate
+from skdinoad._arrays.maps import aggregate
 from skdinoad.metrics import image_auroc_score
 
 BLOCKS = [6, 8, 9, 10, 11]

@@ -16,7 +16,7 @@ import numpy as np
 from _common import categories, environment, parser, print_table
 
 from skdinoad import AnomalyDINO, DinoFeatures, DinoPatch, ForegroundMask
-from skdinoad._images import as_images
+from skdinoad._inputs.images import as_images
 from skdinoad.metrics import image_auroc_score
 
 ANOMALYDINO = {

@@ -16,8 +16,8 @@ import torch
 from _common import environment, parser, print_table
 
 from skdinoad import Dinomaly
-from skdinoad._tokens import gather
-from skdinoad._training import Run
+from skdinoad._training.loop import Run
+from skdinoad._training.tokens import gather
 from skdinoad.networks import cosine_distance, rebuild
 
 #: channels, tokens, depth, images in a batch, precision

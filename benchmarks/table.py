@@ -56,7 +56,7 @@ from skdinoad import (
     Pipeline,
     __version__,
 )
-from skdinoad._timm import timm
+from skdinoad._compat.timm import timm
 from skdinoad.features._extractor import Extractor
 from skdinoad.features._store import clear_memory
 from skdinoad.metrics import (

@@ -1,7 +1,6 @@
 """Visual anomaly detection that feels like scikit-learn."""
 
-from skdinoad._labels import to_labels
-from skdinoad._version import __version__
+from skdinoad._inputs.labels import to_labels
 from skdinoad.alignment import AffineAligner, ForegroundMask, PCAAligner
 from skdinoad.detectors import DFR, DMAD, AnomalyDINO, Dinomaly, DinoPatch
 from skdinoad.features import CNNFeatures, DinoFeatures
@@ -9,6 +8,8 @@ from skdinoad.model_selection import ThresholdTunerCV
 from skdinoad.persistence import dump
 from skdinoad.pipeline import Pipeline, make_pipeline, predict_map
 from skdinoad.regions import Region, find_regions
+
+__version__ = "0.1.0.dev0"
 
 __all__ = [
     "DFR",

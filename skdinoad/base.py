@@ -8,19 +8,19 @@ from sklearn.base import BaseEstimator, OutlierMixin, clone
 from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
-from skdinoad._geometry import warp_back
-from skdinoad._grids import (
+from skdinoad._arrays.geometry import warp_back
+from skdinoad._arrays.maps import aggregate
+from skdinoad._arrays.thresholds import conformal_rank, normals_needed
+from skdinoad._compat.sklearn import Interval, StrOptions
+from skdinoad._inputs.grids import (
     check_grids,
     holds_images,
     name_of,
     nothing_valid,
     size_of,
 )
-from skdinoad._images import Images, as_images, take
-from skdinoad._labels import normal_rows
-from skdinoad._maps import aggregate
-from skdinoad._sklearn import Interval, StrOptions
-from skdinoad._thresholds import conformal_rank, normals_needed
+from skdinoad._inputs.images import Images, as_images, take
+from skdinoad._inputs.labels import normal_rows
 
 __all__ = ["BaseDetector", "TakesImages", "UsesFeatures"]
 

@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.utils import Bunch
 
 from skdinoad import DinoFeatures, DinoPatch, PCAAligner, Pipeline, dump
-from skdinoad._images import as_images
+from skdinoad._inputs.images import as_images
 from skdinoad.datasets import (
     SCREW_DEFECTS,
     load_folder,

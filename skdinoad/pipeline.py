@@ -6,8 +6,8 @@ from sklearn.pipeline import Pipeline as SklearnPipeline
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from skdinoad._images import as_images
-from skdinoad._sklearn import name_estimators
+from skdinoad._compat.sklearn import name_estimators
+from skdinoad._inputs.images import as_images
 
 __all__ = ["Pipeline", "final_detector", "make_pipeline", "predict_map"]
 

@@ -6,8 +6,8 @@ Colours mean the same in every image: their limits come from held-out training i
 import matplotlib
 import numpy as np
 
-from skdinoad._images import as_images
-from skdinoad._labels import check_labels
+from skdinoad._inputs.images import as_images
+from skdinoad._inputs.labels import check_labels
 from skdinoad.pipeline import final_detector, predict_map
 
 __all__ = [

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from skdinoad._compat.torch import as_tensor
 from skdinoad._neighbors._norms import squared_norms
-from skdinoad._torch import as_tensor
 
 __all__ = ["k_centre", "k_centre_images", "k_centre_local", "random_subset"]
 

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from skdinoad._torch import resident
+from skdinoad._compat.torch import resident
 
 __all__ = ["nearest"]
 

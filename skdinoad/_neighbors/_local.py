@@ -2,7 +2,7 @@
 
 import torch
 
-from skdinoad._torch import resident
+from skdinoad._compat.torch import resident
 
 __all__ = ["nearest_local"]
 

@@ -12,10 +12,10 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from skdinoad._geometry import BORDERS, pose_frame, resize_frame, warp, warp_rgba
-from skdinoad._images import as_images, take
-from skdinoad._labels import normal_rows
-from skdinoad._sklearn import Interval, StrOptions
+from skdinoad._arrays.geometry import BORDERS, pose_frame, resize_frame, warp, warp_rgba
+from skdinoad._compat.sklearn import Interval, StrOptions
+from skdinoad._inputs.images import as_images, take
+from skdinoad._inputs.labels import normal_rows
 from skdinoad.base import UsesFeatures
 from skdinoad.features import DinoFeatures
 

@@ -6,17 +6,17 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from skdinoad._geometry import warp_back
-from skdinoad._images import as_images, take
-from skdinoad._labels import normal_rows
-from skdinoad._masks import (
+from skdinoad._arrays.geometry import warp_back
+from skdinoad._arrays.masks import (
     foreground,
     mask_statistics,
     masking_helps,
     median_of,
     warn_of_empty_masks,
 )
-from skdinoad._sklearn import Interval, Options, StrOptions
+from skdinoad._compat.sklearn import Interval, Options, StrOptions
+from skdinoad._inputs.images import as_images, take
+from skdinoad._inputs.labels import normal_rows
 from skdinoad.base import UsesFeatures
 from skdinoad.features import DinoFeatures
 

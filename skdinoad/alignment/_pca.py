@@ -7,10 +7,16 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
-from skdinoad._geometry import BORDERS, is_size, pose_frame, turn_frame, warp_rgba
-from skdinoad._images import as_images, take
-from skdinoad._labels import normal_rows
-from skdinoad._sklearn import Interval, StrOptions
+from skdinoad._arrays.geometry import (
+    BORDERS,
+    is_size,
+    pose_frame,
+    turn_frame,
+    warp_rgba,
+)
+from skdinoad._compat.sklearn import Interval, StrOptions
+from skdinoad._inputs.images import as_images, take
+from skdinoad._inputs.labels import normal_rows
 from skdinoad.alignment._polarity import common_direction, cosines, side_vectors
 from skdinoad.alignment._pose import SUPPORTS, find_pose
 from skdinoad.base import TakesImages

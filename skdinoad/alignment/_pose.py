@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from skdinoad._geometry import resize_frame
+from skdinoad._arrays.geometry import resize_frame
 
 __all__ = ["SUPPORTS", "Pose", "find_pose"]
 

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 from sklearn.utils import check_random_state
 
-from skdinoad._images import as_images
+from skdinoad._inputs.images import as_images
 
 __all__ = ["DEFECT_KINDS", "plant_defect", "plant_defects"]
 

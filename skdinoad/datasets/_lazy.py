@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from skdinoad._images import as_images
+from skdinoad._inputs.images import as_images
 
 __all__ = ["LazyMasks", "read_mask"]
 

@@ -7,10 +7,9 @@ from sklearn.base import clone
 from sklearn.utils import Bunch, check_random_state
 from tqdm.auto import tqdm
 
-from skdinoad._geometry import check_angles, rotated
-from skdinoad._grids import name_of, nothing_valid, size_of
-from skdinoad._maps import aggregate, smooth_pixels, unit
-from skdinoad._masks import (
+from skdinoad._arrays.geometry import check_angles, rotated
+from skdinoad._arrays.maps import aggregate, smooth_pixels, unit
+from skdinoad._arrays.masks import (
     MASKED,
     UNMASKED,
     foreground,
@@ -20,9 +19,10 @@ from skdinoad._masks import (
     warn_of_empty_masks,
     without_ground,
 )
+from skdinoad._compat.sklearn import Interval, Options, StrOptions
+from skdinoad._compat.torch import resolve_device
+from skdinoad._inputs.grids import name_of, nothing_valid, size_of
 from skdinoad._neighbors import MemoryBank, import_faiss, mutual_distances
-from skdinoad._sklearn import Interval, Options, StrOptions
-from skdinoad._torch import resolve_device
 from skdinoad.base import BaseDetector
 from skdinoad.features import DinoFeatures
 

@@ -10,12 +10,12 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Bunch
 from torch.optim.swa_utils import update_bn
 
-from skdinoad._grids import name_of
-from skdinoad._maps import smooth
-from skdinoad._sklearn import Interval, StrOptions
-from skdinoad._torch import as_tensor
-from skdinoad._trained import TrainedDetector
-from skdinoad._training import batch_rows, warm_cosine
+from skdinoad._arrays.maps import smooth
+from skdinoad._compat.sklearn import Interval, StrOptions
+from skdinoad._compat.torch import as_tensor
+from skdinoad._inputs.grids import name_of
+from skdinoad._training.detector import TrainedDetector
+from skdinoad._training.loop import batch_rows, warm_cosine
 from skdinoad.features import CNNFeatures, DinoFeatures
 from skdinoad.networks import (
     RowAutoencoder,

@@ -6,14 +6,14 @@ from numbers import Integral, Real
 import numpy as np
 import torch
 
-from skdinoad._augment import Copies
-from skdinoad._grids import name_of
-from skdinoad._maps import aggregate, enlarged, smooth_pixels
-from skdinoad._sklearn import Interval, StrOptions
-from skdinoad._stable_adamw import StableAdamW
-from skdinoad._tokens import TokenGrids, check_like, gather, pack
-from skdinoad._trained import COUNT, SPAN, TrainedDetector
-from skdinoad._training import iterations, warm_cosine
+from skdinoad._arrays.maps import aggregate, enlarged, smooth_pixels
+from skdinoad._compat.sklearn import Interval, StrOptions
+from skdinoad._inputs.grids import name_of
+from skdinoad._training.augment import Copies
+from skdinoad._training.detector import COUNT, SPAN, TrainedDetector
+from skdinoad._training.loop import iterations, warm_cosine
+from skdinoad._training.stable_adamw import StableAdamW
+from skdinoad._training.tokens import TokenGrids, check_like, gather, pack
 from skdinoad.features import DinoFeatures
 from skdinoad.networks import (
     Reconstructor,

@@ -4,7 +4,10 @@ from numbers import Integral, Real
 
 import numpy as np
 
-from skdinoad._maps import clean, smooth, unit
+from skdinoad._arrays.maps import clean, smooth, unit
+from skdinoad._arrays.projection import fit_projection, project
+from skdinoad._compat.sklearn import Interval, StrOptions
+from skdinoad._compat.torch import resolve_device
 from skdinoad._neighbors import (
     k_centre_images,
     k_centre_local,
@@ -12,9 +15,6 @@ from skdinoad._neighbors import (
     nearest_local,
     squared_norms,
 )
-from skdinoad._projection import fit_projection, project
-from skdinoad._sklearn import Interval, StrOptions
-from skdinoad._torch import resolve_device
 from skdinoad.base import BaseDetector
 from skdinoad.features import DinoFeatures
 

@@ -8,14 +8,14 @@ import torch
 from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
 
-from skdinoad._geometry import field_in_pixels, warp_back
-from skdinoad._grids import name_of, nothing_valid
-from skdinoad._images import Images
-from skdinoad._maps import aggregate, smooth_pixels
-from skdinoad._sklearn import Interval, StrOptions
-from skdinoad._torch import as_tensor, resolve_device
-from skdinoad._trained import TrainedDetector
-from skdinoad._training import warm_cosine
+from skdinoad._arrays.geometry import field_in_pixels, warp_back
+from skdinoad._arrays.maps import aggregate, smooth_pixels
+from skdinoad._compat.sklearn import Interval, StrOptions
+from skdinoad._compat.torch import as_tensor, resolve_device
+from skdinoad._inputs.grids import name_of, nothing_valid
+from skdinoad._inputs.images import Images
+from skdinoad._training.detector import TrainedDetector
+from skdinoad._training.loop import warm_cosine
 from skdinoad.features import CNNFeatures, DinoFeatures
 from skdinoad.features._levels import on_grid
 from skdinoad.networks import (

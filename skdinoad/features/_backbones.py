@@ -7,8 +7,8 @@ from functools import lru_cache
 
 import torch
 
-from skdinoad._timm import timm
-from skdinoad._torch import seeded
+from skdinoad._compat.timm import timm
+from skdinoad._compat.torch import seeded
 from skdinoad.features import _weights
 
 __all__ = ["Backbone", "get_backbone", "load_backbone"]

@@ -7,10 +7,10 @@ import torch
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
-from skdinoad._images import as_images, take
-from skdinoad._labels import normal_rows
-from skdinoad._sklearn import Interval, StrOptions
-from skdinoad._torch import resolve_device, resolve_dtype
+from skdinoad._compat.sklearn import Interval, StrOptions
+from skdinoad._compat.torch import resolve_device, resolve_dtype
+from skdinoad._inputs.images import as_images, take
+from skdinoad._inputs.labels import normal_rows
 from skdinoad.features._backbones import load_backbone
 from skdinoad.features._extractor import Extractor
 from skdinoad.features._levels import cell_shifts, level_maps, level_strides, on_grid

@@ -5,9 +5,9 @@ from numbers import Integral
 import numpy as np
 import torch
 
-from skdinoad._geometry import resize_frame
-from skdinoad._sklearn import Interval, StrOptions
-from skdinoad._torch import resolve_device, resolve_dtype
+from skdinoad._arrays.geometry import resize_frame
+from skdinoad._compat.sklearn import Interval, StrOptions
+from skdinoad._compat.torch import resolve_device, resolve_dtype
 from skdinoad.features._extractor import Extractor
 
 __all__ = ["DinoFeatures"]

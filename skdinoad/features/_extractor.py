@@ -10,10 +10,10 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
-from skdinoad._geometry import is_size, resize_frame
-from skdinoad._images import as_images
-from skdinoad._sklearn import Interval, Options, StrOptions
-from skdinoad._torch import resolve_device, resolve_dtype
+from skdinoad._arrays.geometry import is_size, resize_frame
+from skdinoad._compat.sklearn import Interval, Options, StrOptions
+from skdinoad._compat.torch import resolve_device, resolve_dtype
+from skdinoad._inputs.images import as_images
 from skdinoad.base import TakesImages
 from skdinoad.features._backbones import get_backbone
 from skdinoad.features._preprocess import invalidate, resize

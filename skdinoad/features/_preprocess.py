@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from skdinoad._torch import as_tensor
+from skdinoad._compat.torch import as_tensor
 
 __all__ = ["invalidate", "resize", "valid_share"]
 

@@ -5,7 +5,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from skdinoad._timm import timm
+from skdinoad._compat.timm import timm
 from skdinoad.features._packages import PACKAGES, WeightsNotFoundError, from_package
 
 __all__ = [

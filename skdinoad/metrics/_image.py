@@ -8,7 +8,7 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from skdinoad._labels import check_labels
+from skdinoad._inputs.labels import check_labels
 
 __all__ = ["f1_max_score", "image_ap_score", "image_auroc_score", "recall_at_fpr_score"]
 

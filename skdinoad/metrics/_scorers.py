@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from skdinoad._images import take
-from skdinoad._labels import are_masks, labels_of
+from skdinoad._inputs.images import take
+from skdinoad._inputs.labels import are_masks, labels_of
 from skdinoad.metrics._image import (
     f1_max_score,
     image_ap_score,

@@ -3,7 +3,7 @@ import pytest
 from sklearn.base import clone
 
 from skdinoad import AffineAligner, DinoPatch, Pipeline
-from skdinoad._geometry import warp
+from skdinoad._arrays.geometry import warp
 from skdinoad.alignment._affine import _VIEW, _step, _whole
 from skdinoad.datasets import make_screws
 from skdinoad.testing import make_images

@@ -18,7 +18,7 @@ class Colours:
         return self
 
     def transform_frames(self, X):
-        from skdinoad._geometry import resize_frame
+        from skdinoad._arrays.geometry import resize_frame
 
         grids = []
         for image in X:

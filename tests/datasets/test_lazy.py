@@ -4,7 +4,7 @@ from PIL import Image
 from sklearn.model_selection import KFold, cross_val_score
 
 from skdinoad import DinoPatch
-from skdinoad._labels import normal_rows
+from skdinoad._inputs.labels import normal_rows
 from skdinoad.datasets import LazyMasks, read_mask
 from skdinoad.metrics import pixel_auroc_scorer
 from skdinoad.testing import make_images

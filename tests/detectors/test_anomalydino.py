@@ -10,7 +10,7 @@ from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
 
 from skdinoad import AnomalyDINO, DinoFeatures, ForegroundMask, PCAAligner, Pipeline
-from skdinoad._masks import _grown
+from skdinoad._arrays.masks import _grown
 from skdinoad.datasets import make_screws
 from skdinoad.features._backbones import load_backbone
 from skdinoad.testing import make_images

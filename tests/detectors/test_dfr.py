@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV, KFold
 
 from skdinoad import DFR, CNNFeatures, PCAAligner, Pipeline, dump
-from skdinoad._maps import smooth
+from skdinoad._arrays.maps import smooth
 from skdinoad.datasets import make_screws, plant_defect
 from skdinoad.detectors._dfr import PRESETS
 from skdinoad.features._backbones import load_backbone
@@ -187,8 +187,8 @@ def test_under_training_is_said(grids):
 
 def test_training_sees_the_whole_set_and_is_what_is_documented(grids):
     """Adam on the mean squared error over rows of any images, step by step."""
-    from skdinoad._torch import seeded
-    from skdinoad._training import batch_rows
+    from skdinoad._compat.torch import seeded
+    from skdinoad._training.loop import batch_rows
     from skdinoad.networks import RowAutoencoder
 
     settings = {"schedule": "constant", "learning_rate": 1e-3, "precision": "float32"}

@@ -15,9 +15,9 @@ from sklearn.model_selection import GridSearchCV, KFold
 from torch.nn.functional import interpolate
 
 from skdinoad import DinoFeatures, Dinomaly, PCAAligner, Pipeline, dump
-from skdinoad._tokens import TokenGrids, pack
-from skdinoad._torch import seeded
-from skdinoad._training import batch_rows
+from skdinoad._compat.torch import seeded
+from skdinoad._training.loop import batch_rows
+from skdinoad._training.tokens import TokenGrids, pack
 from skdinoad.datasets import make_screws, plant_defect
 from skdinoad.features import _dino
 from skdinoad.metrics import pixel_auroc_score

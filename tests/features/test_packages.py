@@ -69,7 +69,7 @@ def test_lite0_knows_a_screw_and_a_cat(rng):
     import torch
     from safetensors.torch import load_file
 
-    from skdinoad._timm import timm
+    from skdinoad._compat.timm import timm
     from skdinoad.features._preprocess import resize
 
     network = timm.create_model("tf_efficientnet_lite0").eval()

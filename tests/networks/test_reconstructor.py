@@ -6,7 +6,7 @@ import torch
 from scipy.special import erf
 from torch import nn
 
-from skdinoad._torch import seeded
+from skdinoad._compat.torch import seeded
 from skdinoad.networks import (
     Reconstructor,
     cosine_distance,

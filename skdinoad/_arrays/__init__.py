@@ -1,0 +1,1 @@
+"""Maths on arrays that knows nothing of estimators."""

@@ -1,0 +1,278 @@
+"""Pixel affines ("frames") and the two resamplings they serve.
+
+A frame is a float64 (3, 3) matrix that takes an output pixel (x, y, 1) to the input
+pixel it shows: x = column, y = row, pixel centres at integers, OpenCV's convention.
+Frames compose by ``@``: (aligned -> source) @ (patch -> aligned) = patch -> source.
+"""
+
+from numbers import Integral
+
+import cv2
+import numpy as np
+import torch
+
+__all__ = [
+    "BORDERS",
+    "check_angles",
+    "field_in_pixels",
+    "is_size",
+    "pose_frame",
+    "resize_frame",
+    "rotated",
+    "turn_frame",
+    "warp",
+    "warp_back",
+    "warp_rgba",
+]
+
+BORDERS = {
+    "wrap": cv2.BORDER_WRAP,
+    "reflect": cv2.BORDER_REFLECT_101,
+    "replicate": cv2.BORDER_REPLICATE,
+    "constant": cv2.BORDER_CONSTANT,
+}
+
+
+def is_size(value) -> bool:
+    """Whether a value is a (height, width) of whole, positive numbers of pixels."""
+    return len(value) == 2 and all(
+        isinstance(edge, Integral) and edge > 0 for edge in value
+    )
+
+
+def resize_frame(source_size: tuple, size: tuple) -> np.ndarray:
+    """Return the frame of a resize that maps the whole image onto the whole image.
+
+    Parameters
+    ----------
+    source_size, size : tuple of int
+        (height, width) before and after.
+
+    Returns
+    -------
+    frame : ndarray of shape (3, 3), float64
+        Resized pixel -> source pixel. A patch grid is a resize too: with patches of
+        14 pixels it gives 14 k + 6.5.
+
+    Examples
+    --------
+    >>> from skdinoad._arrays.geometry import resize_frame
+    >>> resize_frame((28, 42), (2, 3))
+    array([[14. ,  0. ,  6.5],
+           [ 0. , 14. ,  6.5],
+           [ 0. ,  0. ,  1. ]])
+    """
+    ys, xs = np.divide(source_size, size)
+    return np.array([[xs, 0, (xs - 1) / 2], [0, ys, (ys - 1) / 2], [0, 0, 1.0]])
+
+
+def pose_frame(centre, angle: float, zoom: float, size: tuple) -> np.ndarray:
+    """Return the frame that puts a source point in the middle, turned and zoomed.
+
+    Parameters
+    ----------
+    centre : array-like of shape (2,)
+        (x, y) in the source of the output's middle.
+    angle : float
+        Radians from the source's x axis, towards y, of what becomes the output's x.
+    zoom : float
+        Output pixels per source pixel.
+    size : tuple of int
+        (height, width) of the output.
+
+    Returns
+    -------
+    frame : ndarray of shape (3, 3), float64
+        Output pixel -> source pixel.
+
+    Examples
+    --------
+    >>> from skdinoad._arrays.geometry import pose_frame
+    >>> pose_frame((10, 20), angle=0, zoom=2, size=(5, 5)) @ [2, 2, 1]
+    array([10., 20.,  1.])
+    """
+    height, width = size
+    to_middle = [[1, 0, (1 - width) / 2], [0, 1, (1 - height) / 2], [0, 0, 1]]
+    c, s = np.cos(angle) / zoom, np.sin(angle) / zoom
+    turn = [[c, -s, centre[0]], [s, c, centre[1]], [0, 0, 1]]
+    return np.array(turn) @ np.array(to_middle)
+
+
+def turn_frame(size: tuple, *, mirror: bool = False) -> np.ndarray:
+    """Return the frame of a turn by 180 degrees, or of a swap of left and right."""
+    height, width = size
+    row = [0, 1, 0] if mirror else [0, -1, height - 1]
+    return np.array([[-1, 0, width - 1], row, [0, 0, 1]], dtype=np.float64)
+
+
+def check_angles(angles) -> tuple:
+    """Return angles in degrees, 0 first, each once and within 0..360."""
+    try:
+        given = np.asarray(angles, float)
+    except (TypeError, ValueError):
+        given = np.array([np.nan])
+    if given.ndim != 1 or not np.isfinite(given).all():
+        raise ValueError(
+            f"rotations={angles!r}: expected angles in degrees, such as (0, 90, 180, "
+            "270), or 'auto', 'agnostic', 'informed', 'none'."
+        )
+    return tuple(dict.fromkeys((0.0, *(given % 360).tolist())))
+
+
+def rotated(image, angle: float) -> np.ndarray:
+    """Return an image turned about its middle on its own canvas, mirrored beyond.
+
+    Parameters
+    ----------
+    image : ndarray of shape (H, W, channels), uint8
+    angle : float
+        Degrees, counter-clockwise.
+
+    Returns
+    -------
+    ndarray of shape (H, W, channels), uint8
+
+    Notes
+    -----
+    The pivot is (W / 2, H / 2), half a pixel from the middle, and sampling bilinear, as
+    in the official code of AnomalyDINO.
+    """
+    height, width = image.shape[:2]
+    matrix = cv2.getRotationMatrix2D((width / 2, height / 2), angle, 1)
+    border = BORDERS["reflect"]
+    return cv2.warpAffine(image, matrix, (width, height), borderMode=border)
+
+
+def warp(image, frame, size, *, border="replicate", nearest=False) -> np.ndarray:
+    """Resample an image into a frame.
+
+    Parameters
+    ----------
+    image : ndarray of shape (H, W) or (H, W, channels), uint8 or float32
+    frame : ndarray of shape (3, 3)
+        Output pixel -> pixel of ``image``.
+    size : tuple of int
+        (height, width) of the output.
+    border : {"wrap", "reflect", "replicate", "constant"}
+        What lies outside the image ("constant" is 0).
+    nearest : bool
+        Nearest instead of bilinear sampling.
+
+    Returns
+    -------
+    ndarray of shape (height, width[, channels])
+        Where the frame shrinks more than twofold the image is averaged first, so
+        that fine structure does not alias.
+    """
+    shrink = np.sqrt(abs(np.linalg.det(frame[:2, :2])))
+    if shrink > 2 and not nearest:
+        height, width = image.shape[:2]
+        small = (max(1, round(height / shrink)), max(1, round(width / shrink)))
+        to_small = np.linalg.inv(resize_frame((height, width), small))
+        image = cv2.resize(image, small[::-1], interpolation=cv2.INTER_AREA)
+        frame = to_small @ frame
+    sampling = cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
+    return cv2.warpAffine(
+        image,
+        frame[:2],
+        size[::-1],
+        flags=sampling | cv2.WARP_INVERSE_MAP,
+        borderMode=BORDERS[border],
+    )
+
+
+def warp_rgba(image, frame, size, *, border) -> np.ndarray:
+    """Resample an image into a frame, with alpha 255 where the image has a valid pixel.
+
+    Parameters
+    ----------
+    image : ndarray of shape (H, W, 3) or (H, W, 4), uint8
+    frame : ndarray of shape (3, 3)
+        Output pixel -> pixel of ``image``.
+    size : tuple of int
+        (height, width) of the output.
+    border : {"wrap", "reflect", "replicate", "constant"}
+        What colour lies outside the image; its alpha is 0.
+
+    Returns
+    -------
+    ndarray of shape (height, width, 4), uint8
+    """
+    valid = np.full(image.shape[:2], 255, np.uint8)
+    if image.shape[-1] == 4:
+        valid = np.where(image[..., 3] >= 128, valid, 0).astype(np.uint8)
+    color = np.ascontiguousarray(image[..., :3])
+    alpha = warp(valid, frame, size, border="constant", nearest=True)
+    return np.dstack([warp(color, frame, size, border=border), alpha])
+
+
+def field_in_pixels(fields, size) -> np.ndarray:
+    """Return offset fields in pixels of an image.
+
+    Parameters
+    ----------
+    fields : ndarray of shape (k, 2, h, w), float32
+        Offsets (x, y), in units in which the image is 2 wide and 2 high.
+    size : tuple of int
+        (H, W) of the image.
+
+    Returns
+    -------
+    ndarray of shape (k, H, W, 2), float32
+    """
+    whole = np.array(size[::-1], np.float32)
+    unit = (whole - whole / fields.shape[:1:-1]) / 2  # their outer pixels lie at +-1
+    large = [cv2.resize(np.moveaxis(field, 0, -1), size[::-1]) for field in fields]
+    return np.stack(large) * unit
+
+
+def warp_back(grid, frame, size, *, margin=0.5) -> np.ndarray:
+    """Carry a grid of scores home to the image it was computed from.
+
+    Parameters
+    ----------
+    grid : ndarray of shape (h, w), float
+        Scores; NaN = invalid cell.
+    frame : ndarray of shape (3, 3)
+        Grid index -> source pixel.
+    size : tuple of int
+        (H, W) of the source image.
+    margin : float
+        How far from the outer cell centres, in cells, a pixel still belongs to the
+        grid; 0.5 is where the outer cells end.
+
+    Returns
+    -------
+    ndarray of shape (H, W), float32
+        Bilinear between cell centres, constant beyond the outer ones. A pixel that
+        the grid does not cover, or whose surroundings are mostly invalid, is 0.
+
+    Notes
+    -----
+    torch samples at exact positions; OpenCV rounds them to 1/32 cell, visible as
+    steps when a cell is 14 pixels wide.
+    """
+    h, w = grid.shape
+    x, y = _grid_positions(np.linalg.inv(frame), size)
+    valid = np.isfinite(grid)
+    layers = torch.from_numpy(np.stack([np.where(valid, grid, 0), valid]))
+    scale = [2 / max(w - 1, 1), 2 / max(h - 1, 1)]
+    position = torch.stack([x * scale[0] - 1, y * scale[1] - 1], dim=-1)
+    total, weight = torch.nn.functional.grid_sample(
+        layers[None].float(),
+        position[None].float(),
+        padding_mode="border",
+        align_corners=True,
+    )[0]
+    inside = (x >= -margin) & (x <= w - 1 + margin)
+    inside &= (y >= -margin) & (y <= h - 1 + margin)
+    trusted = inside & (weight >= 0.5)
+    return torch.where(trusted, total / weight.clamp_min(0.5), 0).numpy()
+
+
+def _grid_positions(to_grid, size):
+    """Return the grid coordinates (x, y) of every pixel, two (H, W) tensors."""
+    rows = torch.arange(size[0], dtype=torch.float64)[:, None]
+    columns = torch.arange(size[1], dtype=torch.float64)[None]
+    (a, b, c), (d, e, f) = to_grid[:2]
+    return a * columns + (b * rows + c), d * columns + (e * rows + f)

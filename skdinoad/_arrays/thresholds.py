@@ -1,0 +1,165 @@
+"""Thresholds from scores that were held out: with a promise, or best on labels.
+
+Scores are higher = more normal: an image is flagged if its score is below the
+threshold. Pixels are counted in bins of rising map values (higher = more anomalous)
+and flagged above the threshold.
+"""
+
+import numpy as np
+
+__all__ = [
+    "OBJECTIVES",
+    "best_bin",
+    "best_threshold",
+    "conformal_p_values",
+    "conformal_rank",
+    "controlled_bin",
+    "cost_objective",
+    "normals_needed",
+    "recall_objective",
+]
+
+
+def conformal_rank(n: int, rate: float) -> int:
+    """Return the rank k of the threshold among n held-out normal scores, 0 = too few.
+
+    A new normal score is as likely as any of the n to have each rank among all n + 1,
+    so that it falls below the k-th lowest with probability k / (n + 1) <= rate.
+
+    Examples
+    --------
+    >>> from skdinoad._arrays.thresholds import conformal_rank
+    >>> conformal_rank(99, 0.01), conformal_rank(98, 0.01), conformal_rank(19, 0.1)
+    (1, 0, 2)
+    """
+    return int((n + 1) * rate + 1e-9)
+
+
+def normals_needed(rate: float) -> int:
+    """Return the number of held-out normals from which a rate can be promised."""
+    return int(np.ceil(1 / rate - 1e-9)) - 1
+
+
+def conformal_p_values(held_out, scores) -> np.ndarray:
+    """Return for each score the share of normals, itself included, not above it.
+
+    A p-value is at most ``rate`` exactly if the score is below the threshold of that
+    rate. Bates et al., "Testing for Outliers with Conformal p-values", Annals of
+    Statistics 51, 2023, eq. 3.
+    """
+    below = np.searchsorted(np.sort(held_out), scores, side="right")
+    return (1 + below) / (len(held_out) + 1)
+
+
+# -- the best on labels -------------------------------------------------------------
+
+#: Of (found, false, bad, good): how many of so many are flagged. Higher is better.
+OBJECTIVES = {
+    "f1": lambda found, false, bad, good: 2 * found / (bad + found + false),
+    "balanced_accuracy": lambda found, false, bad, good: (
+        (found / bad + 1 - false / good) / 2
+    ),
+}
+
+
+def recall_objective(rate):
+    """Recall, where no more than a share of the good ones is flagged."""
+    return lambda found, false, bad, good: np.where(
+        false <= rate * good * (1 + 1e-12), found / bad, -np.inf
+    )
+
+
+def cost_objective(matrix):
+    """Total cost, its sign changed; rows are true and columns predicted -1, +1."""
+    matrix = np.asarray(matrix, float)
+    if matrix.shape != (2, 2) or not np.isfinite(matrix).all():
+        raise ValueError(
+            f"cost_matrix={matrix.tolist()}: expected 2 rows (true -1, +1) of 2 finite "
+            "costs (predicted -1, +1)."
+        )
+    (hit, miss), (alarm, passed) = matrix
+    return lambda found, false, bad, good: (
+        -(hit * found + miss * (bad - found) + alarm * false + passed * (good - false))
+    )
+
+
+def best_threshold(normal, scores, objective) -> float:
+    """Return the threshold with the best objective; of equal ones the lowest.
+
+    Parameters
+    ----------
+    normal : ndarray of shape (n,), bool
+    scores : ndarray of shape (n,)
+        Higher = more normal.
+    objective : callable
+        Of arrays (found, false) and numbers (bad, good), see ``OBJECTIVES``.
+
+    Returns
+    -------
+    threshold : float
+        Half way between the scores it divides.
+    """
+    levels, where = np.unique(scores, return_inverse=True)
+    counts = [
+        np.bincount(where[rows], minlength=len(levels)) for rows in (~normal, normal)
+    ]
+    found, false = (np.append(0, part.cumsum()) for part in counts)
+    best = _best(objective, found, false, (~normal).sum(), normal.sum())
+    if best in (0, len(levels)):  # flag nothing seen here, or all of it
+        return float(levels[0] if best == 0 else np.nextafter(levels[-1], np.inf))
+    below, above = levels[best - 1 : best + 1]
+    return float(max((below + above) / 2, np.nextafter(below, np.inf)))
+
+
+def best_bin(bad, good, objective) -> int:
+    """Return the bin above which pixels are to be flagged; of equal ones the highest.
+
+    Parameters
+    ----------
+    bad, good : ndarray of shape (m,), int
+        Anomalous and normal pixels in bins of rising map values.
+    objective : callable
+    """
+    found, false = bad[::-1].cumsum()[::-1], good[::-1].cumsum()[::-1]
+    used = np.flatnonzero(bad)[::-1]  # elsewhere only false alarms are gained
+    flagged = (np.append(0, part[used]) for part in (found, false))
+    best = _best(objective, *flagged, found[0], false[0])
+    return len(bad) - 1 if best == 0 else int(used[best - 1]) - 1
+
+
+def _best(objective, found, false, bad, good):
+    """Return the index of the best; a figure that is 0 / 0 is no best."""
+    if not bad or not good:
+        raise ValueError(
+            f"{bad} anomalous and {good} normal are held out; an optimum needs both."
+        )
+    with np.errstate(invalid="ignore", divide="ignore"):
+        values = np.asarray(objective(found, false, bad, good), float)
+    if np.isnan(values).all():
+        raise ValueError("The figure to optimise is NaN at every threshold.")
+    return int(np.argmax(np.where(np.isnan(values), -np.inf, values)))
+
+
+def controlled_bin(shares, n: int, rate: float) -> int:
+    """Return the lowest bin above which a new normal map is flagged little enough.
+
+    Parameters
+    ----------
+    shares : ndarray of shape (m,)
+        Sum over n normal maps of the share of their pixels in each bin.
+    n : int
+    rate : float
+        The expected share of a new normal map that lies above is at most this.
+
+    Notes
+    -----
+    Angelopoulos et al., "Conformal Risk Control", ICLR 2024, eq. 4, with loss <= 1.
+    """
+    if n < normals_needed(rate):
+        raise ValueError(
+            f"A rate of {rate} needs {normals_needed(rate)} normal images to be held "
+            f"out, and there are {n}."
+        )
+    above = shares.sum() - shares.cumsum()
+    allowed = rate * (n + 1) - 1 + 1e-9
+    return int(np.argmax(above <= allowed))

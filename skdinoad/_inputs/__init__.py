@@ -1,0 +1,1 @@
+"""What X and y may hold: images, grids of patch features, labels."""

@@ -1,0 +1,54 @@
+"""What X may hold: images, or grids of the patch features of images."""
+
+import numpy as np
+
+from skdinoad._inputs.images import Images
+
+__all__ = ["check_grids", "holds_images", "name_of", "nothing_valid", "size_of"]
+
+
+def holds_images(X):
+    """Whether X holds images (or paths) rather than grids of patch features."""
+    if isinstance(X, np.ndarray) and X.dtype != object:
+        return not (X.ndim == 4 and len(X) and _is_grid(X[0]))
+    if isinstance(X, (list, tuple, np.ndarray)) and len(X):
+        return not (isinstance(X[0], np.ndarray) and _is_grid(X[0]))
+    return True
+
+
+def _is_grid(item):
+    """Whether one item is a grid of features and not an image, channels first."""
+    if item.ndim != 3 or item.dtype.kind != "f" or item.shape[-1] <= 4:
+        return False
+    channels_first = item.shape[0] in (1, 3, 4) and min(item.shape[1:]) >= 16
+    return not channels_first or bool((item < 0).any())  # no pixel is negative
+
+
+def check_grids(X):
+    if X is None or len(X) == 0:
+        raise ValueError("X is empty: 0 samples; expected features (n, h, w, c).")
+    for row, grid in enumerate(X):
+        if np.ndim(grid) != 3 or np.isinf(grid).any():
+            raise ValueError(
+                f"X[{row}] has shape {np.shape(grid)}; expected features (h, w, c) "
+                "that are finite, or NaN where a patch is invalid."
+            )
+    return X
+
+
+def nothing_valid(X, row):
+    """Return the error for an image of which nothing can be scored."""
+    return ValueError(
+        f"{name_of(X, row)} has no valid patch where training images have one, so it "
+        "has no score. Check its alpha channel and alignment."
+    )
+
+
+def name_of(X, row):
+    """Return how messages call row ``row`` of X."""
+    return X.name(row) if isinstance(X, Images) else f"X[{row}]"
+
+
+def size_of(X, row):
+    """Return (H, W) of an image, or (h, w) of a grid."""
+    return X.size(row) if isinstance(X, Images) else X[row].shape[:2]

@@ -1,0 +1,235 @@
+"""What detectors that train a network share: folds, time limits, resumption."""
+
+import time
+import warnings
+from numbers import Integral, Real
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+
+from skdinoad._compat.sklearn import Interval, StrOptions
+from skdinoad._compat.torch import (
+    as_tensor,
+    multiplies_bfloat16,
+    resolve_device,
+    seeded,
+)
+from skdinoad._training.loop import Run, batch_rows, holdout_splits, train
+from skdinoad.base import BaseDetector
+
+__all__ = ["COUNT", "SPAN", "TrainedDetector"]
+
+#: A number, or None for the preset's.
+COUNT = [None, Interval(Integral, 1, None, closed="left")]
+
+#: A number or share of iterations, or None for the preset's.
+SPAN = [
+    None,
+    Interval(Integral, 0, None, closed="left"),
+    Interval(Real, 0, 1, closed="both"),
+]
+
+
+class TrainedDetector(BaseDetector):
+    """Base class of the detectors that train a network on features or images.
+
+    Threshold and display limits come from further networks, one for each fold of the
+    training images, or from a share of images that no network learns from.
+
+    A subclass has the parameters below, a table ``_presets`` of what they are where
+    they are None, says under which ``_weights_name`` the weights are kept, and writes
+
+    - ``_gather(X)`` -> what there is to learn from, a Bunch: ``image`` (m,) is the
+      number of the image that each of its m rows shows;
+    - ``_identity(data)`` -> what two fits must share to be one training;
+    - ``_new_network(data, rows)`` -> a network to train on these rows, on the CPU;
+    - ``_optimizer(parameters)``;
+    - ``_loss(network, data, rows)`` -> the function of an iteration to its loss;
+    - ``_rate(i)`` -> the learning rate of iteration i;
+    - ``_judge(network, data, row)`` -> the score grid of the image of one row;
+    - ``_from_weights(weights)`` -> a network to score with;
+
+    and, where the defaults do not do, ``_risen()``, the number of iterations before
+    which a network has hardly learned, and ``_conclude(network, data)``, which follows
+    the training.
+    """
+
+    _parameter_constraints = {
+        **BaseDetector._parameter_constraints,
+        "n_iter": COUNT,
+        "batch_size": COUNT,
+        "learning_rate": [None, Interval(Real, 0, None, closed="neither")],
+        "holdout": [
+            None,
+            Interval(Integral, 2, None, closed="left"),
+            Interval(Real, 0, 1, closed="neither"),
+        ],
+        "max_time": [None, Interval(Real, 0, None, closed="left")],
+        "warm_start": ["boolean"],
+        "precision": [StrOptions({"auto", "float32", "bfloat16"})],
+        "device": [str],
+        "random_state": ["random_state"],
+    }
+
+    #: Largest norm of the gradient; None = any.
+    grad_clip = None
+
+    # -- the parts of a detector ------------------------------------------------------
+
+    def _fit_images(self, X):
+        self._draw_seed()
+        data = self._gather(X)
+        splits = holdout_splits(data.image, self.holdout, self._seed)
+        runs = self._runs_to_go_on_with(data, len(splits))
+        end = None if self.max_time is None else time.monotonic() + self.max_time
+        self._held = []
+        for k, (learned, held) in enumerate(splits, start=1 - len(splits)):
+            # The network to keep is number 0, whatever the number of folds.
+            run = runs.pop(k, None) or self._new_run(data, k, learned)
+            runs.update({k: run} if self.warm_start else {})  # or dropped once asked
+            left = None if end is None else (end - time.monotonic()) / (1 - k)
+            name = f"fold {k + len(splits)}" if k else "train"
+            self._train(run, data, learned, left, name)
+            self._held += [(i, self._judge(run.network, data, i)) for i in held]
+        self._keep(run)
+        self._conclude(run.network, data)
+
+    def _risen(self):
+        return self._setting("n_iter") // 10
+
+    def _conclude(self, network, data):
+        pass
+
+    def _set_offset(self):
+        self._set_no_offset() if self.holdout is None else super()._set_offset()
+
+    def _holdout_grids(self):
+        grids = [grid for _, grid in sorted(self._held, key=lambda pair: pair[0])]
+        del self._held
+        return grids or None
+
+    def _forget(self):
+        if hasattr(self, self._weights_name):
+            self._before = getattr(self, self._weights_name), self.loss_curve_
+            self._runs = getattr(self, "_runs", {})
+        super()._forget()
+
+    def __getstate__(self):
+        """Pickle the weights, not what only this process needs to train on."""
+        passing = ("_runs", "_before", "_loaded", "_held")
+        state = super().__getstate__()
+        return {k: v for k, v in state.items() if k not in passing}
+
+    # -- private: settings ------------------------------------------------------------
+
+    def _setting(self, name):
+        value = getattr(self, name)
+        return self._presets[self.preset][name] if value is None else value
+
+    def _low(self, device):
+        """Whether training multiplies in bfloat16."""
+        if self.precision == "auto":
+            return multiplies_bfloat16(device)
+        return self.precision == "bfloat16"
+
+    def _batch(self, rows, i, least=1):
+        """Return the rows of iteration i, some of them twice if there are few."""
+        batch = batch_rows(len(rows), self._setting("batch_size"), i, self._seed)
+        return np.resize(rows[batch], max(least, len(batch)))
+
+    def _draw_seed(self):
+        """Draw a seed; a training that goes on keeps its own where none is given."""
+        given = isinstance(self.random_state, Integral)
+        if given or not (self.warm_start and hasattr(self, "_run_key")):
+            self._seed = check_random_state(self.random_state).randint(2**30)
+
+    # -- private: training ------------------------------------------------------------
+
+    def _runs_to_go_on_with(self, data, n):
+        """Return the networks of the last fit, {} if this is another training."""
+        key = (self._identity(data), n, self._seed, self.holdout)
+        before, self._run_key = getattr(self, "_run_key", None), key
+        if self.warm_start and before == key:
+            done, n_iter = len(self._before[1]), self._setting("n_iter")
+            if n_iter < done:
+                raise ValueError(
+                    f"n_iter={n_iter} with warm_start=True, but {done} iterations are "
+                    "done: n_iter is their number altogether."
+                )
+            return self._runs
+        if self.warm_start and before is not None:
+            warnings.warn(
+                "warm_start=True, but images, features or settings are not those of "
+                "the last fit: the training starts anew.",
+                UserWarning,
+                stacklevel=4,
+            )
+        self._runs, self._before = {}, (None, [])
+        return self._runs
+
+    def _new_run(self, data, k, rows):
+        with seeded(self._seed):  # the same for all: their scores are compared
+            network = self._new_network(data, rows)
+        weights, losses = self._before if k == 0 else (None, [])
+        if weights is not None:  # loaded from a file: the moments start anew
+            _load(network, weights)
+        network.to(resolve_device(self.device))
+        return Run(network, self._optimizer(network.parameters()), list(losses))
+
+    def _train(self, run, data, rows, seconds, name):
+        n_iter = self._setting("n_iter")
+        for group in run.optimizer.param_groups:  # may be another one since
+            group["weight_decay"] = getattr(self, "weight_decay", 0)
+        try:
+            train(
+                run,
+                self._loss(run.network, data, rows),
+                n_iter=n_iter,
+                learning_rate=self._rate,
+                grad_clip=self.grad_clip,
+                seed=self._seed,
+                max_time=seconds,
+                verbose=self.verbose,
+                name=name,
+            )
+        except FloatingPointError:
+            self._run_key = None  # nothing to go on with
+            raise
+        if len(run.losses) < min(self._risen(), n_iter):
+            warnings.warn(
+                f"max_time={self.max_time} stopped {name!r} after {len(run.losses)} of "
+                f"{n_iter} iterations: it has hardly learned. Allow more time, fewer "
+                "n_iter, or holdout=None.",
+                ConvergenceWarning,
+                stacklevel=5,
+            )
+
+    def _keep(self, run):
+        """Keep what scoring needs."""
+        self.loss_curve_, self.n_iter_ = list(run.losses), len(run.losses)
+        state = run.network.state_dict()
+        weights = {k: v.detach().cpu().numpy().copy() for k, v in state.items()}
+        setattr(self, self._weights_name, weights)
+        self._loaded, self._before = None, (None, [])
+
+    def _network(self):
+        """Return the trained network, built from its weights where it is not yet."""
+        device = resolve_device(self.device)
+        if getattr(self, "_loaded", None) is None or self._loaded[0] != device:
+            weights = getattr(self, self._weights_name)
+            with seeded(0):  # its first weights are drawn, and then replaced
+                network = self._from_weights(weights)
+            _load(network, weights)
+            self._loaded = device, network.eval().requires_grad_(False).to(device)
+        return self._loaded[1]
+
+
+def _load(network, weights):
+    """Take over weights, a dict of name to ndarray."""
+    try:
+        network.load_state_dict({k: as_tensor(v) for k, v in weights.items()})
+    except RuntimeError as error:
+        raise ValueError(
+            f"These are the weights of a network of another shape: {error}"
+        ) from error

@@ -1,0 +1,119 @@
+"""Folds of a threshold's choice: what each model finds on images it has not seen."""
+
+import numpy as np
+from sklearn.base import clone
+from sklearn.utils import Bunch
+
+from skdinoad._inputs.images import take
+from skdinoad.metrics._pixel import check_pair
+from skdinoad.metrics._streaming import N_BINS, bins_of
+from skdinoad.pipeline import predict_map
+
+__all__ = ["check_scores", "checked_groups", "fitted", "judge", "merged", "spread"]
+
+#: Maps held at a time.
+_CHUNK = 16
+
+
+def checked_groups(groups, n):
+    """Return the group of each row as an array; all the same if there are none."""
+    groups = np.zeros(n, int) if groups is None else np.asarray(groups)
+    if groups.shape != (n,):
+        raise ValueError(
+            f"groups has shape {groups.shape}; expected one of {n} images."
+        )
+    return groups
+
+
+def spread(labels, groups, folds, rng):
+    """Return the fold of each row: every label of every group in as many as can be."""
+    out, start = np.empty(len(labels), int), 0
+    for label in (1, -1):
+        for group in np.unique(groups):
+            rows = rng.permutation(
+                np.flatnonzero((labels == label) & (groups == group))
+            )
+            out[rows] = (start + np.arange(len(rows))) % folds
+            start += len(rows)
+    return out
+
+
+def fitted(estimator, X, rows):
+    """Return a copy of an estimator, fitted on some rows, all of them normal."""
+    return clone(estimator).fit(take(X, rows), None)
+
+
+def judge(estimator, X, labels, groups, masks, pixels, keep, train, test):
+    """Fit on the normal rows of one fold and look at the others.
+
+    Parameters
+    ----------
+    estimator : detector or Pipeline
+    X, labels, groups, masks
+        All rows; ``masks`` may be None.
+    pixels, keep : bool
+        Whether to count the pixels of heat maps, and to return the model.
+    train, test : ndarray of int
+
+    Returns
+    -------
+    Bunch
+        ``rows``, their ``scores``, ``counts`` {group: what its maps hold, by bin} and
+        ``model``.
+    """
+    model = fitted(estimator, X, train[labels[train] == 1])
+    scores = model.score_samples(take(X, test))
+    check_scores(scores, test)
+    counts = {}
+    for group in np.unique(groups[test]).tolist() if pixels else ():
+        rows = test[groups[test] == group]
+        counts[group] = _counts(model, X, rows, labels, masks)
+    return Bunch(rows=test, scores=scores, counts=counts, model=model if keep else None)
+
+
+def check_scores(scores, rows):
+    """Raise ValueError, naming the row, unless all scores are finite."""
+    if not np.isfinite(scores).all():
+        row = rows[np.flatnonzero(~np.isfinite(scores))[0]]
+        raise ValueError(
+            f"The score of X[{row}] is not finite; no threshold holds then."
+        )
+
+
+def _counts(model, X, rows, labels, masks):
+    """Return shares, number of normal maps, bad and good pixels; arrays by bin."""
+    shares, n = np.zeros(N_BINS), 0
+    bad, good = np.zeros(N_BINS, np.int64), np.zeros(N_BINS, np.int64)
+    for start in range(0, len(rows), _CHUNK):
+        part = rows[start : start + _CHUNK]
+        for row, heat in zip(part, predict_map(model, take(X, part))):
+            bins = bins_of(heat).ravel()
+            if labels[row] == 1:
+                counted = np.bincount(bins, minlength=N_BINS)
+                shares, n, good = shares + counted / len(bins), n + 1, good + counted
+            elif masks is not None:
+                mask = check_pair(masks[row], heat, row)[0].ravel()
+                good += np.bincount(bins[~mask], minlength=N_BINS)
+                bad += np.bincount(bins[mask], minlength=N_BINS)
+    return _sparse(shares), n, _sparse(bad), _sparse(good)
+
+
+def _sparse(counts):
+    """Return the bins that hold anything, and what they hold: far less to keep."""
+    used = np.flatnonzero(counts)
+    return used, counts[used]
+
+
+def merged(folds, group):
+    """Return the counts of one group in all folds together.
+
+    Sum of the shares of normal maps by bin, number of normal maps, bad and good pixels
+    by bin.
+    """
+    parts = [counts[group] for counts in folds if group in counts]
+    out = [np.zeros(N_BINS), 0, np.zeros(N_BINS, np.int64), np.zeros(N_BINS, np.int64)]
+    for shares, n, bad, good in parts:
+        out[1] += n
+        for i, (used, held) in ((0, shares), (2, bad), (3, good)):
+            out[i][used] += held
+    return out

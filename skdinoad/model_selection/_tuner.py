@@ -1,0 +1,471 @@
+"""Thresholds by cross-validation."""
+
+from numbers import Integral, Real
+from pathlib import Path
+
+import numpy as np
+from joblib import Parallel, delayed
+from sklearn.base import BaseEstimator, MetaEstimatorMixin, OutlierMixin
+from sklearn.model_selection import PredefinedSplit, check_cv
+from sklearn.utils.validation import check_is_fitted
+
+from skdinoad._arrays.thresholds import (
+    OBJECTIVES,
+    best_bin,
+    best_threshold,
+    conformal_p_values,
+    conformal_rank,
+    controlled_bin,
+    cost_objective,
+    normals_needed,
+    recall_objective,
+)
+from skdinoad._compat.sklearn import Interval, StrOptions
+from skdinoad._inputs.labels import are_masks, labels_of
+from skdinoad.base import TakesImages
+from skdinoad.metrics._streaming import upper_edges
+from skdinoad.model_selection._folds import (
+    check_scores,
+    checked_groups,
+    fitted,
+    judge,
+    merged,
+    spread,
+)
+from skdinoad.pipeline import predict_map
+
+__all__ = ["ThresholdTunerCV"]
+
+
+class ThresholdTunerCV(TakesImages, OutlierMixin, MetaEstimatorMixin, BaseEstimator):
+    """Choose the threshold of a detector or Pipeline from scores held out.
+
+    Without labels the threshold keeps a wanted rate of false alarms: normal images are
+    scored, fold by fold, by models that have not seen them, and the threshold is their
+    conformal quantile. With labels it is the exact optimum of a figure of merit over
+    all thresholds. The model to use is then fitted on all normal images.
+
+    Parameters
+    ----------
+    estimator : detector or Pipeline
+        Fitted detectors go in as ``FrozenEstimator(detector)``, with images that they
+        have not learned from. Give detectors that train a network ``holdout=None``:
+        the networks behind their own threshold are not needed.
+    target_fpr : float, default=0.01
+        Wanted rate of false alarms. Needs at least ``1 / target_fpr - 1`` normal
+        images (of each group): 99 for 0.01, 19 for 0.05, 9 for 0.1.
+    scoring : {"f1", "balanced_accuracy", "recall", "cost"}, callable or None, \
+default=None
+        What is optimal, if ``y`` labels anomalous images: F1 of the anomalous class,
+        balanced accuracy, the recall while the share of normals flagged is at most
+        ``target_fpr``, or the least cost. A callable ``metric(y_true, y_pred)`` of
+        labels, higher = better, is asked about every threshold. None: ``target_fpr``.
+    cost_matrix : array-like of shape (2, 2), default=((0, 10), (1, 0))
+        For "cost". Rows are the truth and columns the prediction, each first -1, then
+        +1, as ``sklearn.metrics.confusion_matrix`` has it: by default a missed defect
+        is as dear as ten false alarms.
+    target_pixel_fpr : float or None, default=None
+        If given, ``pixel_threshold_`` is chosen too: the expected share of a normal
+        image's pixels above it is at most this. Needs ``1 / target_pixel_fpr - 1``
+        normal images. With ``scoring`` and masks as ``y``, pixels get the optimum of
+        the same figure; then "recall" takes its rate from here.
+    cv : int, splitter or iterable of (train, test), default=5
+        An int is a number of folds, at most one for each normal image, into which
+        labels and groups are spread evenly. To keep lots together pass the splits:
+        ``list(GroupKFold(5).split(X, groups=lots))``.
+    refit : bool, default=True
+        Whether the final model learns from all normal images. False keeps the model of
+        a ``cv`` that splits once, as ``ShuffleSplit(1, test_size=0.3)`` does: what is
+        promised then holds exactly, see Notes.
+    n_jobs : int or None, default=None
+        Folds at the same time.
+    random_state : int, default=0
+        Draws the folds if ``cv`` is an int.
+
+    Attributes
+    ----------
+    estimator_ : estimator
+        The final model.
+    offset_ : float, or dict of group to float
+        ``score_samples`` below it are anomalous.
+    pixel_threshold_ : float, or dict of group to float
+        Map values above it are anomalous; only with ``target_pixel_fpr``, or
+        ``scoring`` and masks.
+    holdout_scores_ : ndarray of shape (n,)
+        ``score_samples`` of each row by a model that has not seen it; NaN for rows
+        that ``cv`` never holds out.
+    labels_ : ndarray of shape (n,)
+        +1 / -1 of each row.
+
+    See Also
+    --------
+    sklearn.model_selection.TunedThresholdClassifierCV : For classifiers.
+
+    Notes
+    -----
+    *What is promised.* If normal images are exchangeable and the model that scores the
+    held-out ones is the one that is used (``refit=False``, or a FrozenEstimator), a new
+    normal image is flagged with probability at most ``target_fpr``, whatever the
+    detector and however few images; this is an average over the draw of the held-out
+    images too. With folds and ``refit=True`` each image serves twice; there the rate is
+    measured, not proved (``benchmarks/false_alarms.py``): the final model has seen more
+    images than those of the folds, so that normals look a little more normal to it.
+
+    *With labels* the threshold is the best on these very images, held out. How good it
+    is on others, ``cross_validate`` tells, with this estimator inside.
+
+    References
+    ----------
+    Vovk, Gammerman, Shafer, "Algorithmic Learning in a Random World", 2005; Laxhammar,
+    Falkman, "Conformal prediction for distribution-independent anomaly detection in
+    streaming vessel data", 2010. Pixels: Angelopoulos, Bates, Fisch, Lei, Schuster,
+    "Conformal Risk Control", ICLR 2024.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdinoad import DinoPatch, ThresholdTunerCV
+    >>> rng = np.random.default_rng(0)
+    >>> F = rng.normal(size=(30, 2, 2, 8))            # features of 30 good images
+    >>> tuner = ThresholdTunerCV(DinoPatch(), target_fpr=0.1).fit(F)
+    >>> tuner.predict(F[:2] + 5)
+    array([-1, -1])
+    >>> tuner.p_values(F[:1] + 5).round(3)
+    array([0.032])
+    """
+
+    _parameter_constraints = {
+        "estimator": "no_validation",
+        "target_fpr": [Interval(Real, 0, 1, closed="neither")],
+        "scoring": [StrOptions({*OBJECTIVES, "recall", "cost"}), callable, None],
+        "cost_matrix": ["array-like"],
+        "target_pixel_fpr": [Interval(Real, 0, 1, closed="neither"), None],
+        "cv": [Interval(Integral, 2, None, closed="left"), "cv_object"],
+        "refit": ["boolean"],
+        "n_jobs": [Integral, None],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(
+        self,
+        estimator,
+        *,
+        target_fpr=0.01,
+        scoring=None,
+        cost_matrix=((0, 10), (1, 0)),
+        target_pixel_fpr=None,
+        cv=5,
+        refit=True,
+        n_jobs=None,
+        random_state=0,
+    ):
+        self.estimator = estimator
+        self.target_fpr = target_fpr
+        self.scoring = scoring
+        self.cost_matrix = cost_matrix
+        self.target_pixel_fpr = target_pixel_fpr
+        self.cv = cv
+        self.refit = refit
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+
+    # -- fitting ----------------------------------------------------------------------
+
+    def fit(self, X, y=None, groups=None):
+        """Choose the threshold, then fit on all normal images.
+
+        Parameters
+        ----------
+        X : array, list of images or paths, or feature grids
+        y : None, array-like of shape (n,), or masks of shape (n, H, W)
+            +1 normal, -1 anomalous; None = all normal. Nothing learns from anomalous
+            rows; they choose the threshold if ``scoring`` is given.
+        groups : array-like of shape (n,) or None
+            The product that each image shows: one model for all, but a threshold for
+            each.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If there are too few normal images for the wanted rate, naming how many are
+            needed; if ``scoring`` needs anomalous images and there are none; or as the
+            estimator's ``fit`` does.
+        """
+        self._validate_params()
+        self._check_kinds(X)
+        for name in [name for name in vars(self) if name.endswith("_")]:
+            delattr(self, name)  # a tuner half new, half old would decide in silence
+        labels = np.ones(len(X), int) if y is None else labels_of(y, len(X))
+        self._grouped = groups is not None
+        groups = checked_groups(groups, len(X))
+        masks = y if y is not None and are_masks(y) else None
+        optimum, pixels = self._wants_pixels(masks)
+        self._check_numbers(labels, groups, optimum)
+        splits, keep = self._splits(X, labels, groups), not self.refit
+        task = (self.estimator, X, labels, groups, masks, pixels, keep)
+        folds = Parallel(n_jobs=self.n_jobs)(
+            delayed(judge)(*task, *split) for split in splits
+        )
+        self._choose(folds, labels, groups, optimum, pixels)
+        normal = np.flatnonzero(labels == 1)
+        self.estimator_ = folds[0].model if keep else fitted(self.estimator, X, normal)
+        return self
+
+    def _choose(self, folds, labels, groups, optimum, pixels):
+        """Set the thresholds from what the folds found."""
+        self.labels_, self._groups = labels, groups
+        self.holdout_scores_ = np.full(len(labels), np.nan)
+        for fold in folds:
+            self.holdout_scores_[fold.rows] = fold.scores
+        self.offset_ = self._by_group(self._offset)
+        if pixels:
+            counts = [fold.counts for fold in folds]
+            self.pixel_threshold_ = self._by_group(
+                lambda group: self._pixel_threshold(merged(counts, group), optimum)
+            )
+
+    # -- scoring ----------------------------------------------------------------------
+
+    def fit_predict(self, X, y=None, groups=None):
+        """Fit and label the same images, as ``fit(X, y, groups).predict(X, groups)``.
+
+        A memory bank knows its training images: ``holdout_scores_ < offset_`` says what
+        models would that have not seen them.
+        """
+        return self.fit(X, y, groups).predict(X, groups)
+
+    def score_samples(self, X):
+        """Return the normality of each image by the final model; higher = normal."""
+        check_is_fitted(self, "estimator_")
+        scores = self.estimator_.score_samples(X)
+        check_scores(scores, np.arange(len(scores)))
+        return scores
+
+    def decision_function(self, X, groups=None):
+        """Return ``score_samples(X)`` minus the threshold: below 0 is anomalous.
+
+        Parameters
+        ----------
+        X : array, list of images or paths, or feature grids
+        groups : array-like of shape (n,), if ``fit`` had groups
+
+        Returns
+        -------
+        decision : ndarray of shape (n,), float64
+        """
+        check_is_fitted(self, "estimator_")
+        offsets = self._of_each(self.offset_, groups, len(X))
+        return self.score_samples(X) - offsets
+
+    def predict(self, X, groups=None):
+        """Return +1 for images that look normal and -1 for anomalous ones.
+
+        Parameters
+        ----------
+        X : array, list of images or paths, or feature grids
+        groups : array-like of shape (n,), if ``fit`` had groups
+
+        Returns
+        -------
+        labels : ndarray of shape (n,), int
+        """
+        return np.where(self.decision_function(X, groups) < 0, -1, 1)
+
+    def p_values(self, X, groups=None):
+        """Return how often a normal image would look at least as odd.
+
+        Parameters
+        ----------
+        X : array, list of images or paths, or feature grids
+        groups : array-like of shape (n,), if ``fit`` had groups
+
+        Returns
+        -------
+        p : ndarray of shape (n,)
+            Conformal p-values, from ``1 / (m + 1)`` with m held-out normals (of the
+            group) up to 1. Without ``scoring``, ``predict`` flags ``p <= target_fpr``.
+        """
+        check_is_fitted(self, "estimator_")
+        self._of_each(self.offset_, groups, len(X))  # complains of unknown groups
+        scores, normal = self.score_samples(X), self.labels_ == 1
+        out = np.empty(len(scores))
+        for group in np.unique(self._groups):
+            held = self.holdout_scores_[normal & (self._groups == group)]
+            rows = slice(None) if groups is None else np.asarray(groups) == group
+            known = held[np.isfinite(held)]
+            out[rows] = conformal_p_values(known, scores[rows])
+        return out
+
+    def predict_map(self, X):
+        """Return heat maps by the final model; see :func:`skdinoad.predict_map`."""
+        check_is_fitted(self, "estimator_")
+        return predict_map(self.estimator_, X)
+
+    def predict_mask(self, X, groups=None):
+        """Return which pixels are anomalous.
+
+        Parameters
+        ----------
+        X : array, list of images or paths
+        groups : array-like of shape (n,), if ``fit`` had groups
+
+        Returns
+        -------
+        masks : ndarray of shape (n, H, W), bool, or list of (H, W)
+            True where the heat map is above ``pixel_threshold_``.
+        """
+        check_is_fitted(self, "estimator_")
+        if not hasattr(self, "pixel_threshold_"):
+            raise AttributeError(
+                "No pixel threshold was chosen: pass target_pixel_fpr, or scoring and "
+                "masks as y in fit."
+            )
+        thresholds = self._of_each(self.pixel_threshold_, groups, len(X))
+        maps = self.predict_map(X)
+        masks = [heat > limit for heat, limit in zip(maps, thresholds)]
+        return np.stack(masks) if isinstance(maps, np.ndarray) else masks
+
+    # -- private: what is wanted ------------------------------------------------------
+
+    def _check_kinds(self, X):
+        """Refuse at once what would fail later, or mean something else."""
+        scorer = hasattr(self.scoring, "_score_func")
+        if isinstance(X, (str, Path)) or scorer:
+            raise TypeError(
+                "Expected images or a list of paths as X, and as scoring a "
+                "metric(y_true, y_pred) and no scorer; got "
+                f"{self.scoring if scorer else X!r}."
+            )
+        if self.scoring == "cost":
+            cost_objective(self.cost_matrix)
+
+    def _objective(self, rate):
+        """Return the figure to optimise, None for a promise on false alarms."""
+        if self.scoring == "recall":
+            return recall_objective(rate)
+        if self.scoring == "cost":
+            return cost_objective(self.cost_matrix)
+        return OBJECTIVES.get(self.scoring) if isinstance(self.scoring, str) else None
+
+    def _wants_pixels(self, masks):
+        """Return whether pixels get an optimum, and whether they get a threshold."""
+        rate = self.target_pixel_fpr is not None
+        optimum = isinstance(self.scoring, str) and masks is not None
+        optimum = optimum and (rate or self.scoring != "recall")
+        return optimum, optimum or rate
+
+    def _check_numbers(self, labels, groups, optimum):
+        """Refuse what cannot be promised before an hour is spent on it."""
+        rates = {
+            "target_fpr": self.target_fpr if self.scoring is None else None,
+            "target_pixel_fpr": None if optimum else self.target_pixel_fpr,
+        }
+        for group in np.unique(groups).tolist():
+            rows = groups == group
+            normals, whose = (labels[rows] == 1).sum(), self._whose(group)
+            for name, rate in rates.items():
+                if rate is not None and normals < normals_needed(rate):
+                    raise ValueError(
+                        f"{name}={rate} needs {normals_needed(rate)} normal images"
+                        f"{whose}, and there are {normals}: the lowest rate that they "
+                        f"allow is {1 / (normals + 1):.3g}."
+                    )
+            if self.scoring is not None and not 0 < normals < rows.sum():
+                raise ValueError(
+                    f"scoring={self.scoring!r} needs normal and anomalous images"
+                    f"{whose}; of {rows.sum()}, {normals} are normal. Without labels: "
+                    "scoring=None, target_fpr=..."
+                )
+
+    def _splits(self, X, labels, groups):
+        """Return (train, test) pairs; what is held out twice has no single score."""
+        cv = self.cv
+        if isinstance(cv, Integral):
+            folds = min(cv, int((labels == 1).sum()))
+            if folds < 2:
+                raise ValueError(
+                    "One normal image cannot be held out and learned from."
+                )
+            rng = np.random.default_rng(self.random_state)
+            cv = PredefinedSplit(spread(labels, groups, folds, rng))
+        splits = [
+            (np.asarray(train, int), np.asarray(test, int))
+            for train, test in check_cv(cv).split(np.zeros(len(X)), labels)
+        ]
+        if not splits:
+            raise ValueError(f"cv={self.cv!r} makes no split; an iterator, used up?")
+        held = np.concatenate([test for _, test in splits])
+        if len(np.unique(held)) < len(held):
+            raise ValueError(f"cv={self.cv!r} holds out some rows twice; use folds.")
+        if not self.refit and len(splits) > 1:
+            raise ValueError(
+                f"refit=False keeps the model of the only split, and cv={self.cv!r} "
+                f"makes {len(splits)}; use ShuffleSplit(1, test_size=0.3)."
+            )
+        return splits
+
+    # -- private: thresholds ----------------------------------------------------------
+
+    def _by_group(self, threshold):
+        """Return a threshold, or one for each group in a dict."""
+        out = {group: threshold(group) for group in np.unique(self._groups).tolist()}
+        return out if self._grouped else next(iter(out.values()))
+
+    def _offset(self, group):
+        held = np.isfinite(self.holdout_scores_) & (self._groups == group)
+        scores, labels = self.holdout_scores_[held], self.labels_[held]
+        if callable(self.scoring):
+            asked = _asked(self.scoring, labels, scores)
+            return best_threshold(labels == 1, scores, asked)
+        if self.scoring is not None:
+            objective = self._objective(self.target_fpr)
+            return best_threshold(labels == 1, scores, objective)
+        normal = np.sort(scores[labels == 1])
+        rank = conformal_rank(len(normal), self.target_fpr)
+        if rank < 1:  # cv holds out less than all
+            raise ValueError(
+                f"target_fpr={self.target_fpr} needs {normals_needed(self.target_fpr)} "
+                f"normal images{self._whose(group)} to be held out, and cv={self.cv!r} "
+                f"holds out {len(normal)}."
+            )
+        return float(normal[rank - 1])
+
+    def _pixel_threshold(self, counts, optimum):
+        shares, n, bad, good = counts
+        if optimum:
+            objective = self._objective(self.target_pixel_fpr)
+            return float(upper_edges(best_bin(bad, good, objective)))
+        return float(upper_edges(controlled_bin(shares, n, self.target_pixel_fpr)))
+
+    def _whose(self, group):
+        return f" of group {group!r}" if self._grouped else ""
+
+    def _of_each(self, thresholds, groups, n):
+        """Return the threshold of each of n rows."""
+        if not isinstance(thresholds, dict):
+            if groups is not None:
+                raise ValueError("groups were given, but fit had none.")
+            return np.full(n, thresholds)
+        if groups is None or len(groups) != n:
+            raise ValueError(
+                f"fit had groups {list(thresholds)}: pass one for each of {n} images."
+            )
+        groups = np.asarray(groups).tolist()
+        unknown = [group for group in groups if group not in thresholds]
+        if unknown:
+            raise ValueError(
+                f"Group {unknown[0]!r} is unknown; fit had {list(thresholds)}."
+            )
+        return np.array([thresholds[group] for group in groups])
+
+
+def _asked(metric, labels, scores):
+    """Return an objective that asks a metric of labels about every threshold."""
+    thresholds = [*np.unique(scores), np.inf]
+    return lambda *_: np.array(
+        [metric(labels, np.where(scores < limit, -1, 1)) for limit in thresholds]
+    )

@@ -1,0 +1,147 @@
+import cv2
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from skdinoad._arrays.geometry import (
+    BORDERS,
+    check_angles,
+    field_in_pixels,
+    pose_frame,
+    resize_frame,
+    rotated,
+    turn_frame,
+    warp,
+    warp_back,
+)
+
+
+def test_patch_frame_is_14_k_plus_6_5():
+    frame = resize_frame((56, 28), (4, 2))
+    assert (frame @ [0, 0, 1]).tolist() == [6.5, 6.5, 1]
+    assert (frame @ [1, 3, 1]).tolist() == [20.5, 48.5, 1]
+
+
+def test_frames_compose():
+    a, b = resize_frame((100, 80), (50, 40)), resize_frame((50, 40), (5, 8))
+    np.testing.assert_allclose(a @ b, resize_frame((100, 80), (5, 8)))
+
+
+def test_turn_twice_is_identity():
+    for mirror in (False, True):
+        turn = turn_frame((4, 7), mirror=mirror)
+        assert np.array_equal(turn @ turn, np.eye(3))
+
+
+def test_warp_with_identity_returns_the_image(rng):
+    image = rng.integers(0, 255, (20, 30, 3), np.uint8)
+    assert np.array_equal(warp(image, np.eye(3), (20, 30)), image)
+
+
+def test_warp_turn_equals_flip(rng):
+    image = rng.integers(0, 255, (20, 30, 3), np.uint8)
+    turned = warp(image, turn_frame((20, 30)), (20, 30))
+    assert np.array_equal(turned, image[::-1, ::-1])
+    mirrored = warp(image, turn_frame((20, 30), mirror=True), (20, 30))
+    assert np.array_equal(mirrored, image[:, ::-1])
+
+
+@pytest.mark.parametrize("border", BORDERS)
+def test_warp_border_equals_numpy_padding(border, rng):
+    # Some builds of OpenCV lacked the wrap border in affine warps.
+    image = rng.integers(0, 255, (6, 8), np.uint8)
+    shift = np.array([[1.0, 0, -3], [0, 1, -2], [0, 0, 1]])
+    mode = {"replicate": "edge"}.get(border, border)
+    expected = np.pad(image, ((2, 2), (3, 3)), mode=mode)
+    assert np.array_equal(warp(image, shift, (10, 14), border=border), expected)
+
+
+def test_strong_shrinking_averages():
+    checker = np.indices((64, 64)).sum(0).astype(np.uint8) % 2 * 255
+    small = warp(checker, resize_frame((64, 64), (8, 8)), (8, 8))
+    assert abs(small.astype(int) - 127).max() <= 2
+
+
+def test_warp_back_of_a_ramp_is_a_ramp():
+    grid = np.add.outer(np.arange(4.0), 10 * np.arange(6.0))
+    maps = warp_back(grid, resize_frame((56, 84), (4, 6)), (56, 84))
+    y, x = np.mgrid[7:49, 7:77]
+    expected = (y - 6.5) / 14 + 10 * (x - 6.5) / 14
+    np.testing.assert_allclose(maps[7:49, 7:77], expected, rtol=1e-4)
+    assert maps.dtype == np.float32
+    assert maps[0, 0] == grid[0, 0]  # constant in the outer half cells
+
+
+def test_warp_back_equals_scipy_under_rotation(rng):
+    grid = rng.random((12, 12)).astype(np.float32)
+    frame = pose_frame((30, 25), angle=0.7, zoom=0.2, size=(12, 12))
+    maps = warp_back(grid, frame, (50, 60))
+    y, x = np.mgrid[:50, :60]
+    position = np.linalg.inv(frame) @ np.stack(
+        [x.ravel(), y.ravel(), x.ravel() * 0 + 1]
+    )
+    inside = (np.abs(position[:2] - 5.5) <= 6).all(0).reshape(50, 60)
+    expected = ndimage.map_coordinates(grid, position[1::-1], order=1, mode="nearest")
+    assert 0.2 < inside.mean() < 0.9
+    np.testing.assert_allclose(
+        maps, np.where(inside, expected.reshape(50, 60), 0), atol=1e-4
+    )
+
+
+def test_invalid_cells_are_zero_and_do_not_dim_their_neighbours():
+    grid = np.full((4, 4), 2.0)
+    grid[:, 3] = np.nan
+    maps = warp_back(grid, resize_frame((40, 40), (4, 4)), (40, 40))
+    assert (maps[:, :30] == 2).all()
+    assert (maps[:, 31:] == 0).all()
+
+
+def test_grid_of_one_cell():
+    maps = warp_back(np.array([[3.0]]), resize_frame((5, 7), (1, 1)), (5, 7))
+    assert (maps == 3).all()
+
+
+def test_hot_cell_lands_where_the_patch_was(rng):
+    """There and back: draw a dot in the source, find it in the output, return."""
+    source = np.zeros((200, 300), np.uint8)
+    cv2.circle(source, (210, 60), 6, 255, -1)
+    frame = pose_frame((150, 100), angle=1.1, zoom=0.8, size=(224, 224))
+    aligned = warp(source, frame, (224, 224)).astype(float)
+    grid = aligned.reshape(16, 14, 16, 14).mean(axis=(1, 3))
+    maps = warp_back(grid, frame @ resize_frame((224, 224), (16, 16)), (200, 300))
+    y, x = np.unravel_index(maps.argmax(), maps.shape)
+    assert np.hypot(x - 210, y - 60) < 8 / 0.8  # half a patch
+
+
+def test_rotated_is_the_official_augmentation(rng):
+    image = rng.integers(0, 255, (20, 30, 3), np.uint8)
+    assert np.array_equal(rotated(image, 0), image)
+    # The pivot is half a pixel off: a half turn is the flip, shifted by one pixel.
+    assert np.array_equal(rotated(image, 180)[1:, 1:], image[::-1, ::-1][:-1, :-1])
+    square = image[:, :20]
+    assert np.array_equal(rotated(square, 90)[1:], np.rot90(square)[:-1])
+
+
+def test_margin_extends_the_outer_cells():
+    frame = resize_frame((40, 40), (4, 4))
+    frame[:2, 2] += 15  # the grid covers pixels 15 to 55 of a larger image
+    grid = np.ones((4, 4), np.float32)
+    tight = warp_back(grid, frame, (80, 80))
+    wide = warp_back(grid, frame, (80, 80), margin=1.5)
+    assert tight[:, 30].sum() == 40
+    assert wide[:, 30].sum() == 60
+
+
+def test_angles_are_each_once_and_zero_first():
+    assert check_angles([90, 450, -90, 0]) == (0, 90, 270)
+    with pytest.raises(ValueError, match="expected angles in degrees"):
+        check_angles([0, np.nan])
+
+
+def test_fields_in_pixels():
+    fields = np.zeros((1, 2, 9, 9), np.float32)
+    fields[0, 0], fields[0, 1] = 0.5, -0.25  # width and height are 2
+    out = field_in_pixels(fields, (41, 81))
+    assert out.shape == (1, 41, 81, 2)
+    # Centres of the outer cells, 8/9 of the image apart, lie at -1 and 1.
+    np.testing.assert_allclose(out[0, 3, 5], [0.25 * 81 * 8 / 9, -0.125 * 41 * 8 / 9])

@@ -1,0 +1,54 @@
+"""What X may hold."""
+
+import numpy as np
+import pytest
+
+from skdinoad._inputs.grids import (
+    check_grids,
+    holds_images,
+    name_of,
+    nothing_valid,
+    size_of,
+)
+from skdinoad._inputs.images import as_images
+
+
+@pytest.mark.parametrize(
+    ("X", "images"),
+    [
+        (np.zeros((2, 9, 9, 3), np.uint8), True),
+        (np.zeros((2, 9, 9), np.float32), True),
+        (np.zeros((2, 9, 9, 4)), True),
+        (np.zeros((2, 9, 9, 5)), False),
+        (np.array(["a.png"], object), True),
+        (["a.png"], True),
+        ([np.zeros((9, 9, 3)), np.zeros((8, 9, 3))], True),
+        ([np.zeros((9, 9, 6)), np.zeros((8, 9, 6))], False),
+        # Channels first: an error about images helps more than one about grids...
+        (np.zeros((2, 3, 40, 40)), True),
+        # ... but no pixel is negative.
+        (np.full((2, 3, 40, 40), -1.0), False),
+    ],
+)
+def test_grids_are_told_from_images(X, images):
+    assert holds_images(X) is images
+
+
+def test_grids_must_be_finite_or_missing():
+    F = np.full((2, 3, 4, 8), np.nan)
+    assert check_grids(F) is F
+    F[1, 0, 0, 0] = np.inf
+    with pytest.raises(ValueError, match=r"X\[1\] has shape \(3, 4, 8\)"):
+        check_grids(F)
+    with pytest.raises(ValueError, match="0 samples"):
+        check_grids(F[:0])
+
+
+def test_messages_call_images_by_name_and_grids_by_row():
+    X = as_images(np.zeros((2, 5, 7, 3), np.uint8))
+    F = np.zeros((2, 3, 4, 8))
+    assert name_of(X, 1) == X.name(1)
+    assert name_of(F, 1) == "X[1]"
+    assert size_of(X, 0) == (5, 7)
+    assert size_of(F, 0) == (3, 4)
+    assert "X[1] has no valid patch" in str(nothing_valid(F, 1))

@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+
+from skdinoad import to_labels
+from skdinoad._inputs.labels import normal_rows
+
+
+def test_to_labels():
+    assert to_labels(np.array([True, False])).tolist() == [-1, 1]
+    assert to_labels(["ok", "bad"], defect="bad").tolist() == [1, -1]
+    assert to_labels([0, 1, 2], defect=[1, 2]).tolist() == [1, -1, -1]
+    with pytest.raises(ValueError, match=r"\(2, 2\)"):
+        to_labels(np.zeros((2, 2)))
+
+
+def test_to_labels_refuses_what_it_would_invert_or_lose():
+    with pytest.raises(ValueError, match="already"):
+        to_labels([1, 1, -1])
+    with pytest.raises(ValueError, match="No label is 1"):
+        to_labels(["good", "bad"])
+    assert to_labels([0, 0]).tolist() == [1, 1]
+
+
+def test_normal_rows_from_labels_and_masks():
+    assert normal_rows(None, 3).tolist() == [0, 1, 2]
+    assert normal_rows([1, -1, 1.0], 3).tolist() == [0, 2]
+    assert normal_rows(np.ones(2, int), 2).tolist() == [0, 1]
+    masks = [np.zeros((2, 3)), np.array([[0, 255]]), np.zeros((4, 4))]
+    assert normal_rows(masks, 3).tolist() == [0, 2]
+    assert normal_rows(np.zeros((2, 5, 5), bool), 2).tolist() == [0, 1]
+    assert normal_rows([None, np.ones((2, 2))], 2).tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("y", "words"),
+    [
+        ([0, 1], "to_labels"),
+        ([True, False], "to_labels"),
+        (["good", "bad"], "to_labels"),
+        ([1, 1, 1], "3 entries"),
+        ([-1, -1], "All 2 rows"),
+        ([1, np.nan], "to_labels"),
+        (1, "y is 1"),
+    ],
+)
+def test_unusable_labels_are_explained(y, words):
+    with pytest.raises(ValueError, match=words):
+        normal_rows(y, 2)

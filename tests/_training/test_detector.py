@@ -1,0 +1,168 @@
+"""The base of trained detectors, by the smallest detector there is: a learned mean."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import Bunch
+
+from skdinoad._training.detector import TrainedDetector
+
+
+class Mean(torch.nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.value = torch.nn.Parameter(torch.randn(channels))
+
+
+class MeanDetector(TrainedDetector):
+    """The score of a patch is its distance to a vector found by gradient descent."""
+
+    _presets = {"fast": {"n_iter": 40, "batch_size": 2}}
+    _weights_name = "mean_"
+
+    def __init__(
+        self,
+        *,
+        features=None,
+        preset="fast",
+        n_iter=None,
+        batch_size=None,
+        learning_rate=0.1,
+        holdout=3,
+        aggregate="max",
+        top_fraction=0.01,
+        contamination="auto",
+        max_time=None,
+        warm_start=False,
+        precision="auto",
+        device="auto",
+        random_state=0,
+        verbose=False,
+    ):
+        for name, value in locals().copy().items():
+            if name not in {"self", "__class__"}:
+                setattr(self, name, value)
+
+    def _gather(self, X):
+        rows = np.stack([np.asarray(F, np.float32) for F in X])
+        return Bunch(rows=torch.from_numpy(rows), image=np.arange(len(rows)))
+
+    def _identity(self, data):
+        return data.rows.sum().item()
+
+    def _new_network(self, data, rows):
+        return Mean(data.rows.shape[-1])
+
+    def _from_weights(self, weights):
+        return Mean(len(weights["value"]))
+
+    def _optimizer(self, parameters):
+        return torch.optim.Adam(parameters)
+
+    def _risen(self):
+        return 4
+
+    def _rate(self, i):
+        return self.learning_rate
+
+    def _loss(self, network, data, rows):
+        learned = data.rows[rows]
+        return lambda i: (learned + torch.randn(1) - network.value).square().mean()
+
+    def _judge(self, network, data, row):
+        gap = data.rows[row] - network.value.detach()
+        return gap.norm(dim=-1).numpy()
+
+    def _score_grid(self, F):
+        value = self._network().value.numpy()
+        return np.linalg.norm(F - value, axis=-1)
+
+
+@pytest.fixture
+def grids(rng):
+    return rng.normal(3, 0.1, size=(7, 2, 3, 8)).astype(np.float32)
+
+
+def test_learns_the_mean(grids):
+    detector = MeanDetector(n_iter=300).fit(grids)
+    np.testing.assert_allclose(detector.mean_["value"], 3, atol=0.4)
+    assert detector.n_iter_ == len(detector.loss_curve_) == 300
+
+
+def test_held_out_scores_are_those_of_networks_that_learned_the_others(grids):
+    detector = MeanDetector(holdout=7).fit(grids)
+    for i, held_out in enumerate(detector.holdout_scores_):
+        others = MeanDetector(holdout=None).fit(np.delete(grids, i, axis=0))
+        expected = others.score_samples(grids[i : i + 1])
+        np.testing.assert_allclose(held_out, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("holdout", "n_held"), [(0.3, 2), (2, 7), (99, 7), (None, 0)])
+def test_how_many_are_held_out(grids, holdout, n_held):
+    detector = MeanDetector(holdout=holdout).fit(grids)
+    assert len(detector.holdout_scores_) == n_held
+    assert np.isnan(detector.offset_) == (holdout is None)
+
+
+def test_a_single_image_gives_no_threshold_and_says_so(grids):
+    with pytest.warns(UserWarning, match="single image"):
+        detector = MeanDetector().fit(grids[:1])
+    assert np.isnan(detector.offset_)
+
+
+def test_stopped_and_resumed_is_never_stopped(grids):
+    once = MeanDetector().fit(grids)
+    parts = MeanDetector(warm_start=True, max_time=0)
+    with pytest.warns(ConvergenceWarning, match="1 of 40 iterations"):
+        parts.fit(grids)
+    parts.set_params(max_time=None).fit(grids)
+    assert parts.loss_curve_ == once.loss_curve_
+    assert np.array_equal(parts.holdout_scores_, once.holdout_scores_)
+    assert np.array_equal(parts.mean_["value"], once.mean_["value"])
+
+
+def test_time_is_shared_by_all_networks(grids):
+    detector = MeanDetector(max_time=0.5, n_iter=10**6, learning_rate=1e-4).fit(grids)
+    assert 4 < detector.n_iter_ < 10**6
+    assert len(detector.holdout_scores_) == 7
+
+
+def test_another_training_starts_anew_and_says_so(grids):
+    detector = MeanDetector(warm_start=True).fit(grids)
+    with pytest.warns(UserWarning, match="starts anew"):
+        detector.fit(grids + 1)
+    fresh = clone(detector).fit(grids + 1)
+    assert detector.loss_curve_ == fresh.loss_curve_
+
+
+def test_a_loaded_model_goes_on_with_its_weights(grids):
+    detector = MeanDetector(warm_start=True).fit(grids)
+    assert b"_runs" not in pickle.dumps(detector)
+    loaded = pickle.loads(pickle.dumps(detector)).set_params(n_iter=41).fit(grids)
+    assert loaded.loss_curve_[:40] == detector.loss_curve_
+    gap = abs(loaded.mean_["value"] - detector.mean_["value"]).max()
+    assert 0 < gap <= 0.11  # one step of Adam
+
+
+def test_a_resumed_training_decays_as_asked_now(grids):
+    detector = MeanDetector(warm_start=True, holdout=None).fit(grids)
+    detector.weight_decay = 0.3
+    detector.set_params(n_iter=41).fit(grids)
+    assert detector._runs[0].optimizer.param_groups[0]["weight_decay"] == 0.3
+
+
+def test_weights_of_another_shape_are_refused(grids):
+    detector = MeanDetector(holdout=None).fit(grids)
+    detector._from_weights = lambda weights: Mean(3)
+    with pytest.raises(ValueError, match="network of another shape"):
+        detector.score_samples(grids)
+
+
+def test_training_leaves_the_global_random_state(grids):
+    before = torch.get_rng_state()
+    MeanDetector().fit(grids)
+    assert torch.equal(torch.get_rng_state(), before)
