@@ -12,6 +12,7 @@ from skdinoad._arrays.geometry import warp_back
 from skdinoad._arrays.maps import aggregate
 from skdinoad._arrays.thresholds import conformal_rank, normals_needed
 from skdinoad._compat.sklearn import Interval, StrOptions
+from skdinoad._inputs.copies import content, first_of_each, warn_of_copies
 from skdinoad._inputs.grids import (
     check_grids,
     holds_images,
@@ -146,6 +147,7 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
 
     def _forget(self):
         """Drop all that was learned: what ends in an underscore, as by convention."""
+        self._contents = []
         for name in [name for name in vars(self) if name.endswith("_")]:
             delattr(self, name)
 
@@ -181,10 +183,26 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
                 if np.isfinite(grid).all(-1).any():
                     kept.append(start)
                 start += 1
-        self._check_usable(kept, start)
+        self._take_stock(X, kept)
         return bank[: len(kept)]
 
-    def _check_usable(self, kept, n):
+    def _take_stock(self, X, kept):
+        """Say which images are of no use, and which show what others show.
+
+        Sets ``_first``: for each image learned so far, those of earlier calls before
+        the rows kept now, the number of the first with the same content.
+        """
+        self._warn_of_useless(kept, len(X))
+        known = self._contents if hasattr(self, "_contents") else []
+        self._contents = [*known, *(content(X, row) for row in kept)]
+        self._first = first_of_each(self._contents)
+        warn_of_copies(self._first, stacklevel=5)
+
+    def _distinct(self):
+        """Return the numbers of the images learned, each content once."""
+        return np.unique(self._first)
+
+    def _warn_of_useless(self, kept, n):
         """Say which of n images have no valid patch; at least one must have one."""
         if not kept:
             raise ValueError(
@@ -197,7 +215,7 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
                 f"{len(dropped)} of {n} images have no valid patch (rows {dropped[:9]} "
                 "of the normal ones) and are left out.",
                 UserWarning,
-                stacklevel=5,
+                stacklevel=6,
             )
 
     def _check_shape(self, shape, expected, name):
@@ -214,9 +232,9 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
         grids = self._holdout_grids()
         if grids is None or not any(np.isfinite(grid).any() for grid in grids):
             warnings.warn(
-                "Fitted on a single image: no image can be held out, so there is no "
-                "threshold. score_samples and predict_map work; for predict, fit on "
-                "more images or set offset_ yourself.",
+                "Fitted on a single image (exact copies count as one): none can be "
+                "held out, so there is no threshold. score_samples and predict_map "
+                "work; for predict, fit on more images or set offset_ yourself.",
                 UserWarning,
                 stacklevel=3,
             )

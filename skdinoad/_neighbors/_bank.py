@@ -73,8 +73,8 @@ class MemoryBank:
         ----------
         queries : ndarray of shape (q, c), float32
         k : int
-        without : int or None
-            An image whose vectors, turned or not, are not looked at. Always exact.
+        without : array-like of int, or None
+            Images whose vectors, turned or not, are not looked at. Always exact.
         device : str or torch.device
 
         Returns
@@ -87,7 +87,8 @@ class MemoryBank:
         else:
             squares = self.squares
             if without is not None:
-                squares = np.where(self.image == without, np.float32(np.inf), squares)
+                hidden = np.isin(self.image, without)
+                squares = np.where(hidden, np.float32(np.inf), squares)
             squared, _ = nearest(queries, self.vectors, squares, k=k, device=device)
         found = np.isfinite(squared)
         total = np.where(found, squared, 0).sum(1)

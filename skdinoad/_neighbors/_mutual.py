@@ -13,7 +13,7 @@ __all__ = ["mutual_distances"]
 _IMAGES, _LEAST_IMAGES = 0.3, 3
 
 
-def mutual_distances(grids, scored, fraction, *, device="cpu", verbose=False):
+def mutual_distances(grids, scored, first, fraction, *, device="cpu", verbose=False):
     """Return how far each patch is from the patches of all other images.
 
     Parameters
@@ -22,6 +22,8 @@ def mutual_distances(grids, scored, fraction, *, device="cpu", verbose=False):
         Vectors; NaN = invalid.
     scored : list of ndarray of shape (h, w), bool
         Patches for which a distance is wanted; the others are looked at only.
+    first : ndarray of shape (n,), int
+        Images with equal numbers are copies, which say nothing about each other.
     fraction : float or None
         None: the mean over the nearest 30 % of the other images, three at least, of
         the distance to each one's nearest patch. A number: of the N vectors of the
@@ -39,7 +41,7 @@ def mutual_distances(grids, scored, fraction, *, device="cpu", verbose=False):
     out = []
     for i in tqdm(range(len(grids)), desc="score", unit="image", disable=not verbose):
         queries, D = grids[i][scored[i]], np.full(scored[i].shape, np.nan, np.float32)
-        others = [j for j in range(len(grids)) if j != i]
+        others = np.flatnonzero(first != first[i])
         banks = [(vectors[j], squares[j]) for j in others]
         if fraction is None:
             D[scored[i]] = _by_images(queries, banks, device)

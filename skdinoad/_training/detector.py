@@ -95,6 +95,16 @@ class TrainedDetector(BaseDetector):
         self._keep(run)
         self._conclude(run.network, data)
 
+    def _numbered(self, X, image):
+        """Return the image that each row shows, of copies the first.
+
+        ``image`` (m,) names the row of X that each row to learn from shows. Rows of
+        one number are held out together.
+        """
+        kept, place = np.unique(np.asarray(image, int), return_inverse=True)
+        self._take_stock(X, kept.tolist())
+        return kept[self._first][place]
+
     def _risen(self):
         return self._setting("n_iter") // 10
 

@@ -126,8 +126,9 @@ class AnomalyDINO(BaseDetector):
         With "auto": medians over the training images, see :class:`ForegroundMask`.
     holdout_scores_ : ndarray of shape (n,)
         ``score_samples`` of each training image by a bank without any copy of it;
-        images for which nothing is left to compare with are missing. A reduced bank
-        is not chosen anew: its scores are slightly too low, never too high.
+        exact copies count once, and images for which nothing is left to compare with
+        are missing. A reduced bank is not chosen anew: its scores are slightly too low,
+        never too high.
     offset_ : float
         Threshold on ``score_samples``; NaN after a fit on one image.
     map_limits_ : (float, float)
@@ -384,7 +385,7 @@ class AnomalyDINO(BaseDetector):
             import_faiss()  # its absence should not show after minutes of work
         images = self._read(X)
         self.masking_, self.mask_statistics_ = self._verdict(images)
-        self.angles_, self.rotation_gain_ = self._choose_angles(len(images)), None
+        self.angles_, self.rotation_gain_ = self._choose_angles(), None
         self._images, self._seen, self.bank_ = [], 0, None
         self._fitted = {name: getattr(self, name) for name in _FIXED}
         self._extend(X, images)
@@ -394,7 +395,7 @@ class AnomalyDINO(BaseDetector):
         return np.stack([self._fill(self._distances(grid)) for grid in unit(F)])
 
     def _holdout_grids(self):
-        return [self._fill(image.held) for image in self._images]
+        return [self._fill(self._images[i].held) for i in self._distinct()]
 
     def _aggregate(self, D):
         return aggregate(D, self.aggregate, self.top_fraction, whole=True)
@@ -430,13 +431,13 @@ class AnomalyDINO(BaseDetector):
                 self._check_features(grid)
                 if np.isfinite(grid).all(-1).any():
                     images.append(self._record(row, grid, frame))
-        self._check_usable([image.row for image in images], row + 1)
-        channels = images[0].grid.shape[-1]
-        if getattr(self, "bank_", None) is not None:
-            channels = self.bank_.vectors.shape[1]
+        known = getattr(self, "bank_", None)
+        channels = None if known is None else known.vectors.shape[1]
         for image in images:
+            channels = channels or image.grid.shape[-1]
             name = name_of(X, image.row)
             _check_channels(name, image.grid.shape[-1], channels)
+        self._take_stock(X, [image.row for image in images])
         return images
 
     def _record(self, row, grid, frame):
@@ -463,11 +464,12 @@ class AnomalyDINO(BaseDetector):
         statistics = median_of([image.statistics for image in images])
         return masking_helps(statistics), statistics
 
-    def _choose_angles(self, n):
+    def _choose_angles(self):
         """Return the angles of the bank, 0 first; "informed" may drop them later."""
         if isinstance(self.rotations, str):
             turn = self.features_ is not None and self.rotations != "none"
-            return _EIGHT if turn and (self.rotations != "auto" or n <= _FEW) else (0,)
+            few = self.rotations != "auto" or len(self._distinct()) <= _FEW
+            return _EIGHT if turn and few else (0,)
         angles = check_angles(self.rotations)
         if self.features_ is None and angles != (0,):
             raise ValueError(
@@ -537,7 +539,7 @@ class AnomalyDINO(BaseDetector):
 
     def _keep_useful_turns(self, bank, grids):
         """Drop the turned copies unless they bring held-out images nearer."""
-        if len(grids) == 1:
+        if len(self._distinct()) == 1:
             return bank
         plain = bank.select(~bank.turned)
         usual = [
@@ -555,10 +557,11 @@ class AnomalyDINO(BaseDetector):
     # -- private: distances -----------------------------------------------------------
 
     def _mutual(self, images, fraction):
-        """Return the distances of images to each other."""
+        """Return the distances of images to each other, copies apart."""
         D = mutual_distances(
             [image.grid for image in images],
             [self._to_score(image) for image in images],
+            self._first,
             fraction,
             device=resolve_device(self.device),
             verbose=self.verbose,
@@ -567,7 +570,8 @@ class AnomalyDINO(BaseDetector):
 
     def _hold_out(self, bank, i, grid):
         grid = np.where(self._images[i].scored[..., None], grid, np.float32(np.nan))
-        return self._distances(grid, bank, without=i)
+        copies = np.flatnonzero(self._first == self._first[i])
+        return self._distances(grid, bank, without=copies)
 
     def _distances(self, grid, bank=None, without=None):
         """Return the cosine distances (h, w) of unit vectors, NaN where invalid."""

@@ -338,8 +338,7 @@ class DFR(TrainedDetector):
                 rows.append(as_tensor(np.ascontiguousarray(cells, np.float32)))
                 image.append(np.full(len(cells), start))
                 start += 1
-        image = np.concatenate(image)
-        self._check_usable(sorted(set(image)), len(X))
+        image = self._numbered(X, np.concatenate(image))
         if len(image) < 2 and self.autoencoder == "mlp":
             raise ValueError(
                 "There is one valid place to learn from, and an autoencoder needs "

@@ -319,7 +319,7 @@ class Dinomaly(TrainedDetector):
         n_copies = 1 if self.augmentation is None else Copies.each
         pictures = X if n_copies == 1 else Copies.of(X, self.augmentation, self._seed)
         data = gather(self._rows(X, pictures, n_copies), len(pictures))
-        self._check_usable(sorted(set(data.image)), len(X))
+        data.image = self._numbered(X, data.image)
         self._n_prefix = data.valid.shape[1] - self._shape[0] * self._shape[1]
         if self.recenter and not self._n_prefix:
             raise ValueError(

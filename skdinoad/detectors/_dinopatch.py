@@ -96,10 +96,11 @@ class DinoPatch(BaseDetector):
     bank_valid_ : ndarray of shape (h, w, m), bool
         False where an image's patch was invalid.
     bank_image_ : ndarray of shape (h, w, m), int
-        The training image that each vector comes from.
+        The training image that each vector comes from; of exact copies, the first.
     holdout_scores_ : ndarray of shape (n,)
-        ``score_samples`` of each training image by a bank without it. A reduced bank
-        is not chosen anew for each.
+        ``score_samples`` of each training image by a bank without it; exact copies
+        are left out together and count once. A reduced bank is not chosen anew for
+        each.
     offset_ : float
         Threshold on ``score_samples``; NaN after a fit on one image.
     baseline_ : ndarray of shape (h, w), float32
@@ -266,7 +267,7 @@ class DinoPatch(BaseDetector):
         """Add images (n, h, w, c) to the bank, and score each by a bank without it."""
         known, P = len(self._held), self._prepared(F)
         bank, valid = _as_bank(P)
-        image = np.broadcast_to(np.arange(known, known + len(P)), valid.shape)
+        image = np.broadcast_to(self._first[known:], valid.shape)
         parts = bank.astype(self.bank_dtype, copy=False), valid, image
         if known:
             old = self.bank_, self.bank_valid_, self.bank_image_
@@ -294,13 +295,15 @@ class DinoPatch(BaseDetector):
 
     def _hold_out(self, F, P, known):
         """Return the distances of new images to a bank without them, (n, h, w)."""
-        if known + len(P) == 1:
+        if len(self._distinct()) == 1:
             return np.full(P.shape[:3], np.nan, np.float32)
         if self._has_local_basis():
             return np.concatenate([self._refit_without(F, i) for i in range(len(F))])
         # A few at a time: all at once would be a second bank in memory.
         chunks = np.array_split(np.arange(len(P)), np.ceil(len(P) / 32))
-        return np.concatenate([self._nearest(P[i], own=known + i) for i in chunks])
+        return np.concatenate(
+            [self._nearest(P[i], own=self._first[known + i]) for i in chunks]
+        )
 
     def _held_again(self, known):
         """Return the same for the images known before, now that others came."""
@@ -308,7 +311,9 @@ class DinoPatch(BaseDetector):
         if reduced or not known:
             return self._held
         grids = (self._stored(i) for i in range(known))
-        return np.concatenate([self._nearest(P, own=[i]) for i, P in enumerate(grids)])
+        return np.concatenate(
+            [self._nearest(P, own=self._first[[i]]) for i, P in enumerate(grids)]
+        )
 
     def _stored(self, i):
         """Return the features of training image i from the bank, (1, h, w, c)."""
@@ -318,11 +323,12 @@ class DinoPatch(BaseDetector):
 
     def _refit_without(self, F, i):
         """Distances of image i when its like took no part in the local bases either."""
-        n = min(self.n_components, len(F) - 2)
+        copies = self._first == self._first[i]
+        n = min(self.n_components, len(F) - copies.sum() - 1)
         if n < 1:
             return np.full((1, *F.shape[1:3]), np.nan, np.float32)
         F = self._scaled(F)
-        others = np.delete(F, i, axis=0)
+        others = F[~copies]
         basis = fit_projection(others, "local", n)
         bank, valid = _as_bank(project(others, *basis))
         query, squares = project(F[i : i + 1], *basis), squared_norms(bank, valid)
@@ -330,7 +336,8 @@ class DinoPatch(BaseDetector):
 
     def _learn_from_holdout(self):
         """Learn from the held-out distances what is usual where."""
-        D, self.threshold_, self._holdout = self._held, None, None
+        D = self._held[self._distinct()]
+        self.threshold_ = self._holdout = None
         self.baseline_, own = _leave_one_out_means(D)
         if not np.isfinite(D).any():
             return

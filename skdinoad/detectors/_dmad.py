@@ -431,7 +431,7 @@ class DMAD(TrainedDetector):
         return data
 
     def _prepared(self, X):
-        """Return usable images; rows are counted without the others."""
+        """Return usable images, and the row of X that each is."""
         x, valid, image, row, self._shape = [], [], [], 0, None
         for F, _ in self._batches(X, "fit"):
             for grid in F:
@@ -441,9 +441,8 @@ class DMAD(TrainedDetector):
                     part = _tensors(grid[None])
                     x.append(part[0]), valid.append(part[1]), image.append(row)
                 row += 1
-        self._check_usable(image, len(X))
-        rows = np.arange(len(image))
-        return Bunch(x=torch.cat(x), valid=torch.cat(valid), image=rows)
+        image = self._numbered(X, image)
+        return Bunch(x=torch.cat(x), valid=torch.cat(valid), image=image)
 
     @torch.inference_mode()
     def _known(self, x):
@@ -556,7 +555,8 @@ class DMAD(TrainedDetector):
 
     def _conclude(self, network, data):
         """Learn what is usual, on images held out if there are any; count codes."""
-        parts = self._held or [(i, self._judge(network, data, i)) for i in data.image]
+        rows = range(len(data.image))
+        parts = self._held or [(i, self._judge(network, data, i)) for i in rows]
         highest = np.array([self._peaks(grid) for _, grid in parts])
         spread = np.subtract(*np.nanquantile(highest, [0.95, 0.05], axis=0))
         # A few images may agree by chance: not below a twentieth of what is usual.

@@ -9,7 +9,15 @@ from skdinoad.metrics._pixel import check_pair
 from skdinoad.metrics._streaming import N_BINS, bins_of
 from skdinoad.pipeline import predict_map
 
-__all__ = ["check_scores", "checked_groups", "fitted", "judge", "merged", "spread"]
+__all__ = [
+    "check_scores",
+    "checked_groups",
+    "count_once",
+    "fitted",
+    "judge",
+    "merged",
+    "spread",
+]
 
 #: Maps held at a time.
 _CHUNK = 16
@@ -25,17 +33,31 @@ def checked_groups(groups, n):
     return groups
 
 
-def spread(labels, groups, folds, rng):
-    """Return the fold of each row: every label of every group in as many as can be."""
+def spread(labels, groups, first, folds, rng):
+    """Return the fold of each row: every label of every group in as many as can be.
+
+    ``first`` names for each row the first one that shows the same: they share a fold.
+    """
     out, start = np.empty(len(labels), int), 0
+    alone = first == np.arange(len(first))
     for label in (1, -1):
         for group in np.unique(groups):
-            rows = rng.permutation(
-                np.flatnonzero((labels == label) & (groups == group))
-            )
+            wanted = alone & (labels == label) & (groups == group)
+            rows = rng.permutation(np.flatnonzero(wanted))
             out[rows] = (start + np.arange(len(rows))) % folds
             start += len(rows)
-    return out
+    return out[first]
+
+
+def count_once(first, groups, splits):
+    """Return which rows count: of copies in one group the first that is held out."""
+    held = np.concatenate([test for _, test in splits])
+    _, group = np.unique(groups, return_inverse=True)
+    pairs = np.stack([first, group], axis=1)[held]
+    _, places = np.unique(pairs, axis=0, return_index=True)
+    counted = np.zeros(len(first), bool)
+    counted[held[places]] = True
+    return counted
 
 
 def fitted(estimator, X, rows):
@@ -43,7 +65,7 @@ def fitted(estimator, X, rows):
     return clone(estimator).fit(take(X, rows), None)
 
 
-def judge(estimator, X, labels, groups, masks, pixels, keep, train, test):
+def judge(estimator, X, labels, groups, masks, counted, keep, train, test):
     """Fit on the normal rows of one fold and look at the others.
 
     Parameters
@@ -51,8 +73,10 @@ def judge(estimator, X, labels, groups, masks, pixels, keep, train, test):
     estimator : detector or Pipeline
     X, labels, groups, masks
         All rows; ``masks`` may be None.
-    pixels, keep : bool
-        Whether to count the pixels of heat maps, and to return the model.
+    counted : ndarray of shape (n,), bool, or None
+        Rows of whose heat maps the pixels are counted; None = of none.
+    keep : bool
+        Whether to return the model.
     train, test : ndarray of int
 
     Returns
@@ -65,8 +89,9 @@ def judge(estimator, X, labels, groups, masks, pixels, keep, train, test):
     scores = model.score_samples(take(X, test))
     check_scores(scores, test)
     counts = {}
-    for group in np.unique(groups[test]).tolist() if pixels else ():
-        rows = test[groups[test] == group]
+    test_counted = test[:0] if counted is None else test[counted[test]]
+    for group in np.unique(groups[test_counted]).tolist():
+        rows = test_counted[groups[test_counted] == group]
         counts[group] = _counts(model, X, rows, labels, masks)
     return Bunch(rows=test, scores=scores, counts=counts, model=model if keep else None)
 

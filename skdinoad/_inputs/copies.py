@@ -1,0 +1,75 @@
+"""Exact copies among images: found by what they show, not by name or place."""
+
+import hashlib
+import warnings
+
+import numpy as np
+
+from skdinoad._inputs.images import Images
+
+__all__ = ["content", "first_of_each", "warn_of_copies"]
+
+
+def content(X, row) -> bytes:
+    """Return a digest of what an image, or a grid of features, holds.
+
+    Parameters
+    ----------
+    X : Images, or array or list of feature grids
+    row : int
+
+    Returns
+    -------
+    bytes
+        Equal for equal pixels, whatever file or dtype they come in: an alpha channel
+        that hides nothing does not matter.
+    """
+    item = X[row]
+    if isinstance(X, Images) and item.shape[-1] == 4 and (item[..., 3] >= 128).all():
+        item = item[..., :3]
+    digest = hashlib.sha1(repr(item.shape).encode(), usedforsecurity=False)
+    digest.update(np.ascontiguousarray(item))
+    return digest.digest()
+
+
+def first_of_each(contents) -> np.ndarray:
+    """Return for each image the number of the first one that holds the same.
+
+    Parameters
+    ----------
+    contents : sequence of bytes
+        As :func:`content` gives them.
+
+    Returns
+    -------
+    ndarray of shape (n,), int
+
+    Examples
+    --------
+    >>> from skdinoad._inputs.copies import first_of_each
+    >>> first_of_each([b"nut", b"bolt", b"nut"])
+    array([0, 1, 0])
+    """
+    number = {}
+    return np.array([number.setdefault(c, i) for i, c in enumerate(contents)], int)
+
+
+def warn_of_copies(first, *, stacklevel):
+    """Say how many images are exact copies of an earlier one.
+
+    Parameters
+    ----------
+    first : ndarray of shape (n,), int
+        As :func:`first_of_each` gives it.
+    stacklevel : int
+    """
+    copies = np.flatnonzero(first != np.arange(len(first)))
+    if len(copies):
+        warnings.warn(
+            f"{len(copies)} of {len(first)} training images are exact copies of "
+            f"others (image {copies[0]} of image {first[copies[0]]}, counted from 0 "
+            "among the normal ones). They are held out together and count once for "
+            "the threshold. Remove them, or take more photographs.",
+            UserWarning,
+            stacklevel=stacklevel + 1,
+        )
