@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 DATA ?=
 
-.PHONY: demo test lint bench check-accuracy doc clean
+.PHONY: demo test test-oldest lint bench check-accuracy doc clean
 
 # Installs into .venv, with the versions that were tested.
 $(INSTALLED): pyproject.toml constraints.txt
@@ -18,8 +18,21 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)
 	$(BIN)/python -m skdinoad.demo $(if $(DATA),"$(DATA)")
 
+# Two tests side by side: each keeps to one thread.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# The same on the oldest versions that pyproject.toml allows, in an environment of its
+# own (a few GB: the oldest torch comes with CUDA only).
+OLDEST := .venv-oldest
+test-oldest: $(OLDEST)/.installed
+	$(OLDEST)/bin/python -m pytest -n 2 --dist worksteal
+
+$(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints-oldest.txt -e '.[offline,test]'
+	touch $@
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
@@ -52,4 +65,4 @@ doc: $(INSTALLED)
 	$(BIN)/python -m sphinx -W -b html doc doc/_build/html
 
 clean:
-	rm -rf .venv demo_output doc/_build
+	rm -rf .venv .venv-oldest demo_output doc/_build

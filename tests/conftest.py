@@ -5,9 +5,14 @@ import os
 # The model hub is no part of the tests: what is installed must do.
 os.environ["SKDINOAD_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
+# The networks of tests are so small that threads would only wait for each other, for
+# minutes where other processes are busy. Tests run side by side instead.
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
+import cv2
 import numpy as np
 import pytest
+import torch
 
 from skdinoad import (
     DFR,
@@ -22,6 +27,9 @@ from skdinoad import (
 )
 from skdinoad.features import WeightsNotFoundError
 from skdinoad.features._store import clear_memory
+
+torch.set_num_threads(1)  # also where torch came first
+cv2.setNumThreads(1)
 
 
 def tiny_features(**parameters):

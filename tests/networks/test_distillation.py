@@ -129,8 +129,10 @@ def test_features_commit_a_quarter_as_much_as_codes_learn():
     torch.testing.assert_close(features.flatten(), -0.25 * codes.flatten())
 
 
-def test_gradients_are_the_same_every_time():
-    """With several threads too: indexing would add them up in any order."""
+def test_gradients_are_the_same_every_time(request):
+    """With several threads: indexing would add them up in any order."""
+    torch.set_num_threads(2)
+    request.addfinalizer(lambda: torch.set_num_threads(1))
     book, x = Codebook(50, 40), torch.randn(8, 40, 28, 28)
     first = torch.autograd.grad(book.eval()(x)[1], book.codes)[0]
     for _ in range(20):
