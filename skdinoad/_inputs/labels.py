@@ -91,8 +91,20 @@ def labels_of(y, n: int) -> np.ndarray:
     if len(y) != n:
         raise ValueError(f"y has {len(y)} entries, X has {n} samples.")
     if are_masks(y):
-        return np.array([-1 if m is not None and np.any(m) else 1 for m in y])
+        return np.array([-1 if _marks(mask, row) else 1 for row, mask in enumerate(y)])
     return check_labels(y)
+
+
+def _marks(mask, row):
+    """Whether a mask has a true pixel; None stands for an empty one."""
+    if mask is None:
+        return False
+    if np.ndim(mask) != 2:  # the alpha of an RGBA picture would mark every image
+        raise ValueError(
+            f"y[{row}] has shape {np.shape(mask)}; expected a mask (H, W) in each row, "
+            "or None where nothing is anomalous."
+        )
+    return bool(np.any(mask))
 
 
 def are_masks(y):

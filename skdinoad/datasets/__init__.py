@@ -2,7 +2,8 @@
 
 from skdinoad.datasets._defects import DEFECT_KINDS, plant_defect, plant_defects
 from skdinoad.datasets._folder import load_folder
-from skdinoad.datasets._lazy import LazyMasks, read_mask
+from skdinoad.datasets._lazy import LazyMasks
+from skdinoad.datasets._mask_files import read_mask
 from skdinoad.datasets._public import (
     load_btad,
     load_kolektor_sdd,

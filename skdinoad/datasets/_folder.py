@@ -1,15 +1,25 @@
 """A category folder in MVTec AD's layout, as lists of paths."""
 
+import os
+import warnings
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 from sklearn.utils import Bunch
 
 from skdinoad.datasets._lazy import LazyMasks
+from skdinoad.datasets._listing import (
+    GOOD,
+    TRUTH,
+    below,
+    fold,
+    is_good,
+    list_images,
+    shown,
+)
 
-__all__ = ["bunch_of", "category_folder", "images_in", "load_folder", "mask_files"]
-
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
+__all__ = ["bunch_of", "kinds_of", "load_folder", "masks_of", "normals_in"]
 
 
 def load_folder(folder):
@@ -19,7 +29,8 @@ def load_folder(folder):
     ----------
     folder : str or path
         ``train/good/*``, ``test/good/*``, ``test/<kind>/*`` and, optionally,
-        ``ground_truth/<kind>/<stem>_mask.png``.
+        ``ground_truth/<kind>/<stem>_mask.png``. There may be more folders in
+        ``good`` and ``<kind>``; a mask lies in the same ones as its image.
 
     Returns
     -------
@@ -32,9 +43,25 @@ def load_folder(folder):
     Raises
     ------
     FileNotFoundError
-        If ``train/good`` or ``test`` is missing or holds no image.
+        If ``train/good`` or ``test`` is missing or holds no image, or a link leads
+        nowhere.
     ValueError
-        If an image lies in ``test`` itself.
+        If it is not clear what an image shows (it lies in ``test`` itself, in a folder
+        "good" of a kind of defect, or by a link among good and defective images), or
+        which of two images a mask belongs to.
+
+    Warns
+    -----
+    UserWarning
+        If files of other formats, training images outside of ``good`` or masks without
+        an image were left out, a folder holds no image, or no test image is good.
+
+    Notes
+    -----
+    Names are compared without case and without spaces at their ends; "ok" and "normal"
+    mean "good". Links are followed. Hidden files and folders do not count, nor do
+    those that systems make by themselves: ``.ipynb_checkpoints``, ``__MACOSX``,
+    ``Thumbs.db``.
 
     Examples
     --------
@@ -42,62 +69,143 @@ def load_folder(folder):
     >>> data = load_folder("screws")                                # doctest: +SKIP
     >>> DinoPatch().fit(data.train).predict(data.test)              # doctest: +SKIP
     """
-    folder = Path(folder)
-    train, test = images_in(folder / "train" / "good"), images_in(folder / "test")
+    files = list_images(folder, "train", "test", TRUTH)
+    train, test = normals_in(folder, files, "train"), below(files, "test")
     for name, paths in (("train/good", train), ("test", test)):
         if not paths:
             raise FileNotFoundError(
-                f"{folder / name} holds no image; expected MVTec AD's layout: "
+                f"{Path(folder) / name} holds no image; expected MVTec AD's layout: "
                 "train/good/*, test/good/*, test/<kind>/*, "
                 "ground_truth/<kind>/<stem>_mask.png."
             )
-    loose = [path for path in test if path.parent == folder / "test"]
-    if loose:
-        raise ValueError(
-            f"{loose[0]} is in no folder: test/good or test/<kind> says what it is."
-        )
-    kinds = [path.relative_to(folder / "test").parts[0] for path in test]
-    masks = [
-        mask_files(folder / "ground_truth" / kind, f"{path.stem}_mask")
-        for kind, path in zip(kinds, test)
-    ]
-    return bunch_of(train, test, kinds, masks)
+    masks = {path: place.with_suffix("") for path, place in below(files, TRUTH).items()}
+    kinds = kinds_of(folder, test)
+    return bunch_of(folder, train, test, kinds, masks_of(folder, test, masks))
 
 
-def bunch_of(train, test, kinds, masks, validation=()):
-    """Return what all loaders return; the masks of good images are not looked at."""
-    kinds = np.array([str(kind) for kind in kinds])
-    test = np.array([str(path) for path in test])
-    files = [() if kind == "good" else known for kind, known in zip(kinds, masks)]
-    return Bunch(
-        train=np.array([str(path) for path in train]),
-        validation=np.array([str(path) for path in validation], dtype=str),
-        test=test,
-        y=np.where(kinds == "good", 1, -1),
-        kinds=kinds,
-        masks=LazyMasks(test.tolist(), files),
+def bunch_of(root, train, test, kinds, masks, validation=()):
+    """Return what all loaders return; the masks of good images are not looked at.
+
+    Paths are relative to ``root``; ``kinds=None`` and ``masks=None``: not published.
+    """
+    train, test, validation = (
+        np.array([str(Path(root) / path) for path in paths], dtype=str)
+        for paths in (train, test, validation)
     )
+    out = Bunch(train=train, validation=validation, test=test)
+    if kinds is None:
+        return Bunch(**out, y=None, kinds=None, masks=None)
+    _tell_none_good(root, kinds)
+    kinds = np.array(kinds)
+    bad = kinds != "good"
+    _check_one_label([*train, *validation, *test[~bad]], test[bad])
+    files = [
+        known and [str(Path(root) / path) for path in known] if odd else ()
+        for odd, known in zip(bad, masks)
+    ]
+    masks = LazyMasks(test.tolist(), files, bad)
+    return Bunch(**out, y=np.where(bad, -1, 1), kinds=kinds, masks=masks)
 
 
-def images_in(folder):
-    """Return the sorted paths of the images below a folder, [] if there is none."""
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES)
-
-
-def mask_files(folder, stem):
-    """Return the mask files of an image, in any format; None if there are none."""
-    found = [folder / f"{stem}{suffix}" for suffix in sorted(_SUFFIXES)]
-    return tuple(str(path) for path in found if path.is_file()) or None
-
-
-def category_folder(root, category):
-    """Return a category's folder, or say which there are."""
-    folder = Path(root) / category
-    if not folder.is_dir():
-        there = Path(root).iterdir() if Path(root).is_dir() else ()
-        names = sorted(path.name for path in there if path.is_dir())
-        raise FileNotFoundError(
-            f"{folder} is no folder; below {str(root)!r} there are {names}. Data sets "
-            "are never downloaded: unpack them there."
+def normals_in(root, files, part):
+    """Return the images below ``part/good``; say how many others lie in ``part``."""
+    good = below(files, part, GOOD)
+    others = [path for path in below(files, part) if path not in good]
+    if good and others:
+        warnings.warn(
+            f"Images in {Path(root) / part}, but in no folder called good, were left "
+            f"out: {len(others)} ({shown(others)}).",
+            UserWarning,
+            stacklevel=3,
         )
-    return folder
+    return list(good)
+
+
+def kinds_of(root, test):
+    """Return what each test image shows, by the first folder it lies in.
+
+    ``test`` has the place of each below the folder of all test images.
+    """
+    for path, place in test.items():
+        if len(place.parts) == 1:
+            raise ValueError(
+                f"{Path(root) / path} is in no folder: {path.parent}/good or "
+                f"{path.parent}/<kind> says what it is."
+            )
+        kind, *inner = place.parts[:-1]
+        if not is_good(kind) and any(map(is_good, inner)):
+            raise ValueError(
+                f"Is {Path(root) / path} good, or a defect of the kind {kind!r}? "
+                "Expected <kind>/..., good/...: the first folder says what it is."
+            )
+    kinds = [place.parts[0].strip() for place in test.values()]
+    return ["good" if is_good(kind) else kind for kind in kinds]
+
+
+def masks_of(root, test, masks, name="{}_mask"):
+    """Return the mask files of each test image, None where there are none.
+
+    Parameters
+    ----------
+    root : path
+    test : dict of Path to Path
+        The place of each image below the folder of all images.
+    masks : dict of Path to Path
+        The place of each mask below the folder of all masks, without its suffix.
+    name : str
+        What the mask of an image is called, "{}" being its stem.
+    """
+    exact, folded = _by_name(masks, Path.as_posix), _by_name(masks, fold)
+    places = [place.with_name(name.format(place.stem)) for place in test.values()]
+    found = [exact.get(p.as_posix()) or folded.get(fold(p)) for p in places]
+    _check_shared(root, list(test), found)
+    used = {path for files in found for path in files or ()}
+    _tell_unused(root, [path for path in masks if path not in used])
+    return found
+
+
+def _by_name(masks, name):
+    out = {}
+    for path, place in masks.items():
+        out.setdefault(name(place), []).append(path)
+    return out
+
+
+def _check_shared(root, images, found):
+    counts = Counter(path for files in found for path in files or ())
+    for mask in [path for path, count in counts.items() if count > 1]:
+        rivals = [i for i, files in zip(images, found) if files and mask in files]
+        raise ValueError(
+            f"The mask {Path(root) / mask} could belong to {len(rivals)} images: "
+            f"{shown(rivals)}. Give each image a name of its own, and its mask too."
+        )
+
+
+def _tell_unused(root, masks):
+    if masks:
+        warnings.warn(
+            f"Masks below {root} belong to no image: {len(masks)} ({shown(masks)}). "
+            "Expected the same folders and the same name as the image's.",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
+def _check_one_label(good, bad):
+    """Refuse files that links show both as good and as a defect."""
+    known = {os.path.realpath(path): path for path in good}
+    for path in bad:
+        if (real := os.path.realpath(path)) in known:
+            raise ValueError(
+                f"{path} is a defect and {known[real]} is good, but they are one file."
+            )
+
+
+def _tell_none_good(root, kinds):
+    if "good" not in kinds:
+        warnings.warn(
+            f"No test image of {root} is good; there are {sorted(set(kinds))[:5]}. If "
+            "one of these means good, call its folder so.",
+            UserWarning,
+            stacklevel=4,
+        )

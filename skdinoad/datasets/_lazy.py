@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 
 from skdinoad._inputs.images import as_images
+from skdinoad.datasets._mask_files import read_mask
 
-__all__ = ["LazyMasks", "read_mask"]
+__all__ = ["LazyMasks"]
 
 
 class LazyMasks(Sequence):
@@ -20,19 +20,42 @@ class LazyMasks(Sequence):
     Parameters
     ----------
     images : sequence of str
-        The images' paths: an empty mask has the size of its image.
+        The images' paths: a mask has the size of its image.
     files : list
-        For each image the paths of its masks, whose union counts; () where nothing is
-        anomalous, None where that is unknown: looking at such a mask is an error.
+        For each image the paths of its masks, as :func:`read_mask` reads them: what
+        any of them marks counts; () where nothing is anomalous, None where that is
+        unknown: looking at such a mask is an error.
+    anomalous : sequence of bool, default=None
+        Which images are known to be anomalous. Masks of these that mark nothing are an
+        error when looked at: the image would be taken for a good one. None: the masks
+        alone say.
 
     Attributes
     ----------
     known : ndarray of shape (n,), bool
         False for anomalous images without a mask.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> from skdinoad.datasets import LazyMasks
+    >>> with tempfile.NamedTemporaryFile(suffix=".png") as file:
+    ...     Image.new("RGB", (4, 2)).save(file.name)
+    ...     LazyMasks([file.name], [()])[0].shape
+    (2, 4)
     """
 
-    def __init__(self, images, files):
+    def __init__(self, images, files, anomalous=None):
         self._images, self._files = list(images), list(files)
+        if anomalous is None:
+            anomalous = np.zeros(len(self._files), bool)
+        self._anomalous = np.asarray(anomalous, bool)
+        if not len(self._images) == len(self._files) == len(self._anomalous):
+            raise ValueError(
+                f"{len(self._images)} images, {len(self._files)} lists of masks, "
+                f"{len(self._anomalous)} marks of anomalous; expected one of each."
+            )
 
     @property
     def known(self):
@@ -46,29 +69,30 @@ class LazyMasks(Sequence):
             index = index if isinstance(index, slice) or len(index) else slice(0)
             rows = np.arange(len(self))[index]
             parts = [[part[i] for i in rows] for part in (self._images, self._files)]
-            return LazyMasks(*parts)
+            return LazyMasks(*parts, self._anomalous[rows])
         path, files = self._images[index], self._files[index]
         if files is None:
             raise ValueError(
                 f"The image {path!r} is anomalous and has no mask. Leave such rows "
                 "out: rows = numpy.flatnonzero(masks.known); masks[rows]."
             )
-        if not files:
-            return np.zeros(as_images([path]).size(0), bool)
-        return np.any([read_mask(file) for file in files], axis=0)
+        mask = np.zeros(as_images([path]).size(0), bool)
+        for file in files:
+            mask |= _of_size(mask.shape, file, path)
+        if self._anomalous[index] and not mask.any():
+            raise ValueError(
+                f"The image {path!r} is anomalous, but nothing is marked in its mask "
+                f"{', '.join(map(repr, files))}. Mark the defect, or remove the file."
+            )
+        return mask
 
 
-def read_mask(path) -> np.ndarray:
-    """Read a mask file as booleans.
-
-    Parameters
-    ----------
-    path : str or path
-
-    Returns
-    -------
-    ndarray of shape (H, W), bool
-        True = anomalous (any value above 0).
-    """
-    with Image.open(path) as image:
-        return np.asarray(image.convert("L")) > 0
+def _of_size(shape, file, path):
+    """Return the mask in a file, which must have the shape of its image."""
+    mask = read_mask(file)
+    if mask.shape != shape:
+        raise ValueError(
+            f"The mask {str(file)!r} has {mask.shape[1]} x {mask.shape[0]} pixels, its "
+            f"image {path!r} {shape[1]} x {shape[0]}; expected the same, both upright."
+        )
+    return mask

@@ -8,12 +8,13 @@ from sklearn.model_selection import GroupShuffleSplit
 
 from skdinoad.datasets._folder import (
     bunch_of,
-    category_folder,
-    images_in,
+    kinds_of,
     load_folder,
-    mask_files,
+    masks_of,
+    normals_in,
 )
-from skdinoad.datasets._lazy import read_mask
+from skdinoad.datasets._lazy import LazyMasks
+from skdinoad.datasets._listing import TRUTH, below, fold, is_good, list_images
 
 __all__ = [
     "load_btad",
@@ -94,20 +95,19 @@ def load_mvtec_ad2(root, category, *, test="public"):
     """
     if test not in ("public", "private", "private_mixed"):
         raise ValueError(f"test={test!r}: expected public, private or private_mixed.")
-    folder = category_folder(root, category)
-    train = _some(folder / "train" / "good")
-    validation = images_in(folder / "validation" / "good")
-    part = folder / f"test_{test}"
-    if test != "public":
-        paths = _some(part)
-        out = bunch_of(train, paths, ["unknown"] * len(paths), paths, validation)
-        out.y = out.kinds = out.masks = None  # they are its authors' alone
-        return out
-    paths = [*images_in(part / "good"), *_some(part / "bad")]
-    kinds = [path.parent.name for path in paths]
-    truth = part / "ground_truth" / "bad"
-    masks = [mask_files(truth, f"{path.stem}_mask") for path in paths]
-    return bunch_of(train, paths, kinds, masks, validation)
+    folder, part = category_folder(root, category), f"test_{test}"
+    files = list_images(folder, "train", "validation", part)
+    train = _some(folder / "train/good", normals_in(folder, files, "train"))
+    validation = normals_in(folder, files, "validation")
+    found = _some(folder / part, below(files, part))
+    if test != "public":  # labels and masks are its authors' alone
+        return bunch_of(folder, train, found, None, None, validation)
+    truth = below(files, part, TRUTH)
+    good_first = sorted(found, key=lambda path: not is_good(path.parts[1]))
+    tested = {path: found[path] for path in good_first if path not in truth}
+    named = {path: place.with_suffix("") for path, place in truth.items()}
+    masks, kinds = masks_of(folder, tested, named), kinds_of(folder, tested)
+    return bunch_of(folder, train, tested, kinds, masks, validation)
 
 
 def load_mvtec_loco(root, category):
@@ -136,15 +136,13 @@ def load_mvtec_loco(root, category):
     Bergmann et al., "Beyond Dents and Scratches", IJCV 130, 2022. CC BY-NC-SA 4.0.
     """
     folder = category_folder(root, category)
-    paths = _some(folder / "test")
-    kinds = [path.parent.name for path in paths]
-    regions = [
-        images_in(folder / "ground_truth" / kind / path.stem)
-        for kind, path in zip(kinds, paths)
-    ]
-    masks = [tuple(map(str, files)) or None for files in regions]
-    validation = images_in(folder / "validation" / "good")
-    return bunch_of(_some(folder / "train" / "good"), paths, kinds, masks, validation)
+    files = list_images(folder, "train", "validation", "test", TRUTH)
+    train = _some(folder / "train/good", normals_in(folder, files, "train"))
+    test = _some(folder / "test", below(files, "test"))
+    regions = {path: place.parent for path, place in below(files, TRUTH).items()}
+    masks = masks_of(folder, test, regions, "{}")
+    validation = normals_in(folder, files, "validation")
+    return bunch_of(folder, train, test, kinds_of(folder, test), masks, validation)
 
 
 def load_visa(root, category, *, split="1cls"):
@@ -179,16 +177,16 @@ def load_visa(root, category, *, split="1cls"):
     listed = root / "split_csv" / f"{split}.csv"
     if not listed.is_file():
         raise FileNotFoundError(f"{listed} is missing; it comes with the data set.")
-    with listed.open(newline="") as file:
+    with listed.open(newline="", encoding="utf-8-sig") as file:
         rows = [row for row in csv.DictReader(file) if row["object"] == category]
-    train = [r for r in rows if r["split"] == "train" and r["label"] == "normal"]
+    train = [r for r in rows if r["split"] == "train" and is_good(r["label"])]
     test = [row for row in rows if row["split"] == "test"]
-    kinds = ["good" if row["label"] == "normal" else "anomaly" for row in test]
-    masks = [(str(root / row["mask"]),) if row["mask"] else None for row in test]
-    paths = [[root / row["image"] for row in part] for part in (train, test)]
+    kinds = ["good" if is_good(row["label"]) else "anomaly" for row in test]
+    masks = [(row["mask"],) if row["mask"] else None for row in test]
+    paths = [[row["image"] for row in part] for part in (train, test)]
     if not all(paths):
         raise FileNotFoundError(f"{listed} lists no image of {category!r}.")
-    return bunch_of(*paths, kinds, masks)
+    return bunch_of(root, *paths, kinds, masks)
 
 
 def load_btad(root, category):
@@ -216,10 +214,12 @@ def load_btad(root, category):
     Localization", ISIE 2021. CC BY-SA.
     """
     folder = category_folder(root, category)
-    paths = _some(folder / "test")
-    kinds = ["good" if path.parent.name == "ok" else "ko" for path in paths]
-    masks = [mask_files(folder / "ground_truth" / "ko", path.stem) for path in paths]
-    return bunch_of(_some(folder / "train" / "ok"), paths, kinds, masks)
+    files = list_images(folder, "train", "test", TRUTH)
+    train = _some(folder / "train/ok", normals_in(folder, files, "train"))
+    test = _some(folder / "test", below(files, "test"))
+    named = {path: place.with_suffix("") for path, place in below(files, TRUTH).items()}
+    masks = masks_of(folder, test, named, "{}")
+    return bunch_of(folder, train, test, kinds_of(folder, test), masks)
 
 
 def load_kolektor_sdd(root, *, test_share=0.5, random_state=0):
@@ -252,27 +252,48 @@ def load_kolektor_sdd(root, *, test_share=0.5, random_state=0):
     Tabernik et al., "Segmentation-based deep-learning approach for surface-defect
     detection", Journal of Intelligent Manufacturing 31, 2020. CC BY-NC-SA 4.0.
     """
-    paths = [p for p in images_in(Path(root)) if not p.stem.endswith("_label")]
+    files = list_images(root)
+    named = {p: p.with_suffix("") for p in files if fold(p.stem).endswith("_label")}
+    paths = [path for path in files if path not in named]
     if not paths:
         raise FileNotFoundError(f"{root} holds no image; expected kos01/Part0.jpg, ...")
+    masks = masks_of(root, {path: path for path in paths}, named, "{}_label")
+    kinds = _kinds_by_mask(Path(root), paths, masks)
     items = np.array([path.parent.name for path in paths])
-    masks = [mask_files(path.parent, f"{path.stem}_label") for path in paths]
-    for path, files in zip(paths, masks):
-        if files is None:
-            raise FileNotFoundError(f"{path} has no mask {path.stem}_label.bmp.")
-    kinds = ["bad" if read_mask(files[0]).any() else "good" for files in masks]
     splitter = GroupShuffleSplit(1, test_size=test_share, random_state=random_state)
     learned, tested = next(splitter.split(paths, groups=items))
     learned = [i for i in learned if kinds[i] == "good"]
     test = [[part[i] for i in tested] for part in (paths, kinds, masks)]
-    out = bunch_of([paths[i] for i in learned], *test)
+    out = bunch_of(root, [paths[i] for i in learned], *test)
     out.groups = items[learned]
     return out
 
 
-def _some(folder):
-    """Return the images below a folder; there must be one."""
-    paths = images_in(folder)
+def category_folder(root, category):
+    """Return a category's folder, or say which there are."""
+    folder = Path(root) / category
+    if not folder.is_dir():
+        there = Path(root).iterdir() if Path(root).is_dir() else ()
+        names = sorted(path.name for path in there if path.is_dir())
+        raise FileNotFoundError(
+            f"{folder} is no folder; below {str(root)!r} there are {names}. Data sets "
+            "are never downloaded: unpack them there."
+        )
+    return folder
+
+
+def _kinds_by_mask(root, paths, masks):
+    """Return "bad" for images whose mask marks something, "good" for the others."""
+    for path, files in zip(paths, masks):
+        if files is None:
+            raise FileNotFoundError(f"{root / path} has no mask {path.stem}_label.bmp.")
+    files = [[str(root / path) for path in found] for found in masks]
+    marked = LazyMasks([str(root / path) for path in paths], files)
+    return ["bad" if mask.any() else "good" for mask in marked]
+
+
+def _some(folder, paths):
+    """Return the paths of a folder's images; there must be one."""
     if not paths:
         raise FileNotFoundError(f"{folder} holds no image.")
     return paths

@@ -46,3 +46,16 @@ def test_normal_rows_from_labels_and_masks():
 def test_unusable_labels_are_explained(y, words):
     with pytest.raises(ValueError, match=words):
         normal_rows(y, 2)
+
+
+@pytest.mark.parametrize(
+    ("y", "words"),
+    [
+        ([np.zeros((4, 4)), np.ones((4, 4, 4))], r"y\[1\] has shape \(4, 4, 4\)"),
+        (np.ones((2, 4, 4, 1)), r"y\[0\] has shape \(4, 4, 1\)"),
+        ([np.zeros((4, 4)), 1], r"y\[1\] has shape \(\)"),
+    ],
+)
+def test_masks_of_another_form_are_explained(y, words):
+    with pytest.raises(ValueError, match=words):
+        normal_rows(y, 2)

@@ -5,7 +5,7 @@ from sklearn.model_selection import KFold, cross_val_score
 
 from skdinoad import DinoPatch
 from skdinoad._inputs.labels import normal_rows
-from skdinoad.datasets import LazyMasks, read_mask
+from skdinoad.datasets import LazyMasks
 from skdinoad.metrics import pixel_auroc_scorer
 from skdinoad.testing import make_images
 
@@ -50,8 +50,53 @@ def test_they_are_labels_as_well(masks):
         normal_rows(masks, 3)  # not taken for a good one
 
 
-def test_any_value_above_0_is_anomalous(masks, tmp_path):
-    assert read_mask(tmp_path / "mask0.png").sum() == 1
+def test_an_anomalous_image_with_an_empty_mask_is_never_a_good_one(masks, tmp_path):
+    Image.new("L", (6, 4)).save(tmp_path / "mask0.png")
+    Image.new("L", (6, 4)).save(tmp_path / "mask1.png")
+    paths, files = masks._images, masks._files
+    assert not LazyMasks(paths, files)[1].any()  # nothing says that it is anomalous
+    told = LazyMasks(paths, files, [False, True, True])
+    words = r"1\.png' is anomalous, but nothing is marked in its mask .*mask0\.png"
+    for look in (
+        lambda: told[1],
+        lambda: told[:2][1],
+        lambda: normal_rows(told[:2], 2),
+    ):
+        with pytest.raises(ValueError, match=words):
+            look()
+    assert not told[0].any()
+
+
+def test_one_of_several_masks_may_be_empty(masks, tmp_path):
+    Image.new("L", (6, 4)).save(tmp_path / "mask0.png")
+    told = LazyMasks(masks._images, masks._files, [False, True, True])
+    assert told[1].sum() == 1
+
+
+def test_a_mask_has_the_size_of_its_image(masks, tmp_path):
+    Image.new("L", (4, 6)).save(tmp_path / "mask1.png")
+    with pytest.raises(ValueError, match=r"mask1\.png' has 4 x 6 .*/1\.png' 6 x 4"):
+        masks[1]
+
+
+def test_image_and_mask_may_be_turned_alike(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (6, 4)).save(tmp_path / "a.jpg", exif=exif)
+    mask = np.zeros((4, 6), np.uint8)
+    mask[0, 0] = 255
+    paths = [str(tmp_path / name) for name in ("a.jpg", "stored.png", "upright.png")]
+    Image.fromarray(mask).save(paths[1], exif=exif)
+    Image.fromarray(np.rot90(mask, -1)).save(paths[2])
+    for path in paths[1:]:
+        found = LazyMasks(paths[:1], [(path,)])[0]
+        assert np.argwhere(found).tolist() == [[0, 3]]
+        assert found.shape == (6, 4)
+
+
+def test_lists_of_different_lengths_are_refused(masks):
+    with pytest.raises(ValueError, match="3 images, 2 lists of masks"):
+        LazyMasks(masks._images, masks._files[:2])
 
 
 def test_a_search_takes_them(tiny, tmp_path):

@@ -143,3 +143,50 @@ def test_empty_folders_are_explained(load, tmp_path):
 def test_no_image_of_kolektor(tmp_path):
     with pytest.raises(FileNotFoundError, match="kos01/Part0"):
         datasets.load_kolektor_sdd(tmp_path)
+
+
+def test_every_loader_takes_names_as_people_write_them(tmp_path):
+    """Hidden folders, GOOD in capitals, masks in sub folders: as for load_folder."""
+    for name in ("train/GOOD/0", "test/GOOD/0", "test/.x/0", "test/ko/a/0"):
+        image(tmp_path / f"one/{name}.png")
+    image(tmp_path / "one/Ground_Truth/ko/a/0.png", bad=3)  # BTAD
+    data = datasets.load_btad(tmp_path, "one")
+    assert (data.kinds.tolist(), regions(data)) == (["good", "ko"], [0, 3])
+    (tmp_path / "one/Ground_Truth/ko/a/0.png").unlink()
+    image(tmp_path / "one/Ground_Truth/ko/a/0/0.png", bad=4)  # LOCO
+    data = datasets.load_mvtec_loco(tmp_path, "one")
+    assert (data.kinds.tolist(), regions(data)) == (["good", "ko"], [0, 4])
+    for name in ("Train/Good/0", "Test_public/Good/1", "test_public/.x/0"):
+        image(tmp_path / f"two/{name}.png")
+    image(tmp_path / "two/test_public/bad/a/5.png")
+    image(tmp_path / "two/test_public/Ground_truth/bad/a/5_mask.png", bad=2)
+    data = datasets.load_mvtec_ad2(tmp_path, "two")
+    assert (data.kinds.tolist(), regions(data)) == (["good", "bad"], [0, 2])
+
+
+@pytest.mark.parametrize("load", [datasets.load_mvtec_loco, datasets.load_btad])
+def test_images_in_no_folder_are_refused(load, tmp_path):
+    for name in ("train/good/0", "test/good/0", "test/loose"):
+        image(tmp_path / f"x/{name}.png")
+    with pytest.raises(ValueError, match=r"loose\.png is in no folder"):
+        load(tmp_path, "x")
+
+
+def test_visa_reads_what_a_spreadsheet_has_saved(visa):
+    listed = visa / "split_csv/1cls.csv"
+    text = listed.read_text().replace("normal", "Normal")
+    listed.write_text(text, encoding="utf-8-sig")
+    data = datasets.load_visa(visa, "candle")
+    assert len(data.train) == 1
+    assert data.kinds.tolist() == ["good", "anomaly"]
+
+
+def test_kolektor_does_not_take_hidden_files_for_images(tmp_path):
+    for item in ("kos01", "kos02", "__MACOSX/kos01", ".trash/kos03"):
+        image(tmp_path / item / "Part0.jpg")
+        image(tmp_path / item / "Part0_label.bmp", bad=0)
+    data = datasets.load_kolektor_sdd(tmp_path)
+    assert len(data.train) == len(data.test) == 1
+    image(tmp_path / "kos01/Part7_label.bmp", bad=2)
+    with pytest.warns(UserWarning, match="belong to no image: 1 "):
+        datasets.load_kolektor_sdd(tmp_path)
