@@ -20,9 +20,9 @@ def read_mask(path) -> np.ndarray:
     path : str or path
         An image of one page. Black is background; every other colour, of 1 to 32 bits,
         marks a pixel. In formats that lose detail (JPEG, JPEG 2000, AVIF, lossy WebP)
-        a pixel must be brighter than half of the brightest. Where there is alpha,
-        what cannot be seen is background, and if all that can be seen has one
-        colour, that marks, whatever colour it is.
+        a pixel must be brighter than half of the brightest. Where alpha
+        varies, what cannot be seen is background, and if all that can be seen has one
+        colour, that colour marks, black included.
 
     Returns
     -------
@@ -65,10 +65,10 @@ def read_mask(path) -> np.ndarray:
 def _marked(pixels, lossy):
     """Return which pixels (H, W, c) are marked, c = 1, 3, or 4 with alpha."""
     colours, visible = pixels[..., :3], np.ones(pixels.shape[:2], bool)
-    if pixels.shape[-1] == 4:
-        alpha = pixels[..., 3]
+    alpha = pixels[..., 3] if pixels.shape[-1] == 4 else visible
+    if alpha.min() < alpha.max():
         visible, seen = alpha > 0, colours[alpha > 0]
-        if alpha.min() < alpha.max() and (seen == seen[0]).all():
+        if (seen == seen[0]).all():
             return alpha > alpha.min()
     if not lossy:
         return visible & colours.any(axis=-1)

@@ -38,6 +38,7 @@ LOSSLESS = {
     "alpha over white": box(np.uint8, (255, 255, 255, 9), (255, 255, 255, 0)),
     "black on invisible white": box(np.uint8, (0, 0, 0, 255), (255, 255, 255, 0)),
     "faint alpha": box(np.uint8, (9, 9, 9, 200), (9, 9, 9, 100)),
+    "nothing to see": box(np.uint8, (0, 3, 0, 0), (0, 0, 0, 0)),
     "opaque": box(np.uint8, (0, 3, 0, 255), (0, 0, 0, 255)),
 }
 
