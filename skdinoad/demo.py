@@ -2,6 +2,9 @@
 
 python -m skdinoad.demo                 # writes demo_output/
 python -m skdinoad.demo path/to/category   # a folder in MVTec AD's layout
+
+The photographs come with scikit-image (pip install scikit-image). Without it the
+rendered parts are shown alone.
 """
 
 import argparse
@@ -38,20 +41,21 @@ def main(arguments=None):
     parser.add_argument("--output", type=Path, default=Path("demo_output"))
     options = parser.parse_args(arguments)
     print(f"Weights: {DinoFeatures().fit().weights_name_}\n")
+    jobs = [*_jobs(options.folder)]
     print(_HEADER)
-    for name, data, pipe in _jobs(options.folder):
+    for name, data, pipe in jobs:
         report(name, data, pipe, options.output / name)
     print(f"\nHeat maps and saved models: {options.output.resolve()}")
 
 
 def _jobs(folder):
-    """Yield (name, data, unfitted pipeline) of each demonstration."""
+    """Yield (name, data, unfitted pipeline) of each part of the demonstration."""
     if folder:
         data = load_folder(folder)
         yield Path(folder).resolve().name, data, Pipeline([PCAAligner(), DinoPatch()])
         return
-    for texture in ("brick", "gravel", "grass"):
-        # A texture looks alike everywhere: every location may answer for every other.
+    for texture in _textures():
+        # A texture looks alike everywhere: compare every place with all others.
         features = DinoFeatures(image_size=_VIEW)
         detector = DinoPatch(features=features, neighborhood=_VIEW // 14)
         yield texture, texture_crops(texture), Pipeline([detector])
@@ -59,6 +63,18 @@ def _jobs(folder):
 
 
 # -- data ---------------------------------------------------------------------------
+
+
+def _textures():
+    """Return the names of the photographs; none, and a note, without scikit-image."""
+    names = ("brick", "gravel", "grass")
+    try:
+        from skimage import data  # noqa: F401
+    except ImportError as error:
+        print(f"note: no {', '.join(names)}, which come with scikit-image ({error}).")
+        print("      To see them: pip install scikit-image\n")
+        return ()
+    return names
 
 
 def texture_crops(name):

@@ -1,3 +1,5 @@
+import sys
+
 import joblib
 import numpy as np
 import pytest
@@ -42,6 +44,14 @@ def test_texture_tiles_do_not_overlap():
     }
     assert len(flat) == 16
     assert [m.any() for m in data.masks] == (data.y == -1).tolist()
+
+
+def test_without_scikit_image_the_rendered_parts_are_shown(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "skimage", None)  # importing it fails
+    assert [name for name, _, _ in demo._jobs(None)] == ["screws-rendered"]
+    printed = capsys.readouterr().out
+    assert "no brick, gravel, grass" in printed
+    assert "pip install scikit-image" in printed
 
 
 def test_screws_are_labelled():
