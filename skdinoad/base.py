@@ -104,6 +104,7 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
             Images: uint8 0..255 or float 0..1 of shape (n, H, W), (n, H, W, 1),
             (n, H, W, 3) or (n, H, W, 4) with alpha = valid; a list of images; file
             paths. Features: float (n, h, w, c) with c > 4, as DinoFeatures gives them.
+            Colours in the order RGB, not OpenCV's BGR: ``image[..., ::-1]``.
         y : None, array-like of shape (n,), or masks of shape (n, H, W)
             +1 normal, -1 anomalous. **Rows labelled anomalous are left out**, so a
             cross-validation with any splitter never trains on a defect.

@@ -44,6 +44,11 @@ def test_scikit_learn_check(cls, check):
     check(cls.__name__, build(cls))
 
 
+@pytest.mark.parametrize("cls", ESTIMATORS)
+def test_fit_says_the_order_of_colours(cls):
+    assert "RGB, not OpenCV's BGR" in cls.fit.__doc__
+
+
 @pytest.mark.parametrize(
     ("cls", "check"),
     [(cls, check) for cls in ESTIMATORS for check in checks_for(build(cls))],

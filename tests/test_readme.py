@@ -23,6 +23,12 @@ def test_example_runs_verbatim(real_features):
     assert all(scope["boxes"])
 
 
+def test_the_order_of_colours_is_said():
+    guide = README.parent / "doc" / "user_guide.rst"
+    for page in (README, guide):
+        assert "Colours come in the order RGB" in page.read_text()
+
+
 def test_pictures_and_pages_exist():
     text = README.read_text()
     named = re.findall(r"\]\(([^)]+)\)|`(doc/[^`]+)`", text)

@@ -10,7 +10,8 @@ __all__ = ["Images", "as_images", "take"]
 
 _ACCEPTED = (
     "images as uint8 0..255 or float 0..1 of shape (n, H, W), (n, H, W, 1), "
-    "(n, H, W, 3) or (n, H, W, 4), a list of such images, or file paths"
+    "(n, H, W, 3) RGB or (n, H, W, 4) RGBA (not OpenCV's BGR: image[..., ::-1]), a "
+    "list of such images, or file paths"
 )
 
 

@@ -105,6 +105,7 @@ class ForegroundMask(UsesFeatures, TransformerMixin, BaseEstimator):
         ----------
         X : array, list of images or paths
             Images as everywhere; rows labelled anomalous in ``y`` are left out.
+            Colours in the order RGB, not OpenCV's BGR: ``image[..., ::-1]``.
         y : None, array-like of shape (n,), or masks of shape (n, H, W)
             +1 normal, -1 anomalous.
 

@@ -192,6 +192,7 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
         ----------
         X : array, list of images or paths
             uint8 0..255 or float 0..1, (n, H, W[, 1 | 3 | 4]), a list, or paths.
+            Colours in the order RGB, not OpenCV's BGR: ``image[..., ::-1]``.
         y : None, array-like of shape (n,), or masks of shape (n, H, W)
             +1 normal, -1 anomalous; **rows labelled anomalous are left out**.
 

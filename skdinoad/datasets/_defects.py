@@ -17,8 +17,8 @@ def plant_defect(image, *, kind="scratch", size=0.15, where=None, random_state=0
     image : ndarray of shape (H, W, 3), uint8
     kind : {"scratch", "blob", "cutpaste", "missing"}
         A line of the opposite brightness; a soft spot of another colour; a piece of
-        the same image, turned, in another place; a round piece gone, with what is
-        around it grown over: the richest of eight places drawn.
+        the same image, turned, in another place; a round piece removed and filled from
+        what is around it; of eight random places the one with most detail.
     size : float
         Extent over the shorter edge of the image.
     where : ndarray of shape (H, W), bool, or None
@@ -70,7 +70,7 @@ def plant_defects(X, *, kinds=("scratch", "blob", "cutpaste"), random_state=0, *
     X : array, list of images or paths
         Good images without transparency.
     kinds : sequence of str
-        Used in turn; see :func:`plant_defect`.
+        One after the other, from the first again; see :func:`plant_defect`.
     random_state : int, RandomState or None
     **how
         ``size`` and ``where`` of :func:`plant_defect`.

@@ -155,6 +155,7 @@ class CNNFeatures(Extractor):
         ----------
         X : array, list of images or paths
             Images as everywhere; not needed with ``standardize=False``.
+            Colours in the order RGB, not OpenCV's BGR: ``image[..., ::-1]``.
         y : None, array-like of shape (n,), or masks of shape (n, H, W)
             +1 normal, -1 anomalous. **Rows labelled anomalous are left out.**
 

@@ -168,6 +168,7 @@ class DinoFeatures(Extractor):
         X : ignored
             Nothing is learned from images; rows labelled anomalous in ``y`` cannot
             leak into the features.
+            Colours in the order RGB, not OpenCV's BGR: ``image[..., ::-1]``.
         y : ignored
 
         Returns

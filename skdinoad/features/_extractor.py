@@ -70,6 +70,7 @@ class Extractor(TakesImages, TransformerMixin, BaseEstimator):
         X : array, list of images or paths
             Images as everywhere: uint8 0..255 or float 0..1, (n, H, W[, 1 | 3 | 4]),
             a list of images of any sizes, or file paths.
+            Colours in the order RGB, not OpenCV's BGR: ``image[..., ::-1]``.
 
         Returns
         -------

@@ -182,6 +182,7 @@ default=None
         Parameters
         ----------
         X : array, list of images or paths, or feature grids
+            Colours in the order RGB, not OpenCV's BGR: ``image[..., ::-1]``.
         y : None, array-like of shape (n,), or masks of shape (n, H, W)
             +1 normal, -1 anomalous; None = all normal. Nothing learns from anomalous
             rows; they choose the threshold if ``scoring`` is given.

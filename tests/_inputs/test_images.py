@@ -145,3 +145,8 @@ def test_size_of_a_truncated_file_is_an_error_that_names_it(tmp_path):
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ValueError, match=r"X\[0\] .*part.png.* truncated"):
         as_images([str(path)]).size(0)
+
+
+def test_the_order_of_colours_is_said_where_input_is_refused():
+    with pytest.raises(ValueError, match=r"RGB .*not OpenCV's BGR"):
+        as_images([])
