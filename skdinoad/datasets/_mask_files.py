@@ -11,6 +11,9 @@ __all__ = ["read_mask"]
 #: Formats that change colours a little where they save.
 _LOSSY = {"JPEG", "MPO", "JPEG2000", "AVIF"}
 
+#: The same inside of TIFF files.
+_LOSSY_INSIDE = {"jpeg", "tiff_jpeg", "webp"}
+
 
 def read_mask(path) -> np.ndarray:
     """Read a mask file as booleans.
@@ -20,9 +23,9 @@ def read_mask(path) -> np.ndarray:
     path : str or path
         An image of one page. Black is background; every other colour, of 1 to 32 bits,
         marks a pixel. In formats that lose detail (JPEG, JPEG 2000, AVIF, lossy WebP)
-        a pixel must be brighter than half of the brightest. Where alpha
-        varies, what cannot be seen is background, and if all that can be seen has one
-        colour, that colour marks, black included.
+        a pixel must be brighter than half of the brightest. Where alpha varies, what
+        cannot be seen is background, and if all that can be seen has one colour, that
+        colour marks, black included.
 
     Returns
     -------
@@ -102,7 +105,8 @@ def _is_lossy(path):
     with Image.open(path) as image:
         if image.format == "WEBP":
             return _is_lossy_webp(path.read_bytes())
-        return image.format in _LOSSY
+        inside = image.info.get("compression")
+        return image.format in _LOSSY or inside in _LOSSY_INSIDE
 
 
 def _is_lossy_webp(data):
