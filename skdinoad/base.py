@@ -35,6 +35,39 @@ class TakesImages:
         tags.input_tags.three_d_array = True
         return tags
 
+    def _images_to_fit(self, images):
+        """Return training images, read by the range of values that they have."""
+        self.value_range_ = None
+        if images.has_reader:  # whoever hands them over has learned it
+            return images
+        self.value_range_ = images.learn_range()
+        return images.read_by(self.value_range_)
+
+    def _images_to_score(self, X):
+        """Return images, read by the range that fit has learned."""
+        images = as_images(X)
+        if images.has_reader:
+            return images
+        return images.read_by(getattr(self, "value_range_", None))
+
+    def _learn_hidden(self, images, *, before=False, stacklevel=4):
+        """Note whether training images, all read by now, have hidden pixels."""
+        self.hidden_pixels_ = before or images.hidden
+        self._warn_without_alpha(images, stacklevel)
+
+    def _warn_without_alpha(self, images, stacklevel=4):
+        """Say which images, read by now, lack the alpha that fit has seen."""
+        names = images.without_alpha()
+        if names and getattr(self, "hidden_pixels_", False):
+            others = f" and {len(names) - 1} more images" if len(names) > 1 else ""
+            warnings.warn(
+                f"{names[0]}{others} without alpha channel, but training images hide "
+                "pixels by theirs: here nothing is hidden, and what fit has never "
+                "seen counts. Pass the same region as alpha.",
+                UserWarning,
+                stacklevel=stacklevel,
+            )
+
 
 class UsesFeatures(TakesImages):
     """For estimators whose ``features=None`` stands for a default extractor."""
@@ -124,8 +157,11 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
         self._forget()
         try:
             normals = take(X, rows)  # extractors may learn too, and never from defects
+            if isinstance(X, Images):
+                normals = self._images_to_fit(normals)
             self.features_ = self._fit_extractor(normals)
             self._fit_images(normals)
+            self._learn_hidden_too(normals)
             self._set_offset()
         except BaseException:
             self._forget()  # a model half new, half old would score in silence
@@ -164,7 +200,7 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
                     f"{name}={now!r}, but the bank was fitted with {value!r}: fit "
                     "again."
                 )
-        X = self._check_input(X)
+        X = self._input_to_score(X)
         return take(X, normal_rows(y, len(X)))
 
     def _collect(self, X):
@@ -276,10 +312,11 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
             than the training images.
         """
         check_is_fitted(self)
-        X = self._check_input(X)
+        X = self._input_to_score(X)
         scores = self._scores(X)
         if np.isnan(scores).any():
             raise nothing_valid(X, int(np.flatnonzero(np.isnan(scores))[0]))
+        self._warn_of_input(X)
         return scores
 
     def decision_function(self, X):
@@ -328,8 +365,10 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
         skdinoad.predict_map : The same for any Pipeline or search.
         """
         check_is_fitted(self)
-        X = self._check_input(X)
-        return self.map_frames(X, None, [size_of(X, i) for i in range(len(X))])
+        X = self._input_to_score(X)
+        maps = self.map_frames(X, None, [size_of(X, i) for i in range(len(X))])
+        self._warn_of_input(X)
+        return maps
 
     def map_frames(self, X, frames, sizes):
         """Return heat maps in the coordinates of the images that X was made from.
@@ -388,7 +427,7 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
 
     def _scored(self, X, task):
         """Yield (score grids, frames) batch by batch."""
-        X = self._check_input(X)
+        X = self._input_to_score(X)
         row, expected = 0, self._grid_shape()
         for F, frames in self._batches(X, task):
             for grid in F:
@@ -410,6 +449,20 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
 
     def _check_input(self, X):
         return as_images(X) if self._takes_images(X) else check_grids(X)
+
+    def _input_to_score(self, X):
+        X = self._check_input(X)
+        return self._images_to_score(X) if isinstance(X, Images) else X
+
+    def _learn_hidden_too(self, X):
+        """Note hidden pixels of training images, after those known before."""
+        if isinstance(X, Images):
+            before = getattr(self, "hidden_pixels_", False)
+            self._learn_hidden(X, before=before, stacklevel=5)
+
+    def _warn_of_input(self, X):
+        if isinstance(X, Images):
+            self._warn_without_alpha(X, stacklevel=5)
 
     def _takes_images(self, X):
         """Whether X holds images; features it may hold only without an extractor."""

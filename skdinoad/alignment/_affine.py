@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skdinoad._arrays.geometry import BORDERS, pose_frame, resize_frame, warp, warp_rgba
 from skdinoad._compat.sklearn import Interval, StrOptions
-from skdinoad._inputs.images import as_images, take
+from skdinoad._inputs.images import Images, as_images, take
 from skdinoad._inputs.labels import normal_rows
 from skdinoad.base import UsesFeatures
 from skdinoad.features import DinoFeatures
@@ -174,6 +174,7 @@ class AffineAligner(UsesFeatures, TransformerMixin, BaseEstimator):
         self._validate_params()
         images = as_images(X)
         images = take(images, normal_rows(y, len(images)))
+        images = self._images_to_fit(images)
         self.features_ = self._fitted_extractor(images)
         rng = check_random_state(self.random_state)
         template = [self._most_typical(images)]
@@ -184,6 +185,7 @@ class AffineAligner(UsesFeatures, TransformerMixin, BaseEstimator):
             frames, confidence = self._read(images)
         self.confidence_ = float(np.median(confidence))
         self._warn_if_unread()
+        self._learn_hidden(images, stacklevel=3)
         return self
 
     def transform(self, X):
@@ -231,7 +233,7 @@ class AffineAligner(UsesFeatures, TransformerMixin, BaseEstimator):
             sin) being below 0.5.
         """
         check_is_fitted(self)
-        images, size = as_images(X), (self.output_size,) * 2
+        images, size = self._images_to_score(X), (self.output_size,) * 2
         frames, confidence = self._read(images)
         frames = np.stack(frames) @ resize_frame((_VIEW, _VIEW), size)
         Z = [
@@ -240,6 +242,8 @@ class AffineAligner(UsesFeatures, TransformerMixin, BaseEstimator):
         ]
         flags = np.zeros(len(images), _FLAGS)
         flags["uncertain"] = confidence < _SURE
+        if not isinstance(X, Images):
+            self._warn_without_alpha(images)
         return np.stack(Z), frames, flags
 
     # -- private ----------------------------------------------------------------------
@@ -343,8 +347,6 @@ def _angle_error(read, poses):
 def _look(image, frame):
     """Return the disc of an image that a frame shows, grey around."""
     color = np.ascontiguousarray(image[..., :3])
-    if image.shape[-1] == 4:  # what is hidden must not tell
-        color = np.where(image[..., 3:] >= 128, color, np.uint8(127))
     view = warp(color, frame, (_VIEW, _VIEW), border="replicate")
     view[~_disc()] = 127
     return view

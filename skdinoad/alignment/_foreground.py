@@ -15,7 +15,7 @@ from skdinoad._arrays.masks import (
     warn_of_empty_masks,
 )
 from skdinoad._compat.sklearn import Interval, Options, StrOptions
-from skdinoad._inputs.images import as_images, take
+from skdinoad._inputs.images import Images, as_images, take
 from skdinoad._inputs.labels import normal_rows
 from skdinoad.base import UsesFeatures
 from skdinoad.features import DinoFeatures
@@ -120,6 +120,7 @@ class ForegroundMask(UsesFeatures, TransformerMixin, BaseEstimator):
         self._validate_params()
         images = as_images(X)
         images = take(images, normal_rows(y, len(images)))
+        images = self._images_to_fit(images)
         self.features_ = self._fitted_extractor(images)
         self.masking_, self.mask_statistics_ = self.masking, None
         if self.masking == "auto":
@@ -128,6 +129,9 @@ class ForegroundMask(UsesFeatures, TransformerMixin, BaseEstimator):
                 [mask_statistics(grid, self._mask(grid)) for grid in grids]
             )
             self.masking_ = masking_helps(self.mask_statistics_)
+        else:
+            images.read_all()
+        self._learn_hidden(images, stacklevel=3)
         return self
 
     def transform(self, X):
@@ -160,12 +164,14 @@ class ForegroundMask(UsesFeatures, TransformerMixin, BaseEstimator):
             Every pixel stays where it is.
         """
         check_is_fitted(self)
-        images = as_images(X)
+        images = self._images_to_score(X)
         frames = np.broadcast_to(np.eye(3), (len(images), 3, 3)).copy()
         if not self.masking_:
             Z = [_with_alpha(image) for image in images]
         else:
             Z = self._masked(images)
+        if not isinstance(X, Images):
+            self._warn_without_alpha(images)
         same = len({image.shape for image in Z}) == 1
         return (np.stack(Z) if same else Z), frames
 

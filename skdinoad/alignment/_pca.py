@@ -15,7 +15,7 @@ from skdinoad._arrays.geometry import (
     warp_rgba,
 )
 from skdinoad._compat.sklearn import Interval, StrOptions
-from skdinoad._inputs.images import as_images, take
+from skdinoad._inputs.images import Images, as_images, take
 from skdinoad._inputs.labels import normal_rows
 from skdinoad.alignment._polarity import common_direction, cosines, side_vectors
 from skdinoad.alignment._pose import SUPPORTS, find_pose
@@ -227,7 +227,8 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
         -------
         Z : ndarray of shape (n, height, width, 4), uint8
         """
-        Z, _, flags = self._align(as_images(X), self._fit(X, y))
+        poses = self._fit(X, y)
+        Z, _, flags = self._align(self._images_to_score(X), poses)
         if self.mode_ != "none":
             Z[flags["no_object"], ..., 3] = 0
         return Z
@@ -276,7 +277,11 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
             Boolean fields no_object, isotropic, ambiguous, clamped, full_frame.
         """
         check_is_fitted(self)
-        return self._align(as_images(X), {})
+        images = self._images_to_score(X)
+        aligned = self._align(images, {})
+        if not isinstance(X, Images):
+            self._warn_without_alpha(images)
+        return aligned
 
     # -- fitting ----------------------------------------------------------------------
 
@@ -285,12 +290,14 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
         self._check_parameters()
         images = as_images(X)
         rows = normal_rows(y, len(images))
-        poses = {int(row): self._find(images[row]) for row in rows}
+        images = self._images_to_fit(take(images, rows))
+        poses = [self._find(image) for image in images]
         self._fit_sizes(poses, images)
         self.features_ = self.polarity_reference_ = self.polarity_bias_ = None
         if self.polarity == "features":
-            self._fit_polarity(take(images, rows), list(poses.values()))
-        return poses
+            self._fit_polarity(images, poses)
+        self._learn_hidden(images)
+        return dict(zip(rows.tolist(), poses))
 
     def _check_parameters(self):
         self._validate_params()
@@ -320,25 +327,25 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
         )
 
     def _fit_sizes(self, poses, images):
-        usable = [p for p in poses.values() if not (self._absent(p) or self._fills(p))]
+        usable = [p for p in poses if not (self._absent(p) or self._fills(p))]
         ratios = np.array([pose.ratio for pose in usable])
         self.mode_ = self.mode
         if self.mode != "none":
             self._check_usable(poses, images, ratios)
-        self.output_size_ = self._fit_output(images, list(poses))
+        self.output_size_ = self._fit_output(images)
         self.isotropic_ = bool(len(ratios)) and bool((ratios > _MAX_RATIO).mean() > 0.5)
         overflow = max([1.0, *(self._overflow(p) / _FILL for p in usable)])
         self.scale_ = self.scale / overflow
         zooms = [self._zoom(pose) for pose in usable]
         self.zoom_ = float(np.median(zooms)) if zooms else 1.0
 
-    def _fit_output(self, images, rows):
+    def _fit_output(self, images):
         """Return the output's (height, width)."""
         if not isinstance(self.output_size, Integral):
             return tuple(int(edge) for edge in self.output_size)
         if self.mode_ != "none":
             return (int(self.output_size),) * 2
-        sizes = np.array([images.size(row) for row in rows], float)
+        sizes = np.array([images.size(i) for i in range(len(images))], float)
         shape = np.median(sizes / sizes.min(axis=1, keepdims=True), axis=0)
         size = tuple(int(edge) for edge in np.round(self.output_size * shape))
         if size[0] * size[1] > _MAX_PIXELS:
@@ -351,7 +358,7 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
 
     def _check_usable(self, poses, images, ratios):
         """Switch alignment off where the training images show no common part."""
-        absent = [images.name(row) for row, p in poses.items() if self._absent(p)]
+        absent = [images.name(i) for i, p in enumerate(poses) if self._absent(p)]
         reason = None
         if len(ratios) <= len(poses) / 2:
             reason = (

@@ -233,6 +233,7 @@ class DinoPatch(BaseDetector):
         F = self._collect(X)
         self._check_shape(F.shape[1:], self._grid_shape(), "X")
         self._extend(F)
+        self._learn_hidden_too(X)
         self._set_offset()
         return self
 

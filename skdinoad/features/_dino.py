@@ -165,10 +165,11 @@ class DinoFeatures(Extractor):
 
         Parameters
         ----------
-        X : ignored
-            Nothing is learned from images; rows labelled anomalous in ``y`` cannot
-            leak into the features.
-        y : ignored
+        X : array, list of images or paths, or None
+            From images of more than 8 bits the range of their values is learned, from
+            others nothing.
+        y : None, array-like of shape (n,), or masks of shape (n, H, W)
+            +1 normal, -1 anomalous. **Rows labelled anomalous are left out.**
 
         Returns
         -------
@@ -176,9 +177,9 @@ class DinoFeatures(Extractor):
 
         Raises
         ------
-        ValueError
-            If a parameter is out of range, the model is unknown or the weights do
-            not fit it.
+        ValueError, TypeError
+            If a parameter is out of range, the model is unknown, the weights do
+            not fit it, or X holds no images.
         WeightsNotFoundError
             If no weights were found; the message names the remedies.
         """
@@ -186,6 +187,7 @@ class DinoFeatures(Extractor):
         self.layers_, self.norm_ = self._layers(backbone)
         self.n_groups_ = self._groups()
         self.patch_size_ = backbone.patch_size
+        self._normals(X, y)
         return self
 
     def transform_tokens(self, X):
