@@ -37,11 +37,9 @@ class TakesImages:
 
     def _images_to_fit(self, images):
         """Return training images, read by the range of values that they have."""
-        self.value_range_ = None
         if images.has_reader:  # whoever hands them over has learned it
             return images
-        self.value_range_ = images.learn_range()
-        return images.read_by(self.value_range_)
+        return images.by_own_range()
 
     def _images_to_score(self, X):
         """Return images, read by the range that fit has learned."""
@@ -50,9 +48,10 @@ class TakesImages:
             return images
         return images.read_by(getattr(self, "value_range_", None))
 
-    def _learn_hidden(self, images, *, before=False, stacklevel=4):
-        """Note whether training images, all read by now, have hidden pixels."""
-        self.hidden_pixels_ = before or images.hidden
+    def _learn_seen(self, images, stacklevel=4):
+        """Keep what all training images, read by now, have shown of themselves."""
+        self.value_range_ = images.own_range
+        self.hidden_pixels_ = images.hidden
         self._warn_without_alpha(images, stacklevel)
 
     def _warn_without_alpha(self, images, stacklevel=4):
@@ -134,7 +133,7 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
         Parameters
         ----------
         X : array, list of images or paths, or feature grids
-            Images: uint8 0..255 or float 0..1 of shape (n, H, W), (n, H, W, 1),
+            Images: uint8 0..255, uint16 or float 0..1 of shape (n, H, W), (n, H, W, 1),
             (n, H, W, 3) or (n, H, W, 4) with alpha = valid; a list of images; file
             paths. Features: float (n, h, w, c) with c > 4, as DinoFeatures gives them.
         y : None, array-like of shape (n,), or masks of shape (n, H, W)
@@ -149,7 +148,8 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
         ------
         ValueError, TypeError
             If an image cannot be used (naming its row or path), labels are 0/1, no
-            normal row is left, or a parameter is out of range.
+            normal row is left, images of 8 and of more bits are mixed, or a parameter
+            is out of range.
         """
         self._validate_params()
         X = self._check_input(X)
@@ -161,7 +161,8 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
                 normals = self._images_to_fit(normals)
             self.features_ = self._fit_extractor(normals)
             self._fit_images(normals)
-            self._learn_hidden_too(normals)
+            if isinstance(X, Images):
+                self._learn_seen(normals)
             self._set_offset()
         except BaseException:
             self._forget()  # a model half new, half old would score in silence
@@ -308,8 +309,13 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If an image cannot be read, has no valid patch, or gives another grid
-            than the training images.
+            If an image cannot be read, has no valid patch, or gives another grid or
+            has another depth than the training images.
+
+        Warns
+        -----
+        UserWarning
+            If images have no alpha channel, and training images hid pixels by theirs.
         """
         check_is_fitted(self)
         X = self._input_to_score(X)
@@ -454,11 +460,11 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
         X = self._check_input(X)
         return self._images_to_score(X) if isinstance(X, Images) else X
 
-    def _learn_hidden_too(self, X):
-        """Note hidden pixels of training images, after those known before."""
+    def _learn_more_seen(self, X):
+        """Note hidden pixels of images that came after those of fit."""
         if isinstance(X, Images):
-            before = getattr(self, "hidden_pixels_", False)
-            self._learn_hidden(X, before=before, stacklevel=5)
+            self.hidden_pixels_ = self.hidden_pixels_ or X.hidden
+            self._warn_without_alpha(X, stacklevel=4)
 
     def _warn_of_input(self, X):
         if isinstance(X, Images):

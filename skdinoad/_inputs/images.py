@@ -59,8 +59,7 @@ def as_images(X, *, first=0) -> "Images":
 
 def as_shown(X) -> "Images":
     """Return X as images for the eye: hidden pixels as they are, deep ones scaled."""
-    images = as_images(X)
-    return images.read_by(images.learn_range(), fill=False)
+    return as_images(X).by_own_range(fill=False)
 
 
 @dataclass
@@ -86,6 +85,8 @@ class Images:
     ----------
     has_reader : bool
         Whether an estimator has said how to read them: then its parts need not ask.
+    own_range : (int, int) or None
+        The range of :meth:`by_own_range`.
     hidden : bool
         Whether any image read so far has hidden pixels.
     """
@@ -93,7 +94,8 @@ class Images:
     def __init__(self, source, first=0):
         self._source, self._first = source, first
         self._rows, self._notes = np.arange(len(source)), _Notes()
-        self.has_reader, self._range, self._fill = False, None, True
+        self.has_reader, self.own_range = False, None
+        self._range, self._fill = None, True
 
     def __len__(self):
         return len(self._rows)
@@ -149,6 +151,11 @@ class Images:
     def read_by(self, value_range, *, fill=True) -> "Images":
         """Return the same images, read as :func:`to_uint8` does with these settings."""
         return self._like(has_reader=True, _range=value_range, _fill=fill)
+
+    def by_own_range(self, *, fill=True) -> "Images":
+        """Return the same images, read by the range learned from them."""
+        own = self.learn_range()
+        return self.read_by(own, fill=fill)._like(own_range=own)
 
     # -- what was seen ----------------------------------------------------------------
 
@@ -234,7 +241,10 @@ def _check_array(X):
     described = f"array of shape {X.shape}, dtype {X.dtype}"
     if X.dtype.kind in "OUT":
         if X.ndim != 1:
-            raise ValueError(f"X is an {described}; expected a 1-D array of paths.")
+            raise ValueError(
+                f"X is an {described}; expected a 1-D array of paths "
+                "or images, without labels beside them."
+            )
         return
     if X.ndim == 3 and X.shape[-1] in (1, 3, 4):
         raise ValueError(

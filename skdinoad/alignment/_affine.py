@@ -70,12 +70,18 @@ class AffineAligner(UsesFeatures, TransformerMixin, BaseEstimator):
     max_zoom : float, default=1.35
         Factor by which parts are larger or smaller.
     border : {"wrap", "reflect", "replicate", "constant"}, default="replicate"
-        What fills the output where the photograph ends. Those pixels are invalid.
+        What fills the output where the photograph ends. Those pixels are invalid:
+        estimators behind see the nearest valid colour there, whatever this says.
     random_state : int, RandomState instance or None, default=0
         Draws the poses to learn from.
 
     Attributes
     ----------
+    value_range_ : (int, int) or None
+        Values that become 0 and 255, learned from training images of more than 8 bits;
+        None = they have 8.
+    hidden_pixels_ : bool
+        Whether alpha hides pixels of training images.
     features_ : extractor
         The fitted extractor.
     regressors_ : tuple of two Pipelines
@@ -158,7 +164,8 @@ class AffineAligner(UsesFeatures, TransformerMixin, BaseEstimator):
         Parameters
         ----------
         X : array, list of images or paths
-            uint8 0..255 or float 0..1, (n, H, W[, 1 | 3 | 4]), a list, or paths.
+            uint8 0..255, uint16 or float 0..1, (n, H, W[, 1 | 3 | 4]), a list, or
+            paths.
         y : None, array-like of shape (n,), or masks of shape (n, H, W)
             +1 normal, -1 anomalous; **rows labelled anomalous are left out**.
 
@@ -185,7 +192,7 @@ class AffineAligner(UsesFeatures, TransformerMixin, BaseEstimator):
             frames, confidence = self._read(images)
         self.confidence_ = float(np.median(confidence))
         self._warn_if_unread()
-        self._learn_hidden(images, stacklevel=3)
+        self._learn_seen(images, stacklevel=3)
         return self
 
     def transform(self, X):

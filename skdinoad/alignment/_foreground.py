@@ -33,8 +33,8 @@ class ForegroundMask(UsesFeatures, TransformerMixin, BaseEstimator):
     Parameters
     ----------
     features : DinoFeatures or None, default=None
-        Extractor of the patch features. None means ``DinoFeatures()``; where the
-        detector uses the same settings, images still pass the network once.
+        Extractor of the patch features. None means ``DinoFeatures()``. Images pass the
+        network here, and once more behind, where the ground is hidden from it.
     masking : "auto" or bool, default="auto"
         "auto" decides once, in ``fit``: on if the masks of the training images look
         like one object with ground around it. False leaves images as they are. The
@@ -48,6 +48,11 @@ class ForegroundMask(UsesFeatures, TransformerMixin, BaseEstimator):
 
     Attributes
     ----------
+    value_range_ : (int, int) or None
+        Values that become 0 and 255, learned from training images of more than 8 bits;
+        None = they have 8.
+    hidden_pixels_ : bool
+        Whether alpha hides pixels of training images.
     features_ : DinoFeatures
         The fitted extractor.
     masking_ : bool
@@ -131,7 +136,7 @@ class ForegroundMask(UsesFeatures, TransformerMixin, BaseEstimator):
             self.masking_ = masking_helps(self.mask_statistics_)
         else:
             images.read_all()
-        self._learn_hidden(images, stacklevel=3)
+        self._learn_seen(images, stacklevel=3)
         return self
 
     def transform(self, X):

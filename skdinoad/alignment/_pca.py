@@ -61,7 +61,8 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
     rotation : float, default=0
         Degrees from the output's x axis to the part's axis, clockwise.
     border : {"wrap", "reflect", "replicate", "constant"}, default="wrap"
-        What fills the output where the photograph ends. Those pixels are invalid.
+        What fills the output where the photograph ends. Those pixels are invalid:
+        estimators behind see the nearest valid colour there, whatever this says.
     canny : (float, float) or "auto", default=(50, 100)
         Edge thresholds, on the image reduced to at most 256 pixels; "auto" takes
         0.66 and 1.33 times the median grey.
@@ -93,6 +94,11 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
         Mean feature difference between the right and the left half of a part.
     polarity_bias_ : ndarray of shape (c,) or None
         The same of a part with two equal ends.
+    value_range_ : (int, int) or None
+        Values that become 0 and 255, learned from training images of more than 8 bits;
+        None = they have 8.
+    hidden_pixels_ : bool
+        Whether alpha hides pixels of training images.
     features_ : extractor or None
         The fitted extractor.
 
@@ -191,7 +197,8 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
         Parameters
         ----------
         X : array, list of images or paths
-            uint8 0..255 or float 0..1, (n, H, W[, 1 | 3 | 4]), a list, or paths.
+            uint8 0..255, uint16 or float 0..1, (n, H, W[, 1 | 3 | 4]), a list, or
+            paths.
         y : None, array-like of shape (n,), or masks of shape (n, H, W)
             +1 normal, -1 anomalous; **rows labelled anomalous are left out**.
 
@@ -296,7 +303,7 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
         self.features_ = self.polarity_reference_ = self.polarity_bias_ = None
         if self.polarity == "features":
             self._fit_polarity(images, poses)
-        self._learn_hidden(images)
+        self._learn_seen(images)
         return dict(zip(rows.tolist(), poses))
 
     def _check_parameters(self):

@@ -111,6 +111,11 @@ class AnomalyDINO(BaseDetector):
 
     Attributes
     ----------
+    value_range_ : (int, int) or None
+        Values that become 0 and 255, learned from training images of more than 8 bits;
+        None = they have 8.
+    hidden_pixels_ : bool
+        Whether alpha hides pixels of training images.
     features_ : DinoFeatures or None
         The fitted extractor; it knows the digest of the weights.
     bank_ : MemoryBank
@@ -318,7 +323,7 @@ class AnomalyDINO(BaseDetector):
             return self.fit(X, y)
         X = self._normals_to_add(X, y)
         self._extend(X, self._read(X))
-        self._learn_hidden_too(X)
+        self._learn_more_seen(X)
         self._set_offset()
         return self
 

@@ -68,6 +68,9 @@ class CNNFeatures(Extractor):
 
     Attributes
     ----------
+    value_range_ : (int, int) or None
+        Values that become 0 and 255, learned from training images of more than 8 bits;
+        None = they have 8.
     weights_name_ : str
         Which weights were used, and their source.
     weights_digest_ : str

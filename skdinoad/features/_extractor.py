@@ -69,8 +69,8 @@ class Extractor(TakesImages, TransformerMixin, BaseEstimator):
         Parameters
         ----------
         X : array, list of images or paths
-            Images as everywhere: uint8 0..255 or float 0..1, (n, H, W[, 1 | 3 | 4]),
-            a list of images of any sizes, or file paths.
+            Images as everywhere: uint8 0..255, uint16 or float 0..1, (n, H, W[, 1 | 3 |
+            4]), a list of images of any sizes, or file paths.
 
         Returns
         -------
@@ -152,7 +152,11 @@ class Extractor(TakesImages, TransformerMixin, BaseEstimator):
         if X is None:
             return None
         images = as_images(X)
-        return self._images_to_fit(take(images, normal_rows(y, len(images))))
+        images = take(images, normal_rows(y, len(images)))
+        if not images.has_reader:  # a detector scales what it hands over
+            images = images.by_own_range()
+            self.value_range_ = images.own_range
+        return images
 
     def _load(self):
         """Check the parameters, record which weights are used, return the network."""

@@ -58,6 +58,7 @@ def test_pillow_images_are_accepted(rng):
         (np.zeros((2, 3)), "shape"),
         (np.zeros((2, 5, 6, 7)), r"X\[0\] has shape \(5, 6, 7\)"),
         (np.array([["a.png", "b.png"]]), "1-D"),
+        (np.array([["a.png", 0]], object), "labels"),
         (np.zeros((2, 4, 5), np.uint16), "8 bits"),
         (np.zeros((2, 4, 5), bool), "uint8"),
         ([np.zeros((4, 4, 2))], r"X\[0\]"),
@@ -211,7 +212,10 @@ def test_parts_are_read_as_the_whole_is():
     assert not images.has_reader
     images = images.read_by((1000, 2000))
     assert images[1:].has_reader
+    assert images.own_range is None
     assert (images[1:][0] == 128).all()
+    images = as_images(np.array([[[1000, 1400]], [[1100, 1800]]], np.uint16))
+    assert images[1:].by_own_range().own_range == (925, 1975)
 
 
 def test_shown_images_keep_what_is_hidden_and_are_scaled_by_themselves():
