@@ -190,7 +190,7 @@ def test_partial_fit_keeps_the_range_and_learns_of_hidden_pixels(cls):
     assert detector.partial_fit(holed).hidden_pixels_
     assert detector.value_range_ == known
     with pytest.warns(UserWarning, match=r"X\[0\] without alpha"):
-        detector.partial_fit(X[:1])
+        detector.partial_fit(make_images(1, random_state=9).astype(np.uint16) * 16)
     with pytest.raises(ValueError, match=r"X\[0\] .*uint8.*uint16"):
         detector.partial_fit(make_images())
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from skdinoad._inputs.files import file_size, from_pillow, pillow_size, read_file
 from skdinoad._inputs.pixels import (
+    full_depth,
     hidden_pixels,
     is_deep,
     to_uint8,
@@ -156,6 +157,11 @@ class Images:
         """Return the same images, read by the range learned from them."""
         own = self.learn_range()
         return self.read_by(own, fill=fill)._like(own_range=own)
+
+    def full(self, index) -> np.ndarray:
+        """Return an image with all its bits, hidden pixels filled; to be compared."""
+        pixels = self._pixels(index)
+        return full_depth(pixels, self.name(index)) if is_deep(pixels) else self[index]
 
     # -- what was seen ----------------------------------------------------------------
 

@@ -3,7 +3,14 @@
 import cv2
 import numpy as np
 
-__all__ = ["hidden_pixels", "is_deep", "to_uint8", "value_limits", "widened"]
+__all__ = [
+    "full_depth",
+    "hidden_pixels",
+    "is_deep",
+    "to_uint8",
+    "value_limits",
+    "widened",
+]
 
 #: The colour of an image that is hidden as a whole: about the mean of photographs.
 _NOTHING = np.array((124, 116, 104), np.uint8)
@@ -54,6 +61,14 @@ def hidden_pixels(image) -> np.ndarray:
     # Half of a float's 1, of uint8's 255, of uint16's 65535.
     half = 0.5 if image.dtype.kind == "f" else 2 ** (8 * image.dtype.itemsize - 1)
     return image[..., 3] < half
+
+
+def full_depth(image, name) -> np.ndarray:
+    """Return a deep image as uint16 (H, W, 3), or (H, W, 4) with 0 where hidden."""
+    image = _with_channels(image, name).astype(np.uint16)  # in this machine's order
+    if image.shape[-1] == 4:
+        return np.where(hidden_pixels(image)[..., np.newaxis], np.uint16(0), image)
+    return np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
 
 
 def value_limits(image, name) -> tuple:

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from skdinoad._inputs.pixels import (
+    full_depth,
     hidden_pixels,
     is_deep,
     to_uint8,
@@ -168,3 +169,14 @@ def test_eight_bits_where_sixteen_are_expected_are_refused():
 def test_remedies_fit_the_values(image, words):
     with pytest.raises(ValueError, match=f"(?s)X0 .*{words}"):
         to_uint8(image, "X0")
+
+
+def test_full_depth_keeps_all_bits_that_are_seen(rng):
+    image = rng.integers(0, 65535, (3, 4, 3), np.uint16)
+    assert np.array_equal(full_depth(image.astype(">u2"), "X0"), image)
+    assert np.array_equal(full_depth(image[..., 0], "X0")[..., 2], image[..., 0])
+    hidden = rng.random((3, 4)) < 0.5
+    one, other = (with_alpha(image // k, hidden) for k in (1, 2))
+    other[~hidden] = one[~hidden]
+    assert np.array_equal(full_depth(one, "X0"), full_depth(other, "X0"))
+    assert np.array_equal(full_depth(one, "X0")[~hidden, :3], image[~hidden])
