@@ -35,6 +35,38 @@ class TakesImages:
         tags.input_tags.three_d_array = True
         return tags
 
+    def _images_to_fit(self, images):
+        """Return training images, read by the range of values that they have."""
+        if images.has_reader:  # whoever hands them over has learned it
+            return images
+        return images.by_own_range()
+
+    def _images_to_score(self, X):
+        """Return images, read by the range that fit has learned."""
+        images = as_images(X)
+        if images.has_reader:
+            return images
+        return images.read_by(getattr(self, "value_range_", None))
+
+    def _learn_seen(self, images, stacklevel=4):
+        """Keep what all training images, read by now, have shown of themselves."""
+        self.value_range_ = images.own_range
+        self.hidden_pixels_ = images.hidden
+        self._warn_without_alpha(images, stacklevel)
+
+    def _warn_without_alpha(self, images, stacklevel=4):
+        """Say which images, read by now, lack the alpha that fit has seen."""
+        names = images.without_alpha()
+        if names and getattr(self, "hidden_pixels_", False):
+            others = f" and {len(names) - 1} more images" if len(names) > 1 else ""
+            warnings.warn(
+                f"{names[0]}{others} without alpha channel, but training images hide "
+                "pixels by theirs: here nothing is hidden, and what fit has never "
+                "seen counts. Pass the same region as alpha.",
+                UserWarning,
+                stacklevel=stacklevel,
+            )
+
 
 class UsesFeatures(TakesImages):
     """For estimators whose ``features=None`` stands for a default extractor."""
@@ -101,7 +133,7 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
         Parameters
         ----------
         X : array, list of images or paths, or feature grids
-            Images: uint8 0..255 or float 0..1 of shape (n, H, W), (n, H, W, 1),
+            Images: uint8 0..255, uint16 or float 0..1 of shape (n, H, W), (n, H, W, 1),
             (n, H, W, 3) or (n, H, W, 4) with alpha = valid; a list of images; file
             paths. Features: float (n, h, w, c) with c > 4, as DinoFeatures gives them.
             Colours in the order RGB, not OpenCV's BGR: ``image[..., ::-1]``.
@@ -117,7 +149,8 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
         ------
         ValueError, TypeError
             If an image cannot be used (naming its row or path), labels are 0/1, no
-            normal row is left, or a parameter is out of range.
+            normal row is left, images of 8 and of more bits are mixed, or a parameter
+            is out of range.
         """
         self._validate_params()
         X = self._check_input(X)
@@ -125,8 +158,12 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
         self._forget()
         try:
             normals = take(X, rows)  # extractors may learn too, and never from defects
+            if isinstance(X, Images):
+                normals = self._images_to_fit(normals)
             self.features_ = self._fit_extractor(normals)
             self._fit_images(normals)
+            if isinstance(X, Images):
+                self._learn_seen(normals)
             self._set_offset()
         except BaseException:
             self._forget()  # a model half new, half old would score in silence
@@ -165,7 +202,7 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
                     f"{name}={now!r}, but the bank was fitted with {value!r}: fit "
                     "again."
                 )
-        X = self._check_input(X)
+        X = self._input_to_score(X)
         return take(X, normal_rows(y, len(X)))
 
     def _collect(self, X):
@@ -273,14 +310,20 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If an image cannot be read, has no valid patch, or gives another grid
-            than the training images.
+            If an image cannot be read, has no valid patch, or gives another grid or
+            has another depth than the training images.
+
+        Warns
+        -----
+        UserWarning
+            If images have no alpha channel, and training images hid pixels by theirs.
         """
         check_is_fitted(self)
-        X = self._check_input(X)
+        X = self._input_to_score(X)
         scores = self._scores(X)
         if np.isnan(scores).any():
             raise nothing_valid(X, int(np.flatnonzero(np.isnan(scores))[0]))
+        self._warn_of_input(X)
         return scores
 
     def decision_function(self, X):
@@ -329,8 +372,10 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
         skdinoad.predict_map : The same for any Pipeline or search.
         """
         check_is_fitted(self)
-        X = self._check_input(X)
-        return self.map_frames(X, None, [size_of(X, i) for i in range(len(X))])
+        X = self._input_to_score(X)
+        maps = self.map_frames(X, None, [size_of(X, i) for i in range(len(X))])
+        self._warn_of_input(X)
+        return maps
 
     def map_frames(self, X, frames, sizes):
         """Return heat maps in the coordinates of the images that X was made from.
@@ -389,7 +434,7 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
 
     def _scored(self, X, task):
         """Yield (score grids, frames) batch by batch."""
-        X = self._check_input(X)
+        X = self._input_to_score(X)
         row, expected = 0, self._grid_shape()
         for F, frames in self._batches(X, task):
             for grid in F:
@@ -411,6 +456,20 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
 
     def _check_input(self, X):
         return as_images(X) if self._takes_images(X) else check_grids(X)
+
+    def _input_to_score(self, X):
+        X = self._check_input(X)
+        return self._images_to_score(X) if isinstance(X, Images) else X
+
+    def _learn_more_seen(self, X):
+        """Note hidden pixels of images that came after those of fit."""
+        if isinstance(X, Images):
+            self.hidden_pixels_ = self.hidden_pixels_ or X.hidden
+            self._warn_without_alpha(X, stacklevel=4)
+
+    def _warn_of_input(self, X):
+        if isinstance(X, Images):
+            self._warn_without_alpha(X, stacklevel=5)
 
     def _takes_images(self, X):
         """Whether X holds images; features it may hold only without an extractor."""

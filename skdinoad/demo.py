@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.utils import Bunch
 
 from skdinoad import DinoFeatures, DinoPatch, PCAAligner, Pipeline, dump
-from skdinoad._inputs.images import as_images
+from skdinoad._inputs.images import as_shown
 from skdinoad.datasets import (
     SCREW_DEFECTS,
     load_folder,
@@ -169,7 +169,7 @@ def _write_overlays(folder, data, maps, decision, limits):
     import cv2
 
     pairs = []
-    for i, (image, heat) in enumerate(zip(as_images(data.test), maps)):
+    for i, (image, heat) in enumerate(zip(as_shown(data.test), maps)):
         image = image[..., :3]
         pair = np.hstack([image, overlay_map(image, heat, limits=limits)])
         truth = "good" if data.y[i] == 1 else "bad"

@@ -8,6 +8,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skdinoad._compat.sklearn import name_estimators
 from skdinoad._inputs.images import as_images
+from skdinoad.base import TakesImages
 
 __all__ = ["Pipeline", "final_detector", "make_pipeline", "predict_map"]
 
@@ -63,6 +64,8 @@ def predict_map(estimator, X):
         if getattr(detector, "features_", None) is not None:
             Z = as_images(Z, first=start)  # so that messages name rows of X
         maps.extend(detector.map_frames(Z, frames, sizes))
+    if isinstance(transformers[0], TakesImages):
+        transformers[0]._warn_without_alpha(images, stacklevel=3)
     return np.stack(maps) if len({m.shape for m in maps}) == 1 else maps
 
 

@@ -6,7 +6,7 @@ Colours mean the same in every image: their limits come from held-out training i
 import matplotlib
 import numpy as np
 
-from skdinoad._inputs.images import as_images
+from skdinoad._inputs.images import as_shown
 from skdinoad._inputs.labels import check_labels
 from skdinoad.pipeline import final_detector, predict_map
 
@@ -134,7 +134,7 @@ class AnomalyMapDisplay:
 
     def plot(self, axes=None):
         """Draw into 2 x n axes, or a new figure; return self."""
-        images = as_images(self.images)
+        images = as_shown(self.images)
         self._check(images)
         self.axes_ = _grid(axes, 2, len(images))
         self.figure_ = self.axes_.flat[0].figure
@@ -328,7 +328,7 @@ class AlignmentDisplay:
 
     def plot(self, axes=None):
         """Draw into 3 x n axes, or a new figure; return self."""
-        before, after = as_images(self.before), as_images(self.after)
+        before, after = as_shown(self.before), as_shown(self.after)
         self.axes_ = _grid(axes, 3, len(before))
         self.figure_ = self.axes_.flat[0].figure
         for column, image, aligned in zip(self.axes_.T, before, after):

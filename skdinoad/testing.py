@@ -10,6 +10,7 @@ and raises AssertionError.
 """
 
 import pickle
+import warnings
 
 import numpy as np
 import torch
@@ -158,6 +159,73 @@ def check_bad_input_is_named(estimator):
         _raises(error, words, lambda bad=bad: _out(estimator, bad))
 
 
+def _with_region(X, color):
+    """Return images whose right third is hidden, with that colour there."""
+    region = slice(2 * X.shape[2] // 3, None)
+    alpha = np.full_like(X[..., :1], 255)
+    X, alpha[:, :, region] = X.copy(), 0
+    X[:, :, region] = color
+    return np.concatenate([X, alpha], axis=-1)
+
+
+def check_hidden_colours_do_not_matter(estimator):
+    """Images that are resized, and such that are not; hidden in fit and in scoring."""
+    for size in ((48, 64), (64, 64)):
+        X = make_images(size=size)
+        one, other = _with_region(X, 90), _with_region(X, (255, 0, 0))
+        expected = _out(clone(estimator).fit(one), one)
+        fitted = clone(estimator).fit(other)
+        for X in (one, other):
+            _equal(_out(fitted, X), expected, rtol=0)
+
+
+def check_missing_alpha_is_told(estimator):
+    X = make_images()
+    estimator.fit(_with_region(X, 90))
+    if not hasattr(estimator, "hidden_pixels_"):
+        return  # extractors, and what wraps other estimators, which tell themselves
+    assert estimator.hidden_pixels_
+    again = pickle.loads(pickle.dumps(estimator))
+    assert len(_warnings_of(lambda: _out(again, X), "X[0] and 5 more", "alpha")) == 1
+    assert not _warnings_of(lambda: _out(again, _with_region(X, 0)), "alpha")
+    opaque = np.concatenate([X, np.full_like(X[..., :1], 255)], axis=-1)
+    assert not _warnings_of(lambda: _out(estimator.fit(opaque), X), "alpha")
+
+
+def _warnings_of(call, *words):
+    """Return the warnings of a call whose message holds each of the words."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        call()
+    return [w for w in caught if all(word in str(w.message) for word in words)]
+
+
+def check_deep_images_are_scaled_by_the_training_range(estimator):
+    X = make_images().astype(np.uint16) * 16 + 300
+    low, high = int(X.min()), int(X.max())
+    low, high = max(0, low - (high - low) // 4), high + (high - low) // 4
+    scaled = np.round((X - np.float64(low)) * 255 / (high - low)).astype(np.uint8)
+    expected = _out(clone(estimator).fit(scaled), scaled)
+    y = np.ones(len(X) + 1, int)
+    y[-1] = -1
+    defect = np.full_like(X[:1], 65535)
+    estimator.fit(np.concatenate([X, defect]), y)
+    again = pickle.loads(pickle.dumps(estimator))
+    _equal(_out(again, X), expected, rtol=1e-6, atol=1e-6)
+    _raises(ValueError, ["X[0]", "uint8", "uint16"], lambda: _out(again, scaled))
+    estimator.fit(scaled)
+    _raises(ValueError, ["X[0]", "uint16", "12 bits"], lambda: _out(estimator, X))
+
+
+def check_training_images_of_mixed_depths_are_refused(estimator):
+    X = make_images()
+    deep = X.astype(np.uint16) * 16
+    for first, second in ((X, deep), (deep, X)):
+        mixed = [*first[:3], *second[3:]]
+        words = ["X[", "uint8", "uint16", "8 bits"]
+        _raises(ValueError, words, lambda X=mixed: _out(estimator.fit(X), X))
+
+
 COMMON_CHECKS = [
     check_fit_returns_self_and_keeps_parameters,
     check_parameters_are_checked_in_fit,
@@ -170,6 +238,10 @@ COMMON_CHECKS = [
     check_pickle_holds_no_network,
     check_global_random_state_does_not_move,
     check_bad_input_is_named,
+    check_hidden_colours_do_not_matter,
+    check_missing_alpha_is_told,
+    check_deep_images_are_scaled_by_the_training_range,
+    check_training_images_of_mixed_depths_are_refused,
 ]
 
 

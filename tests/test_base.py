@@ -11,7 +11,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import estimator_checks
 
 import skdinoad
-from skdinoad import DinoPatch
+from skdinoad import DMAD, AnomalyDINO, DinoPatch
 from skdinoad.base import _offset
 from skdinoad.testing import checks_for, make_images
 
@@ -182,3 +182,37 @@ def test_display_limits_hold_for_normal_images(tiny):
     assert low < high
     share = (maps.max(axis=(1, 2)) - low) / (high - low)
     assert 0.25 < np.median(share) < 0.75  # good parts stay clear of full colour
+
+
+@pytest.mark.parametrize("cls", [DinoPatch, AnomalyDINO])
+def test_partial_fit_keeps_the_range_and_learns_of_hidden_pixels(cls):
+    X = make_images().astype(np.uint16) * 16
+    detector = build(cls).fit(X[:4])
+    known = detector.value_range_
+    assert not detector.hidden_pixels_
+    holed = np.concatenate([X[4:], np.full_like(X[4:, ..., :1], 65535)], axis=-1)
+    holed[:, :20, :, 3] = 0
+    assert detector.partial_fit(holed).hidden_pixels_
+    assert detector.value_range_ == known
+    with pytest.warns(UserWarning, match=r"X\[0\] without alpha"):
+        detector.partial_fit(make_images(1, random_state=9).astype(np.uint16) * 16)
+    with pytest.raises(ValueError, match=r"X\[0\] .*uint8.*uint16"):
+        detector.partial_fit(make_images())
+
+
+def test_images_against_each_other_have_a_range_of_their_own():
+    X = make_images().astype(np.uint16) * 16
+    detector = build(AnomalyDINO)
+    assert np.isfinite(detector.score_batch(X)).all()
+    assert not hasattr(detector, "value_range_")
+
+
+def test_parts_of_dmad_tell_of_missing_alpha():
+    X = make_images()
+    alpha = np.full_like(X[..., :1], 255)
+    alpha[:, :20] = 0
+    detector = build(DMAD).fit(np.concatenate([X, alpha], axis=-1))
+    for call in (detector.score_parts, detector.predict_deformation):
+        with pytest.warns(UserWarning, match=r"X\[0\] and 5 more") as caught:
+            call(X)
+        assert len(caught) == 1

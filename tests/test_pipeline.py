@@ -1,3 +1,6 @@
+import warnings
+
+import cv2
 import numpy as np
 import pytest
 from conftest import build, tiny_features
@@ -288,3 +291,85 @@ def test_thresholds_through_an_aligner(cls):
     for name in ("align__output_size", "detect__contamination"):
         with pytest.raises(ValueError, match=name.split("__")[1]):
             clone(pipe).set_params(**{name: -1}).fit(X)
+
+
+# -- regions and depth --------------------------------------------------------------
+
+
+def in_region(X, color):
+    """Return images of which a strip is hidden, with that colour there."""
+    alpha = np.full_like(X[..., :1], 255)
+    X, alpha[:, :, -30:] = X.copy(), 0
+    X[:, :, -30:] = color
+    return np.concatenate([X, alpha], axis=-1)
+
+
+@pytest.mark.parametrize("mode", ["full", "none"])
+def test_what_lies_outside_a_region_never_matters(screws, mode):
+    good, bad, _ = screws
+    aligner, detector = steps()
+    pipe = Pipeline([aligner.set_params(mode=mode), detector])
+    one, other = (clone(pipe).fit(in_region(good, c)) for c in (90, (255, 0, 0)))
+    for model in (one, other):
+        for color in (0, (0, 255, 0)):
+            X, Y = in_region(bad, 90), in_region(bad, color)
+            assert np.array_equal(model.score_samples(Y), one.score_samples(X))
+            assert np.array_equal(model.predict_map(Y), one.predict_map(X))
+
+
+def test_missing_alpha_is_told_once_for_all_chunks(screws, monkeypatch):
+    good, bad, _ = screws
+    pipe = Pipeline(list(steps())).fit(in_region(good, 90))
+    monkeypatch.setattr(module, "_CHUNK", 2)
+    for call in (pipe.predict_map, pipe.predict):
+        with pytest.warns(UserWarning, match=r"X\[0\] and 3 more") as caught:
+            call(bad)
+        assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pipe.predict_map(in_region(bad, 0))
+        # An aligner in front gives alpha itself: its padding is nobody's region.
+        Pipeline(list(steps())).fit(good).predict_map(bad)
+
+
+def test_deep_images_go_through_pipelines_and_searches(screws, tmp_path):
+    good, bad, _ = screws
+    deep, odd = (X[..., 0].astype(np.uint16) * 16 for X in (good, bad))
+    pipe = Pipeline(list(steps())).fit(deep)
+    low, high = pipe[0].value_range_
+    assert pipe[1].value_range_ is None
+    scaled = [
+        np.round((X - np.float32(low)) * np.float32(255 / (high - low)))
+        .clip(0, 255)
+        .astype(np.uint8)
+        for X in (deep, odd)
+    ]
+    plain = clone(pipe).fit(scaled[0])
+    np.testing.assert_array_equal(
+        pipe.score_samples(odd), plain.score_samples(scaled[1])
+    )
+    np.testing.assert_array_equal(pipe.predict_map(odd), plain.predict_map(scaled[1]))
+    paths = [str(tmp_path / f"{i}.png") for i in range(len(odd))]
+    for path, image in zip(paths, odd):
+        cv2.imwrite(path, image)
+    np.testing.assert_array_equal(pipe.predict_map(paths), pipe.predict_map(odd))
+    with pytest.raises(ValueError, match=r"X\[0\] .*uint8.*uint16"):
+        pipe.predict_map(good)
+    X, y = np.concatenate([deep, odd]), np.repeat([1, -1], [len(deep), len(odd)])
+    search = GridSearchCV(
+        clone(pipe),
+        {"dinopatch__neighborhood": [0, 1]},
+        scoring="roc_auc",
+        cv=STRATIFIED,
+    ).fit(X, y)
+    assert search.best_estimator_[0].value_range_ == (low, high)
+    assert predict_map(search, odd).shape == odd.shape
+
+
+def test_features_as_a_step_learn_the_range(screws):
+    deep = screws[0][..., 0].astype(np.uint16) * 16
+    features = tiny_features(image_size=128)
+    apart = Pipeline([features, DinoPatch(features="passthrough")]).fit(deep)
+    inside = DinoPatch(features=features).fit(deep)
+    assert apart[0].value_range_ == inside.value_range_
+    np.testing.assert_allclose(apart.score_samples(deep), inside.score_samples(deep))

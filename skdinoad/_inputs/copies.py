@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 
 from skdinoad._inputs.images import Images
+from skdinoad._inputs.pixels import hidden_pixels
 
 __all__ = ["content", "first_of_each", "warn_of_copies"]
 
@@ -24,8 +25,8 @@ def content(X, row) -> bytes:
         Equal for equal pixels, whatever file or dtype they come in: an alpha channel
         that hides nothing does not matter.
     """
-    item = X[row]
-    if isinstance(X, Images) and item.shape[-1] == 4 and (item[..., 3] >= 128).all():
+    item = X.full(row) if isinstance(X, Images) else X[row]
+    if isinstance(X, Images) and item.shape[-1] == 4 and not hidden_pixels(item).any():
         item = item[..., :3]
     digest = hashlib.sha1(repr(item.shape).encode(), usedforsecurity=False)
     digest.update(np.ascontiguousarray(item))

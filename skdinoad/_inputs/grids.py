@@ -28,6 +28,11 @@ def check_grids(X):
     if X is None or len(X) == 0:
         raise ValueError("X is empty: 0 samples; expected features (n, h, w, c).")
     for row, grid in enumerate(X):
+        if isinstance(grid, np.ma.MaskedArray):
+            raise TypeError(
+                f"X[{row}] is a masked array, whose mask would be lost: pass "
+                "X.filled(np.nan), NaN where a patch is invalid."
+            )
         if np.ndim(grid) != 3 or np.isinf(grid).any():
             raise ValueError(
                 f"X[{row}] has shape {np.shape(grid)}; expected features (h, w, c) "

@@ -1,18 +1,32 @@
 """Images in any accepted form, read one at a time as uint8 arrays."""
 
-from contextlib import contextmanager
-from pathlib import Path
+import copy
+import os
+from dataclasses import dataclass, field
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-__all__ = ["Images", "as_images", "take"]
+from skdinoad._inputs.files import file_size, from_pillow, pillow_size, read_file
+from skdinoad._inputs.pixels import (
+    full_depth,
+    hidden_pixels,
+    is_deep,
+    to_uint8,
+    value_limits,
+    widened,
+)
+
+__all__ = ["Images", "as_images", "as_shown", "take"]
 
 _ACCEPTED = (
-    "images as uint8 0..255 or float 0..1 of shape (n, H, W), (n, H, W, 1), "
+    "images as uint8 0..255, uint16 or float 0..1 of shape (n, H, W), (n, H, W, 1), "
     "(n, H, W, 3) RGB or (n, H, W, 4) RGBA (not OpenCV's BGR: image[..., ::-1]), a "
     "list of such images, or file paths"
 )
+
+#: What stands for a file.
+_PATH = (str, os.PathLike)
 
 
 def as_images(X, *, first=0) -> "Images":
@@ -21,7 +35,7 @@ def as_images(X, *, first=0) -> "Images":
     Parameters
     ----------
     X : array, list or Images
-        uint8 (0..255) or float (0..1) images of shape (n, H, W), (n, H, W, 1),
+        uint8 (0..255), uint16 or float (0..1) images of shape (n, H, W), (n, H, W, 1),
         (n, H, W, 3) or (n, H, W, 4); a list or object array of single images of any
         sizes; a list or array of file paths, opened only when needed.
     first : int
@@ -45,18 +59,45 @@ def as_images(X, *, first=0) -> "Images":
     return X if isinstance(X, Images) else Images(_check_container(X), first=first)
 
 
+def as_shown(X) -> "Images":
+    """Return X as images for the eye: hidden pixels as they are, deep ones scaled."""
+    return as_images(X).by_own_range(fill=False)
+
+
+@dataclass
+class _Notes:
+    """What was seen of images so far; all parts of one X share it."""
+
+    hidden: bool = False
+    opaque: set = field(default_factory=set)  # rows without an alpha channel
+    sizes: dict = field(default_factory=dict)  # row -> (H, W), where asked for
+
+
 class Images:
     """A read-only sequence of images; made by :func:`as_images`.
 
     Indexing gives uint8 (H, W, 3), or (H, W, 4) where the image has an alpha channel
-    (255 = valid pixel), and raises an error naming row and path if that image cannot
-    be read. Floats are rounded to 8 bits. A slice or an index array gives Images that
-    still name rows by their number in the X first given.
+    (128 and more = valid pixel), and raises an error naming row and path if that image
+    cannot be read. Floats are rounded to 8 bits; images of more bits are scaled by the
+    range that :meth:`read_by` was given. Hidden pixels have the colours of the nearest
+    valid ones, so that what lies there never matters. A slice or an index array gives
+    Images that still name rows by their number in the X first given.
+
+    Attributes
+    ----------
+    has_reader : bool
+        Whether an estimator has said how to read them: then its parts need not ask.
+    own_range : (int, int) or None
+        The range of :meth:`by_own_range`.
+    hidden : bool
+        Whether any image read so far has hidden pixels.
     """
 
-    def __init__(self, source, rows=None, first=0):
+    def __init__(self, source, first=0):
         self._source, self._first = source, first
-        self._rows = np.arange(len(source)) if rows is None else rows
+        self._rows, self._notes = np.arange(len(source)), _Notes()
+        self.has_reader, self.own_range = False, None
+        self._range, self._fill = None, True
 
     def __len__(self):
         return len(self._rows)
@@ -66,32 +107,110 @@ class Images:
 
     def __getitem__(self, index):
         if not isinstance(index, (int, np.integer)):
-            return Images(self._source, self._rows[index], self._first)
-        item = self._source[self._rows[index]]
-        name = self.name(index)
-        if isinstance(item, (str, Path)):
-            return _read_file(item, name)
-        if isinstance(item, Image.Image):
-            return _decode(item, name)
-        return _to_uint8(np.asarray(item), name)
+            return self._like(_rows=self._rows[index])
+        pixels, name = self._pixels(index), self.name(index)
+        image = to_uint8(pixels, name, self._range, fill=self._fill)
+        self._note(self._rows[index], image, name)
+        return image
 
     def name(self, index) -> str:
         """Return how messages call an image: its row, and its path if it has one."""
-        row = self._rows[index]
-        item = self._source[row]
-        path = f" ({str(item)!r})" if isinstance(item, (str, Path)) else ""
-        return f"X[{row + self._first}]{path}"
+        return self._name(self._rows[index])
 
     def size(self, index) -> tuple:
         """Return (H, W) of an image; of a file only the header is read."""
-        item = self._source[self._rows[index]]
-        if isinstance(item, (str, Path)):
-            name = self.name(index)
-            with _opened(item, name) as image, _damage_named(name):
-                return _upright_size(image)
+        row = self._rows[index]
+        item = self._source[row]
+        if isinstance(item, _PATH):
+            size = file_size(item, self.name(index))
+        elif isinstance(item, Image.Image):
+            size = pillow_size(item)
+        else:
+            size = tuple(np.shape(item)[:2])
+        self._notes.sizes[row] = size
+        return size
+
+    # -- depth ------------------------------------------------------------------------
+
+    def learn_range(self):
+        """Return the range of values that scales images like these.
+
+        Returns
+        -------
+        (int, int) or None
+            Lowest and highest value of all visible pixels, each moved outwards by a
+            quarter of their distance so that a defect darker or brighter than any
+            training image still differs from it. None if the first image has 8 bits.
+        """
+        if not is_deep(self._pixels(0)):
+            return None
+        rows = range(len(self))
+        limits = [value_limits(self._pixels(i), self.name(i)) for i in rows]
+        known = [pair for pair in limits if pair[0] is not None]
+        lowest, highest = zip(*(known or [(0, 65535)]))
+        return widened(min(lowest), max(highest))
+
+    def read_by(self, value_range, *, fill=True) -> "Images":
+        """Return the same images, read as :func:`to_uint8` does with these settings."""
+        return self._like(has_reader=True, _range=value_range, _fill=fill)
+
+    def by_own_range(self, *, fill=True) -> "Images":
+        """Return the same images, read by the range learned from them."""
+        own = self.learn_range()
+        return self.read_by(own, fill=fill)._like(own_range=own)
+
+    def full(self, index) -> np.ndarray:
+        """Return an image with all its bits, hidden pixels filled; to be compared."""
+        pixels = self._pixels(index)
+        return full_depth(pixels, self.name(index)) if is_deep(pixels) else self[index]
+
+    # -- what was seen ----------------------------------------------------------------
+
+    @property
+    def hidden(self):
+        return self._notes.hidden
+
+    def read_all(self):
+        """Read every image once, so that what is known of them is complete."""
+        for _ in self:
+            pass
+
+    def without_alpha(self):
+        """Return the names of the images read so far that have no alpha channel."""
+        return [self._name(row) for row in sorted(self._notes.opaque)]
+
+    def _note(self, row, image, name):
+        if image.shape[-1] == 3:
+            self._notes.opaque.add(row)
+        elif not self._notes.hidden:
+            self._notes.hidden = bool(hidden_pixels(image).any())
+        size = self._notes.sizes.get(row, image.shape[:2])
+        if size != image.shape[:2]:
+            raise ValueError(
+                f"{name} had size {size} when it was asked for, and {image.shape[:2]} "
+                "when it was read: the file has changed in between. Try again."
+            )
+
+    # -- private ----------------------------------------------------------------------
+
+    def _like(self, **changes):
+        other = copy.copy(self)
+        vars(other).update(changes)
+        return other
+
+    def _name(self, row):
+        item = self._source[row]
+        path = f" ({os.fspath(item)!r})" if isinstance(item, _PATH) else ""
+        return f"X[{row + self._first}]{path}"
+
+    def _pixels(self, index):
+        """Return the pixels of an image as they are given."""
+        item, name = self._source[self._rows[index]], self.name(index)
+        if isinstance(item, _PATH):
+            return read_file(item, name)
         if isinstance(item, Image.Image):
-            return _upright_size(item)
-        return tuple(np.shape(item)[:2])
+            return from_pillow(item, name)
+        return _as_array(item, name)
 
 
 def take(X, rows):
@@ -108,17 +227,18 @@ def take(X, rows):
 
 def _check_container(X):
     """Return an array or list whose items are images, arrays or paths."""
-    if isinstance(X, (str, bytes, Path)):
+    if isinstance(X, (bytes, *_PATH)):
         raise TypeError(
             f"X is the single path {X!r}; expected {_ACCEPTED}. Pass a list of paths."
         )
     if isinstance(X, (list, tuple)):
         source = X
     elif hasattr(X, "__array__"):
-        source = np.asarray(X)
+        source = _as_array(X, "X")
         _check_array(source)
     else:
-        raise TypeError(f"X is a {type(X).__name__}; expected {_ACCEPTED}.")
+        hint = " Pass list(X)." if hasattr(X, "__iter__") else ""
+        raise TypeError(f"X is a {type(X).__name__}; expected {_ACCEPTED}.{hint}")
     if len(source) == 0:
         raise ValueError(f"X is empty: 0 samples; expected {_ACCEPTED}.")
     return source
@@ -128,7 +248,10 @@ def _check_array(X):
     described = f"array of shape {X.shape}, dtype {X.dtype}"
     if X.dtype.kind in "OUT":
         if X.ndim != 1:
-            raise ValueError(f"X is an {described}; expected a 1-D array of paths.")
+            raise ValueError(
+                f"X is an {described}; expected a 1-D array of paths "
+                "or images, without labels beside them."
+            )
         return
     if X.ndim == 3 and X.shape[-1] in (1, 3, 4):
         raise ValueError(
@@ -144,94 +267,36 @@ def _check_array(X):
         raise ValueError(f"X is an {described}; expected {_ACCEPTED}.")
 
 
-# -- one array ----------------------------------------------------------------------
-
-
-def _to_uint8(image, name):
-    """Return one image array as uint8 (H, W, 3) or (H, W, 4)."""
-    described = f"{name} has shape {image.shape}, dtype {image.dtype}"
-    if image.ndim == 2:
-        image = image[..., np.newaxis]
-    if image.ndim != 3 or image.shape[-1] not in (1, 3, 4):
-        raise ValueError(
-            f"{described}; expected (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)."
+def _as_array(item, name):
+    """Return an image, or a batch of them, as an array; masks are not lost."""
+    if isinstance(item, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} is a masked array, whose mask would be lost. Pass images with "
+            "alpha, 0 where they are masked: np.dstack([image.data, alpha])."
         )
-    if image.size == 0:
-        raise ValueError(f"{described}: an image of zero area. Remove it.")
-    if image.dtype.kind == "f":
-        image = _unit_float_to_uint8(image, described)
-    elif image.dtype != np.uint8:
-        raise ValueError(
-            f"{described}; expected uint8 (0..255) or float (0..1). Convert it: for "
-            "16-bit images X / 65535, for 0..255 integers X.astype(np.uint8)."
+    if isinstance(item, (list, tuple)) and any(map(_is_image, item)):
+        raise TypeError(
+            f"{name} is a {type(item).__name__} of {len(item)} things, which looks "
+            "like a pair of image and label; expected an image. Pass images and "
+            "labels apart: X = [image for image, _ in pairs], y = [...]."
         )
-    if image.shape[-1] == 1:
-        image = np.repeat(image, 3, axis=-1)
-    return np.ascontiguousarray(image)
-
-
-def _unit_float_to_uint8(image, described):
-    low, high = float(image.min()), float(image.max())
-    if not (np.isfinite(low) and np.isfinite(high)):
-        count = np.count_nonzero(~np.isfinite(image))
-        raise ValueError(
-            f"{described} and {count} NaN or infinite values; expected values in "
-            "0..1. Repair or remove the image."
-        )
-    if low < -1e-6 or high > 1 + 1e-6:
-        raise ValueError(
-            f"{described} and values from {low:.4g} to {high:.4g}; float images are "
-            "expected in 0..1. Divide by 255, or pass uint8."
-        )
-    return np.round(image.clip(0, 1) * 255).astype(np.uint8)
-
-
-# -- one file -----------------------------------------------------------------------
-
-
-def _opened(path, name):
     try:
-        return Image.open(path)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{name} does not exist.") from None
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{name} cannot be read as an image: {error}") from error
-
-
-def _read_file(path, name):
-    # Pillow and not OpenCV: of a truncated file OpenCV returns the part it has, the
-    # rest grey, and a damaged photograph would be scored in silence.
-    with _opened(path, name) as image:
-        return _decode(image, name)
-
-
-def _decode(image, name):
-    # Pillow reads 16-bit colour as 8-bit "RGB"; only the raw mode tells.
-    deep = any(";16" in str(tile[-1]) for tile in getattr(image, "tile", []))
-    if deep or image.mode.startswith(("I", "F")):
-        raise ValueError(
-            f"{name} has pixel mode {image.mode!r} (more than 8 bits); expected 8 bits "
-            "per channel. Read it yourself and pass floats scaled to 0..1."
-        )
-    transparent = "A" in image.getbands() or "transparency" in image.info
-    with _damage_named(name):
-        image = ImageOps.exif_transpose(image)
-        array = np.asarray(image.convert("RGBA" if transparent else "RGB"))
-    return _to_uint8(array, name)
-
-
-@contextmanager
-def _damage_named(name):
-    """Name the file whose pixels or header cannot be read to the end."""
-    try:
-        yield
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(
-            f"{name} is damaged or truncated: {error}. Replace or remove the file."
+        return np.asarray(_off_device(item))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"{name} is a {type(item).__name__}, of which no array can be made: "
+            f"{error}. Expected {_ACCEPTED}."
         ) from error
 
 
-def _upright_size(image):
-    width, height = image.size
-    turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientation: by 90 degrees
-    return (width, height) if turned else (height, width)
+def _is_image(thing):
+    # A list of lists has no ndim: numbers of one image, row by row.
+    return isinstance(thing, (*_PATH, Image.Image)) or getattr(thing, "ndim", 0) > 1
+
+
+def _off_device(item):
+    """Return a tensor of torch as one that numpy takes; all else as it is."""
+    if not hasattr(item, "detach"):
+        return item
+    item = item.detach().cpu()
+    return item.float() if str(item.dtype) == "torch.bfloat16" else item

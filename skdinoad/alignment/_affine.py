@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skdinoad._arrays.geometry import BORDERS, pose_frame, resize_frame, warp, warp_rgba
 from skdinoad._compat.sklearn import Interval, StrOptions
-from skdinoad._inputs.images import as_images, take
+from skdinoad._inputs.images import Images, as_images, take
 from skdinoad._inputs.labels import normal_rows
 from skdinoad.base import UsesFeatures
 from skdinoad.features import DinoFeatures
@@ -70,12 +70,18 @@ class AffineAligner(UsesFeatures, TransformerMixin, BaseEstimator):
     max_zoom : float, default=1.35
         Factor by which parts are larger or smaller.
     border : {"wrap", "reflect", "replicate", "constant"}, default="replicate"
-        What fills the output where the photograph ends. Those pixels are invalid.
+        What fills the output where the photograph ends. Those pixels are invalid:
+        estimators behind see the nearest valid colour there, whatever this says.
     random_state : int, RandomState instance or None, default=0
         Draws the poses to learn from.
 
     Attributes
     ----------
+    value_range_ : (int, int) or None
+        Values that become 0 and 255, learned from training images of more than 8 bits;
+        None = they have 8.
+    hidden_pixels_ : bool
+        Whether alpha hides pixels of training images.
     features_ : extractor
         The fitted extractor.
     regressors_ : tuple of two Pipelines
@@ -158,7 +164,8 @@ class AffineAligner(UsesFeatures, TransformerMixin, BaseEstimator):
         Parameters
         ----------
         X : array, list of images or paths
-            uint8 0..255 or float 0..1, (n, H, W[, 1 | 3 | 4]), a list, or paths.
+            uint8 0..255, uint16 or float 0..1, (n, H, W[, 1 | 3 | 4]), a list, or
+            paths.
             Colours in the order RGB, not OpenCV's BGR: ``image[..., ::-1]``.
         y : None, array-like of shape (n,), or masks of shape (n, H, W)
             +1 normal, -1 anomalous; **rows labelled anomalous are left out**.
@@ -175,6 +182,7 @@ class AffineAligner(UsesFeatures, TransformerMixin, BaseEstimator):
         self._validate_params()
         images = as_images(X)
         images = take(images, normal_rows(y, len(images)))
+        images = self._images_to_fit(images)
         self.features_ = self._fitted_extractor(images)
         rng = check_random_state(self.random_state)
         template = [self._most_typical(images)]
@@ -185,6 +193,7 @@ class AffineAligner(UsesFeatures, TransformerMixin, BaseEstimator):
             frames, confidence = self._read(images)
         self.confidence_ = float(np.median(confidence))
         self._warn_if_unread()
+        self._learn_seen(images, stacklevel=3)
         return self
 
     def transform(self, X):
@@ -232,7 +241,7 @@ class AffineAligner(UsesFeatures, TransformerMixin, BaseEstimator):
             sin) being below 0.5.
         """
         check_is_fitted(self)
-        images, size = as_images(X), (self.output_size,) * 2
+        images, size = self._images_to_score(X), (self.output_size,) * 2
         frames, confidence = self._read(images)
         frames = np.stack(frames) @ resize_frame((_VIEW, _VIEW), size)
         Z = [
@@ -241,6 +250,8 @@ class AffineAligner(UsesFeatures, TransformerMixin, BaseEstimator):
         ]
         flags = np.zeros(len(images), _FLAGS)
         flags["uncertain"] = confidence < _SURE
+        if not isinstance(X, Images):
+            self._warn_without_alpha(images)
         return np.stack(Z), frames, flags
 
     # -- private ----------------------------------------------------------------------
@@ -344,8 +355,6 @@ def _angle_error(read, poses):
 def _look(image, frame):
     """Return the disc of an image that a frame shows, grey around."""
     color = np.ascontiguousarray(image[..., :3])
-    if image.shape[-1] == 4:  # what is hidden must not tell
-        color = np.where(image[..., 3:] >= 128, color, np.uint8(127))
     view = warp(color, frame, (_VIEW, _VIEW), border="replicate")
     view[~_disc()] = 127
     return view

@@ -15,7 +15,7 @@ from skdinoad._arrays.masks import (
     warn_of_empty_masks,
 )
 from skdinoad._compat.sklearn import Interval, Options, StrOptions
-from skdinoad._inputs.images import as_images, take
+from skdinoad._inputs.images import Images, as_images, take
 from skdinoad._inputs.labels import normal_rows
 from skdinoad.base import UsesFeatures
 from skdinoad.features import DinoFeatures
@@ -33,8 +33,8 @@ class ForegroundMask(UsesFeatures, TransformerMixin, BaseEstimator):
     Parameters
     ----------
     features : DinoFeatures or None, default=None
-        Extractor of the patch features. None means ``DinoFeatures()``; where the
-        detector uses the same settings, images still pass the network once.
+        Extractor of the patch features. None means ``DinoFeatures()``. Images pass the
+        network here, and once more behind, where the ground is hidden from it.
     masking : "auto" or bool, default="auto"
         "auto" decides once, in ``fit``: on if the masks of the training images look
         like one object with ground around it. False leaves images as they are. The
@@ -48,6 +48,11 @@ class ForegroundMask(UsesFeatures, TransformerMixin, BaseEstimator):
 
     Attributes
     ----------
+    value_range_ : (int, int) or None
+        Values that become 0 and 255, learned from training images of more than 8 bits;
+        None = they have 8.
+    hidden_pixels_ : bool
+        Whether alpha hides pixels of training images.
     features_ : DinoFeatures
         The fitted extractor.
     masking_ : bool
@@ -121,6 +126,7 @@ class ForegroundMask(UsesFeatures, TransformerMixin, BaseEstimator):
         self._validate_params()
         images = as_images(X)
         images = take(images, normal_rows(y, len(images)))
+        images = self._images_to_fit(images)
         self.features_ = self._fitted_extractor(images)
         self.masking_, self.mask_statistics_ = self.masking, None
         if self.masking == "auto":
@@ -129,6 +135,9 @@ class ForegroundMask(UsesFeatures, TransformerMixin, BaseEstimator):
                 [mask_statistics(grid, self._mask(grid)) for grid in grids]
             )
             self.masking_ = masking_helps(self.mask_statistics_)
+        else:
+            images.read_all()
+        self._learn_seen(images, stacklevel=3)
         return self
 
     def transform(self, X):
@@ -161,12 +170,14 @@ class ForegroundMask(UsesFeatures, TransformerMixin, BaseEstimator):
             Every pixel stays where it is.
         """
         check_is_fitted(self)
-        images = as_images(X)
+        images = self._images_to_score(X)
         frames = np.broadcast_to(np.eye(3), (len(images), 3, 3)).copy()
         if not self.masking_:
             Z = [_with_alpha(image) for image in images]
         else:
             Z = self._masked(images)
+        if not isinstance(X, Images):
+            self._warn_without_alpha(images)
         same = len({image.shape for image in Z}) == 1
         return (np.stack(Z) if same else Z), frames
 

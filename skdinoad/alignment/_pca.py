@@ -15,7 +15,7 @@ from skdinoad._arrays.geometry import (
     warp_rgba,
 )
 from skdinoad._compat.sklearn import Interval, StrOptions
-from skdinoad._inputs.images import as_images, take
+from skdinoad._inputs.images import Images, as_images, take
 from skdinoad._inputs.labels import normal_rows
 from skdinoad.alignment._polarity import common_direction, cosines, side_vectors
 from skdinoad.alignment._pose import SUPPORTS, find_pose
@@ -61,7 +61,8 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
     rotation : float, default=0
         Degrees from the output's x axis to the part's axis, clockwise.
     border : {"wrap", "reflect", "replicate", "constant"}, default="wrap"
-        What fills the output where the photograph ends. Those pixels are invalid.
+        What fills the output where the photograph ends. Those pixels are invalid:
+        estimators behind see the nearest valid colour there, whatever this says.
     canny : (float, float) or "auto", default=(50, 100)
         Edge thresholds, on the image reduced to at most 256 pixels; "auto" takes
         0.66 and 1.33 times the median grey.
@@ -93,6 +94,11 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
         Mean feature difference between the right and the left half of a part.
     polarity_bias_ : ndarray of shape (c,) or None
         The same of a part with two equal ends.
+    value_range_ : (int, int) or None
+        Values that become 0 and 255, learned from training images of more than 8 bits;
+        None = they have 8.
+    hidden_pixels_ : bool
+        Whether alpha hides pixels of training images.
     features_ : extractor or None
         The fitted extractor.
 
@@ -191,7 +197,8 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
         Parameters
         ----------
         X : array, list of images or paths
-            uint8 0..255 or float 0..1, (n, H, W[, 1 | 3 | 4]), a list, or paths.
+            uint8 0..255, uint16 or float 0..1, (n, H, W[, 1 | 3 | 4]), a list, or
+            paths.
             Colours in the order RGB, not OpenCV's BGR: ``image[..., ::-1]``.
         y : None, array-like of shape (n,), or masks of shape (n, H, W)
             +1 normal, -1 anomalous; **rows labelled anomalous are left out**.
@@ -228,7 +235,8 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
         -------
         Z : ndarray of shape (n, height, width, 4), uint8
         """
-        Z, _, flags = self._align(as_images(X), self._fit(X, y))
+        poses = self._fit(X, y)
+        Z, _, flags = self._align(self._images_to_score(X), poses)
         if self.mode_ != "none":
             Z[flags["no_object"], ..., 3] = 0
         return Z
@@ -277,7 +285,11 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
             Boolean fields no_object, isotropic, ambiguous, clamped, full_frame.
         """
         check_is_fitted(self)
-        return self._align(as_images(X), {})
+        images = self._images_to_score(X)
+        aligned = self._align(images, {})
+        if not isinstance(X, Images):
+            self._warn_without_alpha(images)
+        return aligned
 
     # -- fitting ----------------------------------------------------------------------
 
@@ -286,12 +298,14 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
         self._check_parameters()
         images = as_images(X)
         rows = normal_rows(y, len(images))
-        poses = {int(row): self._find(images[row]) for row in rows}
+        images = self._images_to_fit(take(images, rows))
+        poses = [self._find(image) for image in images]
         self._fit_sizes(poses, images)
         self.features_ = self.polarity_reference_ = self.polarity_bias_ = None
         if self.polarity == "features":
-            self._fit_polarity(take(images, rows), list(poses.values()))
-        return poses
+            self._fit_polarity(images, poses)
+        self._learn_seen(images)
+        return dict(zip(rows.tolist(), poses))
 
     def _check_parameters(self):
         self._validate_params()
@@ -321,25 +335,25 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
         )
 
     def _fit_sizes(self, poses, images):
-        usable = [p for p in poses.values() if not (self._absent(p) or self._fills(p))]
+        usable = [p for p in poses if not (self._absent(p) or self._fills(p))]
         ratios = np.array([pose.ratio for pose in usable])
         self.mode_ = self.mode
         if self.mode != "none":
             self._check_usable(poses, images, ratios)
-        self.output_size_ = self._fit_output(images, list(poses))
+        self.output_size_ = self._fit_output(images)
         self.isotropic_ = bool(len(ratios)) and bool((ratios > _MAX_RATIO).mean() > 0.5)
         overflow = max([1.0, *(self._overflow(p) / _FILL for p in usable)])
         self.scale_ = self.scale / overflow
         zooms = [self._zoom(pose) for pose in usable]
         self.zoom_ = float(np.median(zooms)) if zooms else 1.0
 
-    def _fit_output(self, images, rows):
+    def _fit_output(self, images):
         """Return the output's (height, width)."""
         if not isinstance(self.output_size, Integral):
             return tuple(int(edge) for edge in self.output_size)
         if self.mode_ != "none":
             return (int(self.output_size),) * 2
-        sizes = np.array([images.size(row) for row in rows], float)
+        sizes = np.array([images.size(i) for i in range(len(images))], float)
         shape = np.median(sizes / sizes.min(axis=1, keepdims=True), axis=0)
         size = tuple(int(edge) for edge in np.round(self.output_size * shape))
         if size[0] * size[1] > _MAX_PIXELS:
@@ -352,7 +366,7 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
 
     def _check_usable(self, poses, images, ratios):
         """Switch alignment off where the training images show no common part."""
-        absent = [images.name(row) for row, p in poses.items() if self._absent(p)]
+        absent = [images.name(i) for i, p in enumerate(poses) if self._absent(p)]
         reason = None
         if len(ratios) <= len(poses) / 2:
             reason = (

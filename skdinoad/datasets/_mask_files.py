@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
+
+from skdinoad._inputs.files import read_file
 
 __all__ = ["read_mask"]
 
@@ -50,7 +51,7 @@ def read_mask(path) -> np.ndarray:
     """
     path = Path(path)
     name = f"The mask {str(path)!r}"
-    pixels = _pixels(path, name)
+    pixels = read_file(path, name)
     if pixels.ndim == 2:
         pixels = pixels[..., np.newaxis]
     if np.isnan(pixels).any():
@@ -77,28 +78,6 @@ def _marked(pixels, lossy):
         return visible & colours.any(axis=-1)
     value = colours.max(axis=-1)
     return visible & (value > value.max() / 2)
-
-
-def _pixels(path, name):
-    """Return the pixels of a file with all their bits, upright."""
-    if not path.is_file():  # a pipe would be waited for
-        raise FileNotFoundError(f"{name} is no file.")
-    try:
-        with Image.open(path) as image:
-            if (pages := getattr(image, "n_frames", 1)) > 1:
-                raise ValueError(f"it has {pages} pages or frames; expected one")
-            deep = ";16" in str(image.tile) or "65535" in str(image.tile)
-            image.load()  # Pillow and not OpenCV sees that a part is missing
-            if deep and image.mode.startswith(("L", "R")):  # Pillow drops 8 bits
-                flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
-                return cv2.imdecode(np.fromfile(path, np.uint8), flags)
-            image = ImageOps.exif_transpose(image)
-            if not image.mode.startswith(("I", "F")):
-                clear = "A" in image.getbands() or "transparency" in image.info
-                image = image.convert("RGBA" if clear else "RGB")
-            return np.asarray(image)
-    except Exception as error:  # damaged files raise whatever they like
-        raise ValueError(f"{name} cannot be read: {error}.") from error
 
 
 def _is_lossy(path):

@@ -22,6 +22,7 @@ from skdinoad._arrays.masks import (
 from skdinoad._compat.sklearn import Interval, Options, StrOptions
 from skdinoad._compat.torch import resolve_device
 from skdinoad._inputs.grids import name_of, nothing_valid, size_of
+from skdinoad._inputs.images import Images
 from skdinoad._neighbors import MemoryBank, import_faiss, mutual_distances
 from skdinoad.base import BaseDetector
 from skdinoad.features import DinoFeatures
@@ -110,6 +111,11 @@ class AnomalyDINO(BaseDetector):
 
     Attributes
     ----------
+    value_range_ : (int, int) or None
+        Values that become 0 and 255, learned from training images of more than 8 bits;
+        None = they have 8.
+    hidden_pixels_ : bool
+        Whether alpha hides pixels of training images.
     features_ : DinoFeatures or None
         The fitted extractor; it knows the digest of the weights.
     bank_ : MemoryBank
@@ -317,6 +323,7 @@ class AnomalyDINO(BaseDetector):
             return self.fit(X, y)
         X = self._normals_to_add(X, y)
         self._extend(X, self._read(X))
+        self._learn_more_seen(X)
         self._set_offset()
         return self
 
@@ -357,6 +364,8 @@ class AnomalyDINO(BaseDetector):
         worker._validate_params()
         X = worker._check_input(X)
         _check_batch(X, neighbor_fraction)
+        if isinstance(X, Images):
+            X = worker._images_to_fit(X)
         worker.features_ = worker._fit_extractor(X)
         images = worker._read(X)
         if len(images) < len(X):

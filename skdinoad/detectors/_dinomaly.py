@@ -145,6 +145,11 @@ class Dinomaly(TrainedDetector):
 
     Attributes
     ----------
+    value_range_ : (int, int) or None
+        Values that become 0 and 255, learned from training images of more than 8 bits;
+        None = they have 8.
+    hidden_pixels_ : bool
+        Whether alpha hides pixels of training images.
     features_ : DinoFeatures or None
         The fitted extractor; it knows the digest of the weights.
     decoder_ : dict of str to ndarray

@@ -89,6 +89,11 @@ class DinoPatch(BaseDetector):
 
     Attributes
     ----------
+    value_range_ : (int, int) or None
+        Values that become 0 and 255, learned from training images of more than 8 bits;
+        None = they have 8.
+    hidden_pixels_ : bool
+        Whether alpha hides pixels of training images.
     features_ : DinoFeatures or None
         The fitted extractor; it knows the digest of the weights.
     bank_ : ndarray of shape (h, w, m, c), float32 or float16
@@ -233,6 +238,7 @@ class DinoPatch(BaseDetector):
         F = self._collect(X)
         self._check_shape(F.shape[1:], self._grid_shape(), "X")
         self._extend(F)
+        self._learn_more_seen(X)
         self._set_offset()
         return self
 

@@ -161,6 +161,11 @@ class DMAD(TrainedDetector):
 
     Attributes
     ----------
+    value_range_ : (int, int) or None
+        Values that become 0 and 255, learned from training images of more than 8 bits;
+        None = they have 8.
+    hidden_pixels_ : bool
+        Whether alpha hides pixels of training images.
     features_ : CNNFeatures or DinoFeatures
         The fitted teacher; it knows the digest of the weights.
     student_ : dict of str to ndarray
@@ -371,11 +376,12 @@ class DMAD(TrainedDetector):
             weighted by ``deformation_weight_``.
         """
         check_is_fitted(self)
-        X = self._check_input(X)
+        X = self._input_to_score(X)
         batches = self._scored(X, "score")
         parts = np.array([self._peaks(grid) for D, _ in batches for grid in D])
         if np.isnan(parts).any():
             raise nothing_valid(X, int(np.flatnonzero(np.isnan(parts).any(1))[0]))
+        self._warn_of_input(X)
         return parts
 
     def predict_deformation(self, X):
@@ -398,7 +404,7 @@ class DMAD(TrainedDetector):
             As ``score_samples`` does, and with ``scales=()``.
         """
         check_is_fitted(self)
-        X, network, out = self._check_input(X), self._network(), []
+        X, network, out = self._input_to_score(X), self._network(), []
         if network.deformer is None:
             raise ValueError("There is no deformation with scales=().")
         for F, _ in self._batches(X, "deformation"):
@@ -412,6 +418,7 @@ class DMAD(TrainedDetector):
             out += [
                 field_in_pixels(f, X.size(len(out) + i)) for i, f in enumerate(fields)
             ]
+        self._warn_of_input(X)
         return np.stack(out) if len({f.shape for f in out}) == 1 else out
 
     # -- private: images --------------------------------------------------------------

@@ -9,8 +9,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from skdinoad._compat.sklearn import Interval, StrOptions
 from skdinoad._compat.torch import resolve_device, resolve_dtype
-from skdinoad._inputs.images import as_images, take
-from skdinoad._inputs.labels import normal_rows
 from skdinoad.features._backbones import load_backbone
 from skdinoad.features._extractor import Extractor
 from skdinoad.features._levels import cell_shifts, level_maps, level_strides, on_grid
@@ -70,6 +68,9 @@ class CNNFeatures(Extractor):
 
     Attributes
     ----------
+    value_range_ : (int, int) or None
+        Values that become 0 and 255, learned from training images of more than 8 bits;
+        None = they have 8.
     weights_name_ : str
         Which weights were used, and their source.
     weights_digest_ : str
@@ -154,7 +155,8 @@ class CNNFeatures(Extractor):
         Parameters
         ----------
         X : array, list of images or paths
-            Images as everywhere; not needed with ``standardize=False``.
+            Images as everywhere; with ``standardize=False`` needed for images of more
+            than 8 bits alone.
             Colours in the order RGB, not OpenCV's BGR: ``image[..., ::-1]``.
         y : None, array-like of shape (n,), or masks of shape (n, H, W)
             +1 normal, -1 anomalous. **Rows labelled anomalous are left out.**
@@ -180,8 +182,9 @@ class CNNFeatures(Extractor):
         self.layers_ = self._levels(strides)
         self.strides_ = tuple(strides[i] for i in self.layers_)
         self.shifts_ = self._shifts()
+        images = self._normals(X, y)
         if self.standardize:
-            self._learn_scale(X, y)
+            self._learn_scale(images)
         return self
 
     # -- private ----------------------------------------------------------------------
@@ -210,15 +213,14 @@ class CNNFeatures(Extractor):
             _SHIFTS[key] = cell_shifts(network, self.layers_)
         return _SHIFTS[key]
 
-    def _learn_scale(self, X, y):
+    def _learn_scale(self, images):
         """Learn mean and scale of the channels, batch by batch in float64."""
-        if X is None:
+        if images is None:
             raise ValueError(
                 "CNNFeatures learns the channels' scale from images, and X is None: "
                 "pass the normal images, or standardize=False."
             )
-        images = as_images(X)
-        images, scaler = take(images, normal_rows(y, len(images))), StandardScaler()
+        scaler = StandardScaler()
         for rows in np.array_split(np.arange(len(images)), -(-len(images) // 8)):
             grids = self._extract(images[rows])[0]
             cells = np.concatenate([grid.reshape(-1, grid.shape[-1]) for grid in grids])

@@ -78,6 +78,9 @@ class DinoFeatures(Extractor):
 
     Attributes
     ----------
+    value_range_ : (int, int) or None
+        Values that become 0 and 255, learned from training images of more than 8 bits;
+        None = they have 8.
     weights_name_ : str
         Which weights were used, and their source.
     weights_digest_ : str
@@ -165,11 +168,12 @@ class DinoFeatures(Extractor):
 
         Parameters
         ----------
-        X : ignored
-            Nothing is learned from images; rows labelled anomalous in ``y`` cannot
-            leak into the features.
+        X : array, list of images or paths, or None
+            From images of more than 8 bits the range of their values is learned, from
+            others nothing.
             Colours in the order RGB, not OpenCV's BGR: ``image[..., ::-1]``.
-        y : ignored
+        y : None, array-like of shape (n,), or masks of shape (n, H, W)
+            +1 normal, -1 anomalous. **Rows labelled anomalous are left out.**
 
         Returns
         -------
@@ -177,9 +181,9 @@ class DinoFeatures(Extractor):
 
         Raises
         ------
-        ValueError
-            If a parameter is out of range, the model is unknown or the weights do
-            not fit it.
+        ValueError, TypeError
+            If a parameter is out of range, the model is unknown, the weights do
+            not fit it, or X holds no images.
         WeightsNotFoundError
             If no weights were found; the message names the remedies.
         """
@@ -187,6 +191,7 @@ class DinoFeatures(Extractor):
         self.layers_, self.norm_ = self._layers(backbone)
         self.n_groups_ = self._groups()
         self.patch_size_ = backbone.patch_size
+        self._normals(X, y)
         return self
 
     def transform_tokens(self, X):

@@ -13,7 +13,8 @@ from tqdm.auto import tqdm
 from skdinoad._arrays.geometry import is_size, resize_frame
 from skdinoad._compat.sklearn import Interval, Options, StrOptions
 from skdinoad._compat.torch import resolve_device, resolve_dtype
-from skdinoad._inputs.images import as_images
+from skdinoad._inputs.images import as_images, take
+from skdinoad._inputs.labels import normal_rows
 from skdinoad.base import TakesImages
 from skdinoad.features._backbones import get_backbone
 from skdinoad.features._preprocess import invalidate, resize
@@ -68,8 +69,8 @@ class Extractor(TakesImages, TransformerMixin, BaseEstimator):
         Parameters
         ----------
         X : array, list of images or paths
-            Images as everywhere: uint8 0..255 or float 0..1, (n, H, W[, 1 | 3 | 4]),
-            a list of images of any sizes, or file paths.
+            Images as everywhere: uint8 0..255, uint16 or float 0..1, (n, H, W[, 1 | 3 |
+            4]), a list of images of any sizes, or file paths.
             Colours in the order RGB, not OpenCV's BGR: ``image[..., ::-1]``.
 
         Returns
@@ -134,10 +135,10 @@ class Extractor(TakesImages, TransformerMixin, BaseEstimator):
                 "resize='stretch' and crop_size=None."
             )
         grids, frames = [], []
-        for image in as_images(X):
+        for image in self._images_to_score(X):
             size = image.shape[:2]
             resized = self._plan(size)[0]
-            pixels = self._pixels([self._filled(image)], resized)[0].float().cpu()
+            pixels = self._pixels([image], resized)[0].float().cpu()
             pixels = pixels.permute(1, 2, 0).numpy()
             grids.append(invalidate(pixels, image, self.min_valid))
             frames.append(resize_frame(size, resized))
@@ -146,12 +147,17 @@ class Extractor(TakesImages, TransformerMixin, BaseEstimator):
 
     # -- private ----------------------------------------------------------------------
 
-    def _filled(self, image):
-        """Return an image whose invalid pixels have the mean colour."""
-        if image.shape[2] == 3:
-            return image
-        mean = self._backbone().mean_std[0].cpu().mul(255).round().byte().numpy()
-        return np.where(image[..., 3:] < 128, mean, image[..., :3])
+    def _normals(self, X, y):
+        """Return the normal images, whose range of values is learned; None if none."""
+        self.value_range_ = None
+        if X is None:
+            return None
+        images = as_images(X)
+        images = take(images, normal_rows(y, len(images)))
+        if not images.has_reader:  # a detector scales what it hands over
+            images = images.by_own_range()
+            self.value_range_ = images.own_range
+        return images
 
     def _load(self):
         """Check the parameters, record which weights are used, return the network."""
@@ -176,7 +182,7 @@ class Extractor(TakesImages, TransformerMixin, BaseEstimator):
 
     def _read(self, X):
         """Return grids, tokens before them, and frames, batch by batch."""
-        images = as_images(X)
+        images = self._images_to_score(X)
         extract = self._extractor()
         batches = torch.arange(len(images)).split(self.batch_size)
         # A single batch is over in a moment, and would only make bars flicker.
@@ -215,7 +221,7 @@ class Extractor(TakesImages, TransformerMixin, BaseEstimator):
         for i, new in zip(missing, self._forward([images[i] for i in missing])):
             tokens[i] = new
             store.put(keys[i], new)
-        # What is kept knows no alpha: an image masked anew needs no new features.
+        # Of alpha, what is kept knows the colours of hidden pixels, but no NaN.
         grids, prefix, frames = [], [], []
         for image, known in zip(images, tokens):
             size = image.shape[:2]

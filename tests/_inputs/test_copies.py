@@ -170,3 +170,14 @@ def test_copies_with_two_labels_are_refused(make_tiny):
     y = [1] * 6 + [-1]
     with pytest.raises(ValueError, match=r"X\[6\] is labelled -1 and is an exact copy"):
         ThresholdTunerCV(DinoPatch(features=make_tiny()), scoring="f1").fit(X, y)
+
+
+def test_deep_images_are_compared_with_all_their_bits():
+    X = np.full((3, 8, 9), 1000, np.uint16)
+    X[1, 0, 0], X[2, 0, 0] = 1001, 65535
+    images = as_images(X).by_own_range()
+    assert np.array_equal(images[0], images[1])  # the range is that wide
+    assert len({content(images, row) for row in range(3)}) == 3
+    opaque = np.concatenate([np.dstack([X[0]] * 3), np.full((8, 9, 1), 65535)], axis=-1)
+    again = as_images([X[0].astype(">u2"), opaque.astype(np.uint16)])
+    assert {content(again, row) for row in range(2)} == {content(images, 0)}

@@ -52,3 +52,10 @@ def test_messages_call_images_by_name_and_grids_by_row():
     assert size_of(X, 0) == (5, 7)
     assert size_of(F, 0) == (3, 4)
     assert "X[1] has no valid patch" in str(nothing_valid(F, 1))
+
+
+def test_masked_grids_are_refused():
+    F = np.ma.masked_array(np.zeros((2, 3, 4, 8)), mask=False)
+    for X in (F, [F.data[0], F[1]]):
+        with pytest.raises(TypeError, match=r"X\[[01]\] is a masked array"):
+            check_grids(X)

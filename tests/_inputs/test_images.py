@@ -1,10 +1,12 @@
-import io
+import os
 
+import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from skdinoad._inputs.images import as_images, take
+from skdinoad._inputs.images import as_images, as_shown, take
 
 
 @pytest.fixture
@@ -41,71 +43,6 @@ def test_slices_keep_the_original_row_numbers(files):
         images[0]
 
 
-def test_float_is_rounded_to_eight_bits():
-    images = as_images(np.array([[[0.0, 0.5, 1.0, 0.4 / 255, 0.6 / 255]]]))
-    assert images[0][0, :, 0].tolist() == [0, 128, 255, 0, 1]
-
-
-@pytest.mark.parametrize("keep", [0.3, 0.7, 0.95])
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP"])
-def test_truncated_file_is_refused(tmp_path, rng, kind, keep):
-    buffer = io.BytesIO()
-    Image.fromarray(rng.integers(0, 255, (64, 64, 3), np.uint8)).save(buffer, kind)
-    path = tmp_path / "cut.img"
-    path.write_bytes(buffer.getvalue()[: int(len(buffer.getvalue()) * keep)])
-    with pytest.raises(ValueError, match=r"X\[0\] .*cut.img.*(truncated|read)"):
-        as_images([path])[0]
-
-
-def test_file_that_is_no_image_is_refused(tmp_path):
-    (tmp_path / "a.png").write_text("not an image")
-    with pytest.raises(ValueError, match=r"X\[0\] .*a.png.* cannot be read"):
-        as_images([tmp_path / "a.png"])[0]
-
-
-def test_empty_file_and_folder_are_refused(tmp_path):
-    (tmp_path / "empty.png").touch()
-    for path in (tmp_path / "empty.png", tmp_path):
-        with pytest.raises(ValueError, match=r"X\[0\] .* cannot be read"):
-            as_images([path])[0]
-
-
-def test_sixteen_bit_file_is_refused(tmp_path):
-    Image.fromarray(np.full((4, 4), 40000, np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(ValueError, match="more than 8 bits"):
-        as_images([tmp_path / "deep.png"])[0]
-
-
-def test_sixteen_bit_colour_file_is_refused(tmp_path, rng):
-    """Pillow opens it as 8-bit RGB and says nothing."""
-    import cv2
-
-    deep = rng.integers(0, 65535, (4, 5, 3), np.uint16)
-    for name in ("deep.png", "deep.tiff"):
-        cv2.imwrite(str(tmp_path / name), deep)
-        with pytest.raises(ValueError, match=r"more than 8 bits|cannot be read"):
-            as_images([tmp_path / name])[0]
-
-
-def test_photograph_taken_upright_is_turned(tmp_path, rng):
-    image = Image.fromarray(rng.integers(0, 255, (4, 6, 3), np.uint8))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was held upright
-    image.save(tmp_path / "a.png", exif=exif)
-    images = as_images([tmp_path / "a.png"])
-    assert images[0].shape == (6, 4, 3)
-    assert images.size(0) == (6, 4)
-
-
-def test_palette_and_grey_files_become_colour(tmp_path):
-    for mode in ("L", "P", "1", "CMYK", "LA"):
-        suffix = "tif" if mode == "CMYK" else "png"
-        path = tmp_path / f"{mode}.{suffix}"
-        Image.new(mode, (3, 2)).save(path)
-        expected = (2, 3, 4) if mode == "LA" else (2, 3, 3)
-        assert as_images([path])[0].shape == expected
-
-
 def test_pillow_images_are_accepted(rng):
     array = rng.integers(0, 255, (4, 5, 3), np.uint8)
     images = as_images([Image.fromarray(array)])
@@ -121,7 +58,8 @@ def test_pillow_images_are_accepted(rng):
         (np.zeros((2, 3)), "shape"),
         (np.zeros((2, 5, 6, 7)), r"X\[0\] has shape \(5, 6, 7\)"),
         (np.array([["a.png", "b.png"]]), "1-D"),
-        (np.zeros((2, 4, 5), np.uint16), "65535"),
+        (np.array([["a.png", 0]], object), "labels"),
+        (np.zeros((2, 4, 5), np.uint16), "8 bits"),
         (np.zeros((2, 4, 5), bool), "uint8"),
         ([np.zeros((4, 4, 2))], r"X\[0\]"),
         (np.full((2, 4, 5), np.inf), "infinite"),
@@ -138,13 +76,171 @@ def test_take_works_on_lists_and_arrays():
     assert take(np.array([1, 2, 3]), [2, 0]).tolist() == [3, 1]
 
 
-def test_size_of_a_truncated_file_is_an_error_that_names_it(tmp_path):
+def test_files_that_cannot_be_read_are_named(tmp_path):
     path = tmp_path / "part.png"
     pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(ValueError, match=r"X\[0\] .*part.png.* truncated"):
-        as_images([str(path)]).size(0)
+    for call in (lambda images: images[1], lambda images: images.size(1)):
+        with pytest.raises(ValueError, match=r"X\[1\] .*part.png.* truncated"):
+            call(as_images([pixels, str(path)]))
+
+
+def test_file_that_changed_after_its_size_was_asked_is_refused(tmp_path):
+    path = tmp_path / "a.png"
+    Image.new("L", (8, 6)).save(path)
+    images = as_images([path, path])
+    assert images.size(1) == (6, 8)
+    Image.new("L", (8, 7)).save(path)
+    assert images[0].shape == (7, 8, 3)
+    with pytest.raises(ValueError, match=r"X\[1\] .*\(6, 8\).*\(7, 8\).*changed"):
+        images[1:][0]
+
+
+def test_any_kind_of_path_is_one(files):
+    paths, arrays = files
+    with os.scandir(paths[0].parent) as entries:
+        entries = sorted(entries, key=lambda entry: entry.name)
+    assert np.array_equal(as_images(entries)[0], arrays[0])
+    with pytest.raises(TypeError, match="single path"):
+        as_images(entries[0])
+
+
+# -- arrays and what looks like them ------------------------------------------------
+
+
+def test_masked_arrays_are_refused(rng):
+    data = rng.random((2, 6, 7, 3))
+    masked = np.ma.masked_array(data, data > 0.5)
+    with pytest.raises(TypeError, match="X is a masked array"):
+        as_images(masked)
+    with pytest.raises(TypeError, match=r"X\[1\] is a masked array"):
+        as_images([data[0], masked[1]])[1]
+
+
+@pytest.mark.parametrize("label", [0, "good", None, np.float32(1)])
+def test_pairs_of_image_and_label_are_refused(rng, files, label):
+    image = rng.random((6, 7, 3))
+    for item in (image, files[0][0], Image.new("L", (3, 4)), torch.zeros(3, 6, 7)):
+        for pair in ((item, label), [label, item], (item, item)):
+            with pytest.raises(TypeError, match=r"X\[0\] .*image and label"):
+                as_images([pair])[0]
+    with pytest.raises(TypeError, match=r"X\[0\] is a tuple"):
+        as_images([([[1, 2], [3, 4]], label)])[0]
+    with pytest.raises(ValueError, match="labels as y"):
+        as_images((image[np.newaxis], np.zeros(1)))[0]
+
+
+def test_tensors_of_torch_are_images(rng):
+    image = torch.from_numpy(rng.random((6, 7, 3)))
+    expected = as_images([image.numpy()])[0]
+    graded = image.clone().requires_grad_()
+    for X in ([image], [graded], graded[None], graded.detach()[None]):
+        images = as_images(X)
+        assert np.array_equal(images[0], expected)
+        assert images.size(0) == (6, 7)
+    half = as_images([image.bfloat16()])[0]
+    assert np.abs(half.astype(int) - expected).max() <= 1
+    with pytest.raises(ValueError, match=r"X\[0\] .*Channels first"):
+        as_images([image.permute(2, 0, 1)])[0]
+
+
+def test_what_gives_no_array_is_named():
+    class Elsewhere:
+        def __array__(self, *args, **kwargs):
+            raise TypeError("on another device")
+
+    with pytest.raises(TypeError, match=r"X\[1\] is a Elsewhere.*another device"):
+        as_images([np.zeros((2, 2)), Elsewhere()])[1]
+    with pytest.raises(TypeError, match=r"X is a Elsewhere.*another device"):
+        as_images(Elsewhere())
+
+
+def test_other_containers_keep_working(tmp_path, rng):
+    array = rng.integers(0, 255, (2, 4, 5, 3), np.uint8)
+    kept = np.memmap(tmp_path / "a.bin", np.uint8, "w+", shape=array.shape)
+    kept[:] = array
+    frozen = array.copy()
+    frozen.flags.writeable = False
+
+    class Like:
+        def __array__(self, *args, **kwargs):
+            return array
+
+    nested = (array / 255).tolist()
+    for X in (kept, frozen, Like(), nested, list(kept), [Image.fromarray(array[0])]):
+        assert np.array_equal(as_images(X)[0], array[0])
+
+
+def test_generators_are_told_to_become_lists():
+    for X in ((image for image in np.zeros((2, 3, 4))), {"a.png"}):
+        with pytest.raises(TypeError, match=r"list\(X\)"):
+            as_images(X)
+
+
+# -- depth --------------------------------------------------------------------------
+
+
+def test_range_is_learned_from_deep_images_only(tmp_path):
+    deep = np.array([[[1000, 1400]], [[1100, 1800]]], np.uint16)
+    assert as_images(deep).learn_range() == (800, 2000)
+    assert as_images(deep[1:]).learn_range() == (925, 1975)
+    cv2.imwrite(str(tmp_path / "a.png"), deep[1])
+    assert as_images([deep[0], tmp_path / "a.png"]).learn_range() == (800, 2000)
+    for X in (np.zeros((2, 3, 5)), [np.zeros((3, 4), np.uint8), deep[0]]):
+        assert as_images(X).learn_range() is None
+
+
+def test_hidden_pixels_have_no_part_in_the_range():
+    deep = np.full((1, 2, 2, 4), 65535, np.uint16)
+    deep[0, 0] = [[100, 100, 100, 65535], [500, 500, 500, 65535]]
+    deep[0, 1, :, 3] = 0
+    assert as_images(deep).learn_range() == (0, 600)
+
+
+def test_mixed_depths_are_named():
+    deep, flat = np.full((3, 4), 4095, np.uint16), np.zeros((3, 4), np.uint8)
+    with pytest.raises(ValueError, match=r"X\[1\] .*uint8.*16 bits"):
+        as_images([deep, flat]).learn_range()
+    images = as_images([flat, deep])
+    with pytest.raises(ValueError, match=r"X\[1\] .*uint16.*4095.*12 bits.*8 bits"):
+        list(images.read_by(images.learn_range()))
+
+
+def test_parts_are_read_as_the_whole_is():
+    images = as_images(np.full((3, 4, 5), 1500, np.uint16))
+    assert not images.has_reader
+    images = images.read_by((1000, 2000))
+    assert images[1:].has_reader
+    assert images.own_range is None
+    assert (images[1:][0] == 128).all()
+    images = as_images(np.array([[[1000, 1400]], [[1100, 1800]]], np.uint16))
+    assert images[1:].by_own_range().own_range == (925, 1975)
+
+
+def test_shown_images_keep_what_is_hidden_and_are_scaled_by_themselves():
+    image = np.zeros((1, 2, 2, 4), np.uint8)
+    image[..., :3] = 9
+    assert as_shown(image)[0][..., :3].tolist() == [[[9] * 3] * 2] * 2
+    deep = np.array([[[0, 400]]], np.uint16)
+    assert as_shown(deep)[0][0, :, 0].tolist() == [0, 204]
+
+
+# -- what is noted ------------------------------------------------------------------
+
+
+def test_images_know_what_was_hidden_and_where_alpha_was_missing(rng):
+    clear = rng.integers(0, 255, (4, 5, 4), np.uint8)
+    clear[..., 3] = 255
+    holed = clear.copy()
+    holed[0, 0, 3] = 127
+    images = as_images([clear[..., :3], clear, holed, clear[..., 0]])
+    images[1], images[:1][0]
+    assert not images.hidden
+    assert images.without_alpha() == ["X[0]"]
+    images[2:].read_all()
+    assert images.hidden
+    assert images.without_alpha() == ["X[0]", "X[3]"]
 
 
 def test_the_order_of_colours_is_said_where_input_is_refused():

@@ -220,7 +220,7 @@ def test_odd_input_never_crashes(support, mode, rng):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         aligner = PCAAligner(support=support, mode=mode, output_size=32).fit(odd)
-    Z, frames, flags = aligner.align(odd)
+        Z, frames, flags = aligner.align(odd)
     assert Z.shape == (5, *aligner.output_size_, 4)
     assert np.isfinite(frames).all()
     assert flags.shape == (5,)

@@ -2,6 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
+from skdinoad._inputs.pixels import to_uint8
 from skdinoad.alignment._pose import find_pose
 
 OPTIONS = {"support": "hull", "canny": (50, 100), "blur": 5, "closing": 7}
@@ -107,3 +108,16 @@ def test_full_frame_touches_the_borders():
     pose = pose_of(image)
     assert pose.share > 0.85
     assert pose.borders >= 3
+
+
+def test_outside_of_the_region_has_no_part_in_the_pose():
+    """Neither what lies there, nor the border of the region itself."""
+    alpha = np.zeros((200, 240), np.uint8)
+    alpha[20:180, 30:210] = 255
+    image = np.dstack([ellipse(angle=20), alpha])
+    image[:20, :, :3] = 250
+    image = to_uint8(image, "X0")
+    pose, whole = pose_of(image), pose_of(ellipse(angle=20))
+    np.testing.assert_allclose(pose.centre, whole.centre, atol=0.2)
+    assert pose.angle == pytest.approx(whole.angle, abs=0.01)
+    assert pose.sigma == pytest.approx(whole.sigma, rel=0.01)

@@ -10,16 +10,41 @@ def extractor(request, make_tiny, make_tiny_cnn):
     return make_tiny() if request.param == "vit" else make_tiny_cnn(standardize=False)
 
 
-def test_stored_features_are_found_whatever_the_alpha(extractor, monkeypatch):
+def test_stored_features_are_found_whatever_is_hidden(extractor, monkeypatch):
     X = make_images(3, size=(64, 64))
-    expected = extractor.fit().transform(X)
-    monkeypatch.setattr(type(extractor), "_run", None)  # a call would fail
     masked = np.concatenate([X, np.zeros_like(X[..., :1])], axis=-1)
     masked[:, :, :32, 3] = 255
+    expected = extractor.fit().transform(masked)
+    monkeypatch.setattr(type(extractor), "_run", None)  # a call would fail
+    masked[:, :, 32:, :3] = 255 - masked[:, :, 32:, :3]
     F = extractor.transform(masked)
+    np.testing.assert_array_equal(F, expected)
     half = F.shape[2] // 2
-    np.testing.assert_array_equal(F[:, :, :half], expected[:, :, :half])
+    assert np.isfinite(F[:, :, :half]).all()
     assert np.isnan(F[:, :, half:]).all()
+
+
+def test_deep_images_need_a_range(extractor):
+    """Alone an extractor learns it from X, as a step of a pipeline it is given X."""
+    X, flat = make_images(2).astype(np.uint16) * 16, make_images(2)
+    with pytest.raises(ValueError, match=r"X\[0\] .*3200.*12 bits.*fit"):
+        extractor.fit().transform(X)
+    F = extractor.fit_transform(X)
+    low, high = extractor.value_range_
+    assert (low, high) == (0, 3920)  # 320..3200, a quarter of 2880 on each side
+    scaled = np.round((X - np.float64(low)) * 255 / (high - low)).astype(np.uint8)
+    np.testing.assert_array_equal(F, extractor.transform_frames(X)[0])
+    assert extractor.prepared(X)[0].shape == extractor.fit(X).prepared(X)[0].shape
+    with pytest.raises(ValueError, match=r"X\[0\] .*uint8.*16 bits"):
+        extractor.transform(flat)
+    np.testing.assert_array_equal(extractor.fit(flat).transform(scaled), F)
+    assert extractor.value_range_ is None
+
+
+def test_range_is_that_of_normal_images(extractor):
+    X = make_images(3).astype(np.uint16) * 16
+    X[1] = 65535
+    assert extractor.fit(X, [1, -1, 1]).value_range_ == (0, 3920)
 
 
 def test_out_of_memory_names_the_remedy(extractor, monkeypatch):

@@ -1,0 +1,215 @@
+"""Image files: read whole, upright and with all their bits, or refused by name."""
+
+import os
+import stat
+from contextlib import contextmanager
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps
+
+__all__ = ["file_size", "from_pillow", "pillow_size", "read_file"]
+
+#: EXIF's tag for how the camera was held.
+_ORIENTATION = 0x0112
+
+#: Formats of several frames whose first one is the whole picture: a phone's photograph
+#: before its preview, a drawing before its layers.
+_FIRST_IS_THE_PICTURE = {"MPO", "PSD"}
+
+#: Formats of which Pillow gives 8 bits and does not say whether there are more.
+_SILENT = {"JPEG2000", "AVIF"}
+
+#: Pixel modes whose channels OpenCV gives in a known order.
+_MODES = ("L", "LA", "RGB", "RGBA", "I")
+
+
+def read_file(path, name) -> np.ndarray:
+    """Return the pixels of an image file, upright as its EXIF data say.
+
+    Parameters
+    ----------
+    path : str or path
+    name : str
+        What messages call the image.
+
+    Returns
+    -------
+    ndarray of shape (H, W) or (H, W, 3) or (H, W, 4)
+        uint8, uint16 where the file has more than 8 bits, or the numbers of a file of
+        whole or real numbers; the fourth channel is alpha.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If there is no such file, or it is no image, damaged, too large, has pages, or
+        cannot be read with all its bits.
+    """
+    # Pillow and not OpenCV: of a truncated file OpenCV returns the part it has, the
+    # rest grey, and a damaged photograph would be scored in silence.
+    with _opened(path, name) as image:
+        deep = None
+        if _has_lost_bits(image) or image.format in _SILENT:
+            deep = _read_deep(image, path, name)
+        return from_pillow(image, name) if deep is None else deep
+
+
+def file_size(path, name) -> tuple:
+    """Return (H, W) of an image file, of which only the header is read."""
+    with _opened(path, name) as image, _damage_named(name):
+        return pillow_size(image)
+
+
+def from_pillow(image, name) -> np.ndarray:
+    """Return the pixels of an image of Pillow, as :func:`read_file` does of a file."""
+    _refuse_pages(image, name)
+    if _has_lost_bits(image) and not image.mode.startswith("I"):
+        raise ValueError(
+            f"{name} has more than 8 bits per channel, of which Pillow gives 8: pass "
+            "its path in place of the opened image."
+        )
+    with _damage_named(name):
+        image.load()
+        image = ImageOps.exif_transpose(image)
+        if not image.mode.startswith(("I", "F")):
+            image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+        return np.asarray(image)
+
+
+def pillow_size(image) -> tuple:
+    """Return (H, W) that an image of Pillow has when it is upright."""
+    if image.getexif().get(_ORIENTATION) not in (5, 6, 7, 8):
+        return image.size[::-1]
+    # Of a TIFF some versions of Pillow turn the size, and others do not.
+    tags = getattr(image, "tag_v2", {})
+    return tags.get(256, image.width), tags.get(257, image.height)
+
+
+# -- opening ------------------------------------------------------------------------
+
+
+@contextmanager
+def _opened(path, name):
+    _refuse_odd_files(path, name)
+    try:
+        image = Image.open(path)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_large(name, error) from error
+    except Exception as error:  # a damaged header raises whatever it likes
+        raise ValueError(f"{name} cannot be read as an image: {error}") from error
+    with image:
+        most = Image.MAX_IMAGE_PIXELS
+        if most is not None and image.width * image.height > most:
+            raise _too_large(name, f"{image.width} x {image.height} pixels")
+        yield image
+
+
+def _too_large(name, why):
+    return ValueError(
+        f"{name} cannot be read as an image: {why}; the limit is "
+        f"PIL.Image.MAX_IMAGE_PIXELS = {Image.MAX_IMAGE_PIXELS}. Cut the image in "
+        "parts, or raise that limit if you trust the file."
+    )
+
+
+def _refuse_odd_files(path, name):
+    """Refuse, unopened, what is no file: reading a pipe would wait for ever."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{name} does not exist.") from None
+    except (OSError, ValueError) as error:  # a path with a NUL, too long, forbidden
+        raise ValueError(f"{name} cannot be read as an image: {error}") from error
+    if stat.S_ISDIR(found.st_mode):
+        why = "it is a folder; pass the paths of the files in it"
+    elif not stat.S_ISREG(found.st_mode):
+        why = "it is a pipe, socket or device, and no file"
+    elif not found.st_size:
+        why = "the file is empty"
+    else:
+        return
+    raise ValueError(f"{name} cannot be read as an image: {why}.")
+
+
+def _refuse_pages(image, name):
+    with _damage_named(name):  # counting reads the headers of all pages
+        n = getattr(image, "n_frames", 1)
+    if n > 1 and image.format not in _FIRST_IS_THE_PICTURE:
+        raise ValueError(
+            f"{name} holds {n} pages or frames ({image.format}); expected one image. "
+            "Save each as a file of its own, or read them yourself and pass arrays."
+        )
+
+
+@contextmanager
+def _damage_named(name):
+    """Name the file whose pixels or header cannot be read to the end."""
+    try:
+        yield
+    except Exception as error:  # a damaged file raises whatever it likes
+        raise ValueError(
+            f"{name} is damaged or truncated, or of an unknown kind: {error}. Replace, "
+            "convert or remove the file."
+        ) from error
+
+
+# -- more than 8 bits ---------------------------------------------------------------
+
+
+def _has_lost_bits(image):
+    """Whether Pillow is to give, of an unread file, fewer bits than it has."""
+    for codec, _, _, raw in getattr(image, "tile", []):
+        if ";16" in str(raw) or codec == "SGI16":
+            return True
+        if image.format == "PPM" and not isinstance(raw, str) and raw[1] > 255:
+            return True
+    return False
+
+
+def _read_deep(image, path, name):
+    """Return the pixels with all their bits; None if there are but 8."""
+    _refuse_pages(image, name)
+    mode, raw = image.mode, str(image.tile)
+    transparent = image.has_transparency_data
+    with _damage_named(name):
+        turn = image.getexif().get(_ORIENTATION)
+        image.load()  # OpenCV would not notice that a part is missing
+        pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is not None and pixels.dtype == np.uint8:
+        return None
+    known = mode.startswith("I;16") or mode in _MODES
+    # Colours already multiplied with alpha are not divided by it by OpenCV.
+    if pixels is None or not known or "RGBa" in raw:
+        raise _not_whole(image, mode, name)
+    if transparent and (pixels.ndim == 2 or pixels.shape[2] != 4):
+        raise _not_whole(image, f"{mode} with a transparent colour", name)
+    pixels = _in_order(pixels, transparent)
+    # OpenCV turns TIFF files upright by itself, and no others.
+    return pixels if image.format == "TIFF" else _upright(pixels, turn)
+
+
+def _not_whole(image, mode, name):
+    return ValueError(
+        f"{name} ({image.format}, pixel mode {mode}) may have more than 8 bits per "
+        "channel, which cannot be read. Convert it to PNG, or read it yourself and "
+        "pass a uint16 array."
+    )
+
+
+def _in_order(pixels, transparent):
+    """Return OpenCV's channels as red, green, blue, and alpha if there is one."""
+    if pixels.ndim == 2:
+        return pixels
+    order = [2, 1, 0, 3] if transparent else [2, 1, 0]
+    return pixels[..., order]
+
+
+def _upright(pixels, orientation):
+    """Return pixels turned as EXIF's orientation says; odd values turn nothing."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return pixels
