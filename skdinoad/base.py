@@ -212,13 +212,10 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
             for grid in F:
                 self._check_features(grid)
                 if bank is None:
-                    # Stored (h, w, n, c), seen as (n, h, w, c): detectors that keep
-                    # a bank per location get it without a second copy.
-                    shape = (*grid.shape[:2], len(X), grid.shape[2])
-                    bank = np.empty(shape, np.float32).transpose(2, 0, 1, 3)
+                    bank = _empty_bank(len(X), grid.shape)
                 self._check_shape(grid.shape, bank.shape[1:], name_of(X, start))
                 bank[len(kept)] = grid
-                if np.isfinite(grid).all(-1).any():
+                if np.isfinite(grid).any():
                     kept.append(start)
                 start += 1
         self._take_stock(X, kept)
@@ -490,6 +487,17 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
         if self.features_ is not None:
             return self.features_.transform_frames(batch)
         return batch, np.broadcast_to(np.eye(3), (len(batch), 3, 3))
+
+
+def _empty_bank(n, shape):
+    """Return an array for n grids (h, w, c) or (h, w, l, c).
+
+    It is stored as ([l,] h, w, n, c): detectors that keep a bank for each location get
+    it without a second copy.
+    """
+    h, w, *layers, c = shape
+    stored = np.empty((*layers, h, w, n, c), np.float32)
+    return stored.transpose((3, 1, 2, 0, 4) if layers else (2, 0, 1, 3))
 
 
 def _offset(scores, contamination):

@@ -11,7 +11,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import estimator_checks
 
 import skdinoad
-from skdinoad import DMAD, AnomalyDINO, DinoPatch
+from skdinoad import DFR, DMAD, AnomalyDINO, DinoPatch
 from skdinoad.base import _offset
 from skdinoad.testing import checks_for, make_images
 
@@ -128,7 +128,7 @@ def test_an_explicit_extractor_never_takes_pixels_for_features(tiny):
 def test_strip_of_features_is_no_image(rng):
     F = rng.normal(size=(4, 3, 32, 64)).astype(np.float32)
     F[0, 0, 0] = np.nan
-    assert DinoPatch().fit(F).bank_.shape == (3, 32, 4, 64)
+    assert DinoPatch().fit(F).bank_.shape == (1, 3, 32, 4, 64)
 
 
 @pytest.mark.parametrize("X", [None, np.zeros((0, 2, 2, 8)), []])
@@ -139,9 +139,7 @@ def test_nothing_to_score_is_an_error(X):
 
 def test_layers_kept_apart_and_foreign_extractors_are_explained(make_tiny):
     with pytest.raises(ValueError, match="concatenate=True"):
-        DinoPatch(features=make_tiny(layers=[1, 2], concatenate=False)).fit(
-            make_images()
-        )
+        DFR(features=make_tiny(layers=[1, 2], concatenate=False)).fit(make_images())
     with pytest.raises(ValueError, match="Is features= an extractor"):
         DinoPatch(features=skdinoad.PCAAligner(mode="none")).fit(make_images())
 
@@ -160,7 +158,7 @@ def test_images_without_a_valid_patch_are_left_out(make_tiny, rng):
     X[1, ..., 3] = 0
     with pytest.warns(UserWarning, match="1 of 4 images have no valid patch"):
         detector = DinoPatch(features=make_tiny()).fit(X)
-    assert detector.bank_.shape[2] == 3
+    assert detector.bank_.shape[3] == 3
     for method in (detector.score_samples, detector.predict_map):
         with pytest.raises(ValueError, match=r"X\[1\] has no valid patch"):
             method(X)

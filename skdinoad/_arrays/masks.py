@@ -165,7 +165,8 @@ def masking_helps(statistics) -> bool:
 
 def without_ground(grid, mask) -> np.ndarray:
     """Return features with NaN outside the mask; all of them if the mask is empty."""
-    return np.where(mask[..., None] | ~mask.any(), grid, np.float32(np.nan))
+    keep = mask.reshape(*mask.shape, *[1] * (grid.ndim - 2))
+    return np.where(keep | ~mask.any(), grid, np.float32(np.nan))
 
 
 def warn_of_empty_masks(names, n, *, stacklevel):

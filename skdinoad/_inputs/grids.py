@@ -10,7 +10,7 @@ __all__ = ["check_grids", "holds_images", "name_of", "nothing_valid", "size_of"]
 def holds_images(X):
     """Whether X holds images (or paths) rather than grids of patch features."""
     if isinstance(X, np.ndarray) and X.dtype != object:
-        return not (X.ndim == 4 and len(X) and _is_grid(X[0]))
+        return not (X.ndim in (4, 5) and len(X) and _is_grid(X[0]))
     if isinstance(X, (list, tuple, np.ndarray)) and len(X):
         return not (isinstance(X[0], np.ndarray) and _is_grid(X[0]))
     return True
@@ -18,6 +18,8 @@ def holds_images(X):
 
 def _is_grid(item):
     """Whether one item is a grid of features and not an image, channels first."""
+    if item.ndim == 4 and item.dtype.kind == "f":
+        return True  # with layers apart
     if item.ndim != 3 or item.dtype.kind != "f" or item.shape[-1] <= 4:
         return False
     channels_first = item.shape[0] in (1, 3, 4) and min(item.shape[1:]) >= 16
@@ -33,10 +35,11 @@ def check_grids(X):
                 f"X[{row}] is a masked array, whose mask would be lost: pass "
                 "X.filled(np.nan), NaN where a patch is invalid."
             )
-        if np.ndim(grid) != 3 or np.isinf(grid).any():
+        if np.ndim(grid) not in (3, 4) or np.isinf(grid).any():
             raise ValueError(
-                f"X[{row}] has shape {np.shape(grid)}; expected features (h, w, c) "
-                "that are finite, or NaN where a patch is invalid."
+                f"X[{row}] has shape {np.shape(grid)}; expected features (h, w, c), or "
+                "(h, w, l, c) with layers apart, that are finite, or NaN where a patch "
+                "is invalid."
             )
     return X
 

@@ -11,32 +11,51 @@ __all__ = ["MemoryBank"]
 
 
 class MemoryBank:
-    """Nominal vectors of many images, searched as one set.
+    """Nominal vectors of many images, searched as one set, each layer apart.
 
     Parameters
     ----------
-    vectors : ndarray of shape (m, c), float32 or float16
+    vectors : ndarray of shape (m, l * c), float32 or float16
+        The vectors of all l layers of a patch side by side. Thinning keeps or drops a
+        patch in all of them, so that one choice serves all layers.
     image : ndarray of shape (m,), int
         The image that each vector comes from.
     turned : ndarray of shape (m,), bool
         Whether it comes from a turned copy of that image.
+    n_layers : int
+        How many layers lie side by side.
     """
 
-    def __init__(self, vectors, image, turned):
+    def __init__(self, vectors, image, turned, n_layers=1):
         self.vectors, self.image, self.turned = vectors, image, turned
-        self.squares = squared_norms(vectors)
-        self.index = None
+        self.n_layers, self.indices = n_layers, None
+        self._see_layers()
+
+    def _see_layers(self):
+        """Keep a view of each layer: a GPU's copy of it lives as long as the view."""
+        self._layers = np.split(self.vectors, self.n_layers, axis=1)
+        self._squares = [squared_norms(part) for part in self._layers]
 
     @classmethod
-    def join(cls, parts):
+    def join(cls, parts, n_layers=1):
         """Return the bank of a list of (vectors, image, turned), one per picture."""
         sizes = [len(vectors) for vectors, _, _ in parts]
         image = np.repeat([i for _, i, _ in parts], sizes).astype(np.int32)
         turned = np.repeat([t for _, _, t in parts], sizes).astype(bool)
-        return cls(np.concatenate([vectors for vectors, _, _ in parts]), image, turned)
+        vectors = np.concatenate([vectors for vectors, _, _ in parts])
+        return cls(vectors, image, turned, n_layers)
 
     def __len__(self):
         return len(self.vectors)
+
+    def __getstate__(self):
+        """Pickle no views: each would be a copy."""
+        hidden = ("_layers", "_squares")
+        return {name: part for name, part in vars(self).items() if name not in hidden}
+
+    def __setstate__(self, state):
+        vars(self).update(state)
+        self._see_layers()
 
     def of(self, i) -> np.ndarray:
         """Return the vectors of image i as it was given, in the order given."""
@@ -44,13 +63,14 @@ class MemoryBank:
 
     def select(self, rows) -> "MemoryBank":
         """Return the bank of some rows: a boolean array or an index."""
-        return MemoryBank(self.vectors[rows], self.image[rows], self.turned[rows])
+        parts = self.vectors[rows], self.image[rows], self.turned[rows]
+        return MemoryBank(*parts, self.n_layers)
 
     def extend(self, other) -> "MemoryBank":
         """Return this bank with another one behind it."""
         names = ("vectors", "image", "turned")
         pairs = [(getattr(self, name), getattr(other, name)) for name in names]
-        return MemoryBank(*map(np.concatenate, pairs))
+        return MemoryBank(*map(np.concatenate, pairs), self.n_layers)
 
     def thinned(self, n, sampling, random_state, *, verbose=False) -> "MemoryBank":
         """Return a bank of at most n vectors, a coreset or a random subset."""
@@ -62,8 +82,8 @@ class MemoryBank:
         return self.select(np.sort(k_centre(self.vectors, n, verbose=verbose)))
 
     def indexed(self, seed) -> "MemoryBank":
-        """Build the approximate index; queries ask it from then on."""
-        self.index = build_index(self.vectors, seed)
+        """Build an approximate index of each layer; queries ask them from then on."""
+        self.indices = [build_index(part, seed) for part in self._layers]
         return self
 
     def squared_distances(self, queries, *, k=1, without=None, device="cpu"):
@@ -71,7 +91,7 @@ class MemoryBank:
 
         Parameters
         ----------
-        queries : ndarray of shape (q, c), float32
+        queries : ndarray of shape (q, l * c), float32
         k : int
         without : array-like of int, or None
             Images whose vectors, turned or not, are not looked at. Always exact.
@@ -79,17 +99,24 @@ class MemoryBank:
 
         Returns
         -------
-        ndarray of shape (q,), float32
-            NaN if no vector counts.
+        ndarray of shape (l, q), float32
+            By layer; NaN if no vector counts.
         """
-        if self.index is not None and without is None:
-            squared, _ = search_index(self.index, queries, k=k)
+        hidden = None if without is None else np.isin(self.image, without)
+        parts = np.split(queries, self.n_layers, axis=1)
+        return np.stack(
+            [self._of_layer(i, q, k, hidden, device) for i, q in enumerate(parts)]
+        )
+
+    def _of_layer(self, i, queries, k, hidden, device):
+        if self.indices is not None and hidden is None:
+            squared, _ = search_index(self.indices[i], queries, k=k)
         else:
-            squares = self.squares
-            if without is not None:
-                hidden = np.isin(self.image, without)
+            squares = self._squares[i]
+            if hidden is not None:
                 squares = np.where(hidden, np.float32(np.inf), squares)
-            squared, _ = nearest(queries, self.vectors, squares, k=k, device=device)
+            layer = self._layers[i]
+            squared, _ = nearest(queries, layer, squares, k=k, device=device)
         found = np.isfinite(squared)
         total = np.where(found, squared, 0).sum(1)
         return np.where(found[:, 0], total / np.maximum(found.sum(1), 1), np.nan)

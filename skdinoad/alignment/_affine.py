@@ -52,8 +52,8 @@ class AffineAligner(UsesFeatures, TransformerMixin, BaseEstimator):
     Parameters
     ----------
     features : extractor or None, default=None
-        Extractor of the patch features; None means ``DinoFeatures(image_size=None)``.
-        It is given views of 224 x 224 pixels.
+        Extractor of the patch features; None means ``DinoFeatures(image_size=None,
+        layers=-2)``. It is given views of 224 x 224 pixels.
     output_size : int, default=448
         Side of the output, a square that holds the whole photograph.
     n_samples : int, default=160
@@ -297,7 +297,8 @@ class AffineAligner(UsesFeatures, TransformerMixin, BaseEstimator):
             )
 
     def _default_features(self):
-        return DinoFeatures(image_size=None)
+        # One late block: it tells poses apart better than several side by side.
+        return DinoFeatures(image_size=None, layers=-2)
 
     def _read(self, images):
         """Return the frames (view -> source) of images, and how sure they are."""

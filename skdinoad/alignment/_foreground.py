@@ -188,7 +188,9 @@ class ForegroundMask(UsesFeatures, TransformerMixin, BaseEstimator):
 
     def _mask(self, grid):
         self._check_features(grid)
-        return foreground(grid, self.threshold, self.morphology)
+        # Of several layers side by side the last knows best what is an object.
+        last = grid.shape[-1] // getattr(self.features_, "n_groups_", 1)
+        return foreground(grid[..., -last:], self.threshold, self.morphology)
 
     def _batches(self, images):
         size = getattr(self.features_, "batch_size", 8)

@@ -3,12 +3,11 @@
 from numbers import Integral, Real
 
 import numpy as np
-from sklearn.base import clone
 from sklearn.utils import Bunch, check_random_state
 from tqdm.auto import tqdm
 
-from skdinoad._arrays.geometry import check_angles, rotated
-from skdinoad._arrays.maps import aggregate, smooth_pixels, unit
+from skdinoad._arrays.geometry import rotated
+from skdinoad._arrays.maps import smooth_pixels, unit
 from skdinoad._arrays.masks import (
     MASKED,
     UNMASKED,
@@ -21,25 +20,20 @@ from skdinoad._arrays.masks import (
 )
 from skdinoad._compat.sklearn import Interval, Options, StrOptions
 from skdinoad._compat.torch import resolve_device
-from skdinoad._inputs.grids import name_of, nothing_valid, size_of
-from skdinoad._inputs.images import Images
-from skdinoad._neighbors import MemoryBank, import_faiss, mutual_distances
-from skdinoad.base import BaseDetector
+from skdinoad._inputs.grids import name_of
+from skdinoad._neighbors import MemoryBank, import_faiss
+from skdinoad.detectors._layers import LayeredDetector
+from skdinoad.detectors._rotations import chosen_angles, worth_turning
+from skdinoad.detectors._zero_shot import ScoresBatches
 from skdinoad.features import DinoFeatures
 
 __all__ = ["AnomalyDINO"]
 
-_EIGHT = tuple(range(0, 360, 45))
-
 #: Parameters that shape what the bank holds.
 _FIXED = ("rotations", "masking", "bank_dtype")
 
-#: rotations="auto" turns up to this many images: their bank then has the size that
-#: 64 images have without.
-_FEW = 8
 
-
-class AnomalyDINO(BaseDetector):
+class AnomalyDINO(ScoresBatches, LayeredDetector):
     r"""Compare every patch with the nominal patches of all places.
 
     ``fit`` keeps the patch features of all normal images, and of turned copies of
@@ -47,7 +41,9 @@ class AnomalyDINO(BaseDetector):
 
     .. math:: d_i = \min_{r \in M} (1 - \cos(t_i, r)),
 
-    the image's score the mean of the largest 1 % (equations 3 and 4). Nothing is
+    the image's score the mean of the largest 1 % (equations 3 and 4). Each layer of the
+    network is compared by itself, and distances are divided by what is usual in that
+    layer before they are averaged; with one layer they are the paper's. Nothing is
     trained and no pose is needed; one good image is enough to start. Images of any
     sizes may be mixed.
 
@@ -81,7 +77,7 @@ class AnomalyDINO(BaseDetector):
         as in the official code.
     n_neighbors : int, default=1
         Distances to so many nearest vectors are averaged.
-    bank_size : int, float or None, default=10000
+    bank_size : int, float or None, default=4000
         Most vectors that the bank keeps; a float is a share of them all, None keeps
         all. A coreset of a tenth costs no accuracy in the benchmarks.
     sampling : {"coreset", "random"}, default="coreset"
@@ -99,6 +95,10 @@ class AnomalyDINO(BaseDetector):
     top_fraction : float, default=0.01
         Share of all the image's patches, masked or not, that "top" averages: the
         largest one below 100 patches.
+    map_layers : "auto" or sequence of int, default="auto"
+        Layers whose distances heat maps show, of those that ``features`` takes; the
+        image's score is the mean over all. "auto" follows what is known of the
+        weights (``features_.map_layers_``).
     contamination : "auto" or float, default="auto"
         Share of good images that may be flagged. "auto" puts the threshold at the
         least normal held-out training image.
@@ -119,13 +119,17 @@ class AnomalyDINO(BaseDetector):
     features_ : DinoFeatures or None
         The fitted extractor; it knows the digest of the weights.
     bank_ : MemoryBank
-        ``bank_.vectors`` (m, c) are the nominal vectors, of unit length,
+        ``bank_.vectors`` (m, l * c) are the nominal vectors, of unit length in each of
+        l layers,
         ``bank_.image`` (m,) the training image that each comes from, and
         ``bank_.turned`` (m,) whether from a turned copy.
     angles_ : tuple of float
         The rotations in the bank.
     rotation_gain_ : float or None
         With "informed": by what share turned copies lower the held-out scores.
+    layer_scales_ : ndarray of shape (l,), float32
+        Mean distance of held-out good images in each layer, by which it is divided; 1
+        if there is one layer.
     masking_ : bool
         The verdict on masking.
     mask_statistics_ : dict or None
@@ -147,9 +151,10 @@ class AnomalyDINO(BaseDetector):
 
     Notes
     -----
-    With ViT-S at 448 pixels an image and rotation gives 1024 vectors, 1.6 MB. Searching
-    1000 vectors costs 0.8 GFLOP per image, the network 60: ``bank_size`` is what keeps
-    scoring fast with many images.
+    With ViT-S at 224 pixels an image and rotation gives 256 vectors, 0.4 MB for each
+    layer. Searching 1000 vectors costs 0.2 GFLOP per image and layer, the network 12:
+    ``bank_size`` is what keeps scoring fast with many images. One choice of vectors
+    serves all layers.
 
     References
     ----------
@@ -173,7 +178,7 @@ class AnomalyDINO(BaseDetector):
     """
 
     _parameter_constraints = {
-        **BaseDetector._parameter_constraints,
+        **LayeredDetector._parameter_constraints,
         "rotations": [
             StrOptions({"auto", "agnostic", "informed", "none"}),
             "array-like",
@@ -209,19 +214,21 @@ class AnomalyDINO(BaseDetector):
         mask_morphology="grid",
         masked_score="skip",
         n_neighbors=1,
-        bank_size=10_000,
+        bank_size=4000,
         sampling="coreset",
         bank_dtype="float32",
         search="exact",
         smoothing_sigma=4.0,
         aggregate="top",
         top_fraction=0.01,
+        map_layers="auto",
         contamination="auto",
         device="auto",
         random_state=None,
         verbose=False,
     ):
         self.features = features
+        self.map_layers = map_layers
         self.rotations = rotations
         self.masking = masking
         self.mask_threshold = mask_threshold
@@ -327,63 +334,6 @@ class AnomalyDINO(BaseDetector):
         self._set_offset()
         return self
 
-    def score_batch(self, X, *, neighbor_fraction=None, return_maps=False):
-        """Score a set of images against each other, without any reference.
-
-        Batched zero-shot detection (section 4.3 of the paper): the estimator need not
-        be fitted and is not changed; ``bank_size``, ``n_neighbors``, ``rotations`` and
-        ``search`` do not matter.
-
-        Parameters
-        ----------
-        X : array, list of images or paths, or feature grids
-            Two images at least, most of them good.
-        neighbor_fraction : float or None, default=None
-            None: a patch's score is the mean of its distances to the nearest patch of
-            each of the other images, over the nearest 30 % of these images, three at
-            least; so two odd images never excuse each other. A number: the official
-            code's rule (0.001 there), this share of all other patches counts, and
-            the mean goes over those strictly nearer than the last of them. It needs
-            large sets: in small ones a twin hides a defect.
-        return_maps : bool, default=False
-            Whether heat maps are returned too.
-
-        Returns
-        -------
-        scores : ndarray of shape (n,), float64
-            Higher = more normal.
-        maps : ndarray of shape (n, H, W), float32, or list of (H, W)
-            With ``return_maps``; higher = more anomalous.
-
-        Raises
-        ------
-        ValueError
-            If X holds one image only, or an image without a valid patch.
-        """
-        worker = clone(self).set_params(rotations="none")
-        worker._validate_params()
-        X = worker._check_input(X)
-        _check_batch(X, neighbor_fraction)
-        if isinstance(X, Images):
-            X = worker._images_to_fit(X)
-        worker.features_ = worker._fit_extractor(X)
-        images = worker._read(X)
-        if len(images) < len(X):
-            missing = set(range(len(X))) - {image.row for image in images}
-            raise nothing_valid(X, min(missing))
-        worker.masking_, _ = worker._verdict(images)
-        if worker.masking_:
-            empty = [name_of(X, im.row) for im in images if not im.mask.any()]
-            warn_of_empty_masks(empty, len(images), stacklevel=3)
-        D = [worker._fill(grid) for grid in worker._mutual(images, neighbor_fraction)]
-        scores = -worker._aggregate(D)
-        if not return_maps:
-            return scores
-        sizes = [size_of(X, i) for i in range(len(X))]
-        frames = [image.frame for image in images]
-        maps = [worker._map(*parts) for parts in zip(D, frames, sizes)]
-        return scores, np.stack(maps) if len(set(sizes)) == 1 else maps
-
     # -- the parts of a detector ------------------------------------------------------
 
     def _default_features(self):
@@ -394,20 +344,25 @@ class AnomalyDINO(BaseDetector):
             import_faiss()  # its absence should not show after minutes of work
         images = self._read(X)
         self.masking_, self.mask_statistics_ = self._verdict(images)
-        self.angles_, self.rotation_gain_ = self._choose_angles(), None
+        n, can_turn = len(self._distinct()), self.features_ is not None
+        self.angles_ = chosen_angles(self.rotations, n, can_turn)
+        self.rotation_gain_ = None
         self._images, self._seen, self.bank_ = [], 0, None
         self._fitted = {name: getattr(self, name) for name in _FIXED}
         self._extend(X, images)
 
     def _score_grid(self, F):
-        _check_channels("An image", F.shape[-1], self.bank_.vectors.shape[1])
-        return np.stack([self._fill(self._distances(grid)) for grid in unit(F)])
+        known = self.bank_.vectors.shape[1]
+        _check_channels("An image", F.shape[-2] * F.shape[-1], known)
+        D = [self._distances(_side_by_side(grid)) for grid in F]
+        return np.stack([self._fused(self._fill(grid)) for grid in D])
 
     def _holdout_grids(self):
-        return [self._fill(self._images[i].held) for i in self._distinct()]
+        held = [self._images[i].held for i in self._distinct()]
+        return [self._fused(self._fill(D)) for D in held]
 
     def _aggregate(self, D):
-        return aggregate(D, self.aggregate, self.top_fraction, whole=True)
+        return super()._aggregate(D, whole=True)
 
     def _map(self, grid, frame, size):
         heat = super()._map(grid, frame, size)
@@ -438,8 +393,9 @@ class AnomalyDINO(BaseDetector):
             for grid, frame in zip(F, frames):
                 row += 1
                 self._check_features(grid)
-                if np.isfinite(grid).all(-1).any():
+                if np.isfinite(grid).any():
                     images.append(self._record(row, grid, frame))
+                    self._n_layers = grid.shape[2]
         known = getattr(self, "bank_", None)
         channels = None if known is None else known.vectors.shape[1]
         for image in images:
@@ -453,12 +409,15 @@ class AnomalyDINO(BaseDetector):
         grid = np.asarray(grid, np.float32)
         wanted = self.masking or getattr(self, "masking_", False)
         mask = self._mask(grid) if wanted else None
-        seen = mask_statistics(grid, mask) if self.masking == "auto" else None
-        return Bunch(row=row, grid=unit(grid), frame=frame, mask=mask, statistics=seen)
+        auto = self.masking == "auto"
+        seen = mask_statistics(grid[:, :, -1], mask) if auto else None
+        grid = _side_by_side(grid)
+        return Bunch(row=row, grid=grid, frame=frame, mask=mask, statistics=seen)
 
     def _mask(self, grid):
+        """Return which patches show the object, as the last layer sees it."""
         self._check_features(grid)
-        return foreground(grid, self.mask_threshold, self.mask_morphology)
+        return foreground(grid[:, :, -1], self.mask_threshold, self.mask_morphology)
 
     def _to_score(self, image):
         """Return which patches of an image get a score."""
@@ -473,27 +432,13 @@ class AnomalyDINO(BaseDetector):
         statistics = median_of([image.statistics for image in images])
         return masking_helps(statistics), statistics
 
-    def _choose_angles(self):
-        """Return the angles of the bank, 0 first; "informed" may drop them later."""
-        if isinstance(self.rotations, str):
-            turn = self.features_ is not None and self.rotations != "none"
-            few = self.rotations != "auto" or len(self._distinct()) <= _FEW
-            return _EIGHT if turn and few else (0,)
-        angles = check_angles(self.rotations)
-        if self.features_ is None and angles != (0,):
-            raise ValueError(
-                f"rotations={self.rotations!r}, but X holds features, and only images "
-                "can be turned. Pass images, or rotations='none'."
-            )
-        return angles
-
     # -- private: the bank ------------------------------------------------------------
 
     def _extend(self, X, images):
         """Add images to the bank, and score each of them by a bank without it."""
         grids = self._known_grids() + [image.grid for image in images]
         first = len(self._images)
-        bank = MemoryBank.join(self._parts(X, images, first))
+        bank = MemoryBank.join(self._parts(X, images, first), self._n_layers)
         self._seen += len(bank)
         bank = self.bank_.extend(bank) if first else bank
         for image in images:
@@ -506,6 +451,8 @@ class AnomalyDINO(BaseDetector):
         for i, grid in enumerate(grids):
             if grid is not None:
                 self._images[i].held = self._hold_out(self.bank_, i, grid)
+        held = [self._images[i].held for i in self._distinct()]
+        self._learn_scales(held, self._vectors(self.bank_.vectors), squared=True)
         if self.search == "approximate":
             self.bank_.indexed(check_random_state(self.random_state).randint(2**31))
 
@@ -530,8 +477,8 @@ class AnomalyDINO(BaseDetector):
             quiet = not self.verbose
             for i, image in tqdm(numbered, "turn", len(images), disable=quiet):
                 copies = [rotated(X[image.row], angle) for angle in turns]
-                F = self.features_.transform(copies)
-                parts += [self._part(unit(grid), i, turned=True) for grid in F]
+                F, _ = self._read_batch(copies)
+                parts += [self._part(_side_by_side(g), i, turned=True) for g in F]
         return parts
 
     def _part(self, grid, i, *, turned=False):
@@ -550,32 +497,25 @@ class AnomalyDINO(BaseDetector):
         """Drop the turned copies unless they bring held-out images nearer."""
         if len(self._distinct()) == 1:
             return bank
-        plain = bank.select(~bank.turned)
-        usual = [
-            np.median(
-                self._aggregate([self._hold_out(b, *x) for x in enumerate(grids)])
-            )
-            for b in (plain, bank)
-        ]
-        self.rotation_gain_ = float(1 - usual[1] / max(usual[0], 1e-12))
-        if self.rotation_gain_ >= 0.1:
+        plain, turned = bank.select(~bank.turned), bank
+        self._learn_scales(
+            [self._hold_out(plain, *x) for x in enumerate(grids)],
+            self._vectors(plain.vectors),
+            squared=True,
+        )
+        usual = [self._usual_score(b, grids) for b in (plain, turned)]
+        self.rotation_gain_, useful = worth_turning(*usual)
+        if useful:
             return bank
         self.angles_, self._seen = (0,), len(plain)
         return plain
 
-    # -- private: distances -----------------------------------------------------------
+    def _usual_score(self, bank, grids):
+        """Return the median image score of training images held out."""
+        held = [self._fused(self._hold_out(bank, *x)) for x in enumerate(grids)]
+        return np.median(self._aggregate(held))
 
-    def _mutual(self, images, fraction):
-        """Return the distances of images to each other, copies apart."""
-        D = mutual_distances(
-            [image.grid for image in images],
-            [self._to_score(image) for image in images],
-            self._first,
-            fraction,
-            device=resolve_device(self.device),
-            verbose=self.verbose,
-        )
-        return [grid / 2 for grid in D]
+    # -- private: distances -----------------------------------------------------------
 
     def _hold_out(self, bank, i, grid):
         grid = np.where(self._images[i].scored[..., None], grid, np.float32(np.nan))
@@ -583,15 +523,20 @@ class AnomalyDINO(BaseDetector):
         return self._distances(grid, bank, without=copies)
 
     def _distances(self, grid, bank=None, without=None):
-        """Return the cosine distances (h, w) of unit vectors, NaN where invalid."""
+        """Return the cosine distances (l, h, w) of unit vectors, NaN where invalid."""
         bank = self.bank_ if bank is None else bank
         valid = np.isfinite(grid).all(-1)
-        D = np.full(valid.shape, np.nan, np.float32)
-        device = resolve_device(self.device)
-        queries, k = grid[valid], self.n_neighbors
+        D = np.full((self._n_layers, *valid.shape), np.nan, np.float32)
+        how = {"k": self.n_neighbors, "device": resolve_device(self.device)}
         # Between unit vectors 1 - cos is half the squared distance.
-        D[valid] = bank.squared_distances(queries, k=k, without=without, device=device)
-        return D / 2
+        D[:, valid] = bank.squared_distances(grid[valid], without=without, **how) / 2
+        return D
+
+    def _vectors(self, flat):
+        """Return features (..., l * c) as (m, l, c), without invalid ones."""
+        rows = flat.reshape(-1, flat.shape[-1])
+        rows = rows[np.isfinite(rows).all(-1)]
+        return rows.reshape(len(rows), self._n_layers, -1)
 
     def _fill(self, D):
         """Give masked patches the distance that masked_score asks for."""
@@ -599,21 +544,14 @@ class AnomalyDINO(BaseDetector):
         return np.nan_to_num(D) if fill else D
 
 
+def _side_by_side(grid):
+    """Return features (h, w, l, c) of unit length as (h, w, l * c)."""
+    return unit(np.asarray(grid, np.float32)).reshape(*grid.shape[:2], -1)
+
+
 def _check_channels(name, channels, expected):
     if channels != expected:
         raise ValueError(
             f"{name} has features of {channels} channels, the bank of {expected}: use "
             "one extractor for all."
-        )
-
-
-def _check_batch(X, fraction):
-    if len(X) < 2:
-        raise ValueError(
-            f"score_batch compares images with each other; X holds {len(X)}. Pass two "
-            "or more, or fit on good images and use score_samples."
-        )
-    if fraction is not None and not (isinstance(fraction, Real) and 0 < fraction <= 1):
-        raise ValueError(
-            f"neighbor_fraction={fraction!r}: expected None or a share above 0."
         )

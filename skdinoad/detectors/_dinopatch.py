@@ -15,7 +15,7 @@ from skdinoad._neighbors import (
     nearest_local,
     squared_norms,
 )
-from skdinoad.base import BaseDetector
+from skdinoad.detectors._layers import LayeredDetector
 from skdinoad.features import DinoFeatures
 
 __all__ = ["DinoPatch"]
@@ -24,7 +24,7 @@ __all__ = ["DinoPatch"]
 _FIXED = ("metric", "n_components", "pca", "bank_dtype")
 
 
-class DinoPatch(BaseDetector):
+class DinoPatch(LayeredDetector):
     r"""Compare every patch with the nominal patches at its own location.
 
     ``fit`` keeps, for each location of the patch grid, the feature vectors of all
@@ -34,7 +34,9 @@ class DinoPatch(BaseDetector):
     .. math:: D_{yx} = \min_{k,\,|dy| \le r,\,|dx| \le r}
               d(F_{yx},\, B_{y+dy,\,x+dx,\,k})
 
-    with *r* = ``neighborhood``. A normal thing in a wrong place is thus found, which a
+    with *r* = ``neighborhood``. Each layer of the network has its own bank, and
+    distances are divided by what is usual in that layer before they are averaged.
+    A normal thing in a wrong place is thus found, which a
     bank without locations cannot see; in exchange the images must show the part in
     one pose: put a :class:`~skdinoad.PCAAligner` in front, or allow a larger *r*.
 
@@ -66,6 +68,10 @@ class DinoPatch(BaseDetector):
         How patch scores become the image score; "top" averages the largest.
     top_fraction : float, default=0.01
         Share of patches that "top" averages, at least one patch.
+    map_layers : "auto" or sequence of int, default="auto"
+        Layers whose distances heat maps show, of those that ``features`` takes; the
+        image's score is the mean over all. "auto" follows what is known of the
+        weights (``features_.map_layers_``).
     max_images : int or None, default=None
         Most images that the bank keeps: those that greedy k-centre chooses.
     n_prototypes : int or None, default=None
@@ -96,8 +102,11 @@ class DinoPatch(BaseDetector):
         Whether alpha hides pixels of training images.
     features_ : DinoFeatures or None
         The fitted extractor; it knows the digest of the weights.
-    bank_ : ndarray of shape (h, w, m, c), float32 or float16
-        The m nominal vectors of each location.
+    bank_ : ndarray of shape (l, h, w, m, c), float32 or float16
+        The m nominal vectors of each location, for each of l layers.
+    layer_scales_ : ndarray of shape (l,), float32
+        Mean distance of held-out good images in each layer, by which it is divided; 1
+        if there is one layer.
     bank_valid_ : ndarray of shape (h, w, m), bool
         False where an image's patch was invalid.
     bank_image_ : ndarray of shape (h, w, m), int
@@ -108,10 +117,10 @@ class DinoPatch(BaseDetector):
         each.
     offset_ : float
         Threshold on ``score_samples``; NaN after a fit on one image.
-    baseline_ : ndarray of shape (h, w), float32
-        Mean held-out distance at each location.
-    threshold_ : float or None
-        Patch score that ``threshold_quantile`` stands for.
+    baseline_ : ndarray of shape (2, h, w), float32
+        Mean held-out distance at each location, as the score sees it and as maps do.
+    threshold_ : ndarray of shape (2,), or None
+        Patch scores that ``threshold_quantile`` stands for, likewise.
     map_limits_ : (float, float)
         Display range for heat maps, from held-out normal maps.
 
@@ -125,8 +134,9 @@ class DinoPatch(BaseDetector):
     valid patch within reach. Post-processing happens on the patch grid, the map is
     its bilinear enlargement: what is shown is what is scored.
 
-    The bank takes h * w * c * 4 bytes per image: 1.6 MB at 448 pixels with ViT-S. What
-    each way of making it smaller costs in accuracy stands in the benchmarks.
+    The bank takes l * h * w * c * 4 bytes per image: 0.4 MB for each layer at 224
+    pixels with ViT-S. What each way of making it smaller costs in accuracy stands in
+    the benchmarks.
 
     References
     ----------
@@ -152,7 +162,7 @@ class DinoPatch(BaseDetector):
     """
 
     _parameter_constraints = {
-        **BaseDetector._parameter_constraints,
+        **LayeredDetector._parameter_constraints,
         "metric": [StrOptions({"euclidean", "cosine"})],
         "neighborhood": [Interval(Integral, 0, None, closed="left")],
         "global_weight": [Interval(Real, 0, 1, closed="both")],
@@ -183,6 +193,7 @@ class DinoPatch(BaseDetector):
         closing=0,
         aggregate="top",
         top_fraction=0.01,
+        map_layers="auto",
         max_images=None,
         n_prototypes=None,
         n_components=None,
@@ -193,6 +204,7 @@ class DinoPatch(BaseDetector):
         verbose=False,
     ):
         self.features = features
+        self.map_layers = map_layers
         self.metric = metric
         self.neighborhood = neighborhood
         self.global_weight = global_weight
@@ -255,14 +267,16 @@ class DinoPatch(BaseDetector):
                 f"{self.global_weight} must both be 0."
             )
         self._fitted = {name: getattr(self, name) for name in _FIXED}
-        self._channels, self._basis = F.shape[-1], None
+        self._shape, self._bases = F.shape[1:], None
         if self.n_components is not None:
-            self._basis = fit_projection(self._scaled(F), self.pca, self.n_components)
-        self.bank_, self._held = None, np.empty((0, *F.shape[1:3]), np.float32)
+            self._bases = _bases(self._scaled(F), self.pca, self.n_components)
+        h, w, n_layers, _ = self._shape
+        self.bank_, self._held = None, np.empty((0, n_layers, h, w), np.float32)
         self._extend(F)
 
     def _score_grid(self, F):
-        return self._finish(self._nearest(self._prepared(F)), self.baseline_)
+        D = self._fused(self._nearest(self._prepared(F)))
+        return self._finish(D, self.baseline_)
 
     def _holdout_grids(self):
         return self._holdout
@@ -270,39 +284,47 @@ class DinoPatch(BaseDetector):
     # -- private: the bank ------------------------------------------------------------
 
     def _extend(self, F):
-        """Add images (n, h, w, c) to the bank, and score each by a bank without it."""
+        """Add images (n, h, w, l, c) to the bank, score each by one without it."""
         known, P = len(self._held), self._prepared(F)
         bank, valid = _as_bank(P)
         image = np.broadcast_to(self._first[known:], valid.shape)
         parts = bank.astype(self.bank_dtype, copy=False), valid, image
         if known:
             old = self.bank_, self.bank_valid_, self.bank_image_
-            parts = [np.concatenate(pair, axis=2) for pair in zip(old, parts)]
+            parts = [np.concatenate(p, axis=a) for *p, a in zip(old, parts, (3, 2, 2))]
         self.bank_, self.bank_valid_, self.bank_image_ = self._reduced(*parts)
         self._squares = squared_norms(self.bank_, self.bank_valid_)
         # The bank may be P itself, seen otherwise, whose invalid patches are 0 by now.
-        new = np.where(np.moveaxis(valid, 2, 0), self._hold_out(F, P, known), np.nan)
+        seen = np.moveaxis(valid, 2, 0)[:, None]
+        new = np.where(seen, self._hold_out(F, P, known), np.float32(np.nan))
         self._held = np.concatenate([self._held_again(known), new])
         self._learn_from_holdout()
 
     def _reduced(self, bank, valid, image):
-        """Keep the images, then the vectors of each location, that are wanted."""
-        m = bank.shape[2]
+        """Keep the images, then the vectors of each location, that are wanted.
+
+        One choice serves all layers.
+        """
+        m = bank.shape[3]
         if self.max_images is not None and self.max_images < m:
-            keep = k_centre_images(bank, self.max_images)
-            bank, valid, image = (part[:, :, keep] for part in (bank, valid, image))
+            keep = k_centre_images(_side_by_side(bank), self.max_images)
+            bank, valid, image = (
+                bank[:, :, :, keep],
+                valid[:, :, keep],
+                image[:, :, keep],
+            )
             m = self.max_images
         if self.n_prototypes is not None and self.n_prototypes < m:
-            index = k_centre_local(bank, valid, self.n_prototypes)
-            bank = np.take_along_axis(bank, index[..., None], 2)
+            index = k_centre_local(_side_by_side(bank), valid, self.n_prototypes)
+            bank = np.take_along_axis(bank, index[None, ..., None], 3)
             valid = np.take_along_axis(valid, index, 2)
             image = np.take_along_axis(image, index, 2)
         return [np.ascontiguousarray(part) for part in (bank, valid, image)]
 
     def _hold_out(self, F, P, known):
-        """Return the distances of new images to a bank without them, (n, h, w)."""
+        """Return the distances of new images to a bank without them, (n, l, h, w)."""
         if len(self._distinct()) == 1:
-            return np.full(P.shape[:3], np.nan, np.float32)
+            return np.full((len(P), *self._held.shape[1:]), np.nan, np.float32)
         if self._has_local_basis():
             return np.concatenate([self._refit_without(F, i) for i in range(len(F))])
         # A few at a time: all at once would be a second bank in memory.
@@ -322,8 +344,8 @@ class DinoPatch(BaseDetector):
         )
 
     def _stored(self, i):
-        """Return the features of training image i from the bank, (1, h, w, c)."""
-        P = self.bank_[:, :, i].astype(np.float32)
+        """Return the features of training image i from the bank, (1, h, w, l, c)."""
+        P = self.bank_[:, :, :, i].transpose(1, 2, 0, 3).astype(np.float32)
         P[~self.bank_valid_[:, :, i]] = np.nan
         return P[np.newaxis]
 
@@ -332,31 +354,38 @@ class DinoPatch(BaseDetector):
         copies = self._first == self._first[i]
         n = min(self.n_components, len(F) - copies.sum() - 1)
         if n < 1:
-            return np.full((1, *F.shape[1:3]), np.nan, np.float32)
+            return np.full((1, *self._held.shape[1:]), np.nan, np.float32)
         F = self._scaled(F)
-        others = F[~copies]
-        basis = fit_projection(others, "local", n)
-        bank, valid = _as_bank(project(others, *basis))
-        query, squares = project(F[i : i + 1], *basis), squared_norms(bank, valid)
-        return self._in_metric(nearest_local(query, bank, squares))
+        bases = _bases(F[~copies], "local", n)
+        bank, valid = _as_bank(_projected(F[~copies], bases))
+        query, squares = _projected(F[i : i + 1], bases), squared_norms(bank, valid)
+        D = [
+            nearest_local(np.ascontiguousarray(query[..., j, :]), bank[j], squares[j])
+            for j in range(len(bank))
+        ]
+        return self._in_metric(np.stack(D, axis=1))
 
     def _learn_from_holdout(self):
         """Learn from the held-out distances what is usual where."""
-        D = self._held[self._distinct()]
+        held = self._held[self._distinct()]
+        vectors = self.bank_[:, self.bank_valid_].swapaxes(0, 1)
+        self._learn_scales(held, vectors, squared=self.metric == "cosine")
+        D = self._fused(held)
         self.threshold_ = self._holdout = None
         self.baseline_, own = _leave_one_out_means(D)
         if not np.isfinite(D).any():
             return
         D = self._finish(D, own)
         if self.threshold_quantile is not None:
-            self.threshold_ = float(np.nanquantile(D, self.threshold_quantile))
+            q = self.threshold_quantile
+            self.threshold_ = np.nanquantile(D, q, axis=(0, 2, 3))
             D = self._clean(D)
         self._holdout = D
 
     # -- private: distances -----------------------------------------------------------
 
     def _grid_shape(self):
-        return (*self.bank_.shape[:2], self._channels)
+        return self._shape
 
     def _has_local_basis(self):
         return self.n_components is not None and self.pca == "local"
@@ -367,18 +396,24 @@ class DinoPatch(BaseDetector):
 
     def _prepared(self, F):
         F = self._scaled(F)
-        return F if self._basis is None else project(F, *self._basis)
+        return F if self._bases is None else _projected(F, self._bases)
 
     def _nearest(self, P, own=None):
-        """Return each patch's distance to the bank, near its place and anywhere."""
+        """Return the distances (n, l, h, w) to the bank, near and anywhere."""
         own = None if own is None else np.asarray(own)
+        layers = np.moveaxis(np.asarray(P, np.float32), 3, 0)
+        layers = [np.ascontiguousarray(layer) for layer in layers]
+        return np.stack([self._of_layer(j, P, own) for j, P in enumerate(layers)], 1)
+
+    def _of_layer(self, j, P, own):
+        """Return the distances (n, h, w) of features (n, h, w, c) of one layer."""
         weight = self.global_weight
-        D = self._global(P, own) if weight else 0
+        D = self._global(j, P, own) if weight else 0
         if weight < 1:
             local = nearest_local(
-                np.ascontiguousarray(P, np.float32),
-                self.bank_,
-                self._squares,
+                P,
+                self.bank_[j],
+                self._squares[j],
                 radius=self.neighborhood,
                 own=own,
                 owner=self.bank_image_,
@@ -391,12 +426,12 @@ class DinoPatch(BaseDetector):
         """Between unit vectors 1 - cos is half the squared distance."""
         return D if self.metric == "euclidean" else D**2 / 2
 
-    def _global(self, P, own):
+    def _global(self, j, P, own):
         """Return the distance of each patch to the nearest vector of all locations."""
-        bank, image = self.bank_.reshape(-1, P.shape[-1]), self.bank_image_.ravel()
+        bank, image = self.bank_[j].reshape(-1, P.shape[-1]), self.bank_image_.ravel()
         D = np.full(P.shape[:3], np.nan, np.float32)
         for i, valid in enumerate(np.isfinite(P).all(-1)):
-            squares = self._squares.ravel()
+            squares = self._squares[j].ravel()
             if own is not None:
                 squares = np.where(image == own[i], np.float32(np.inf), squares)
             device = resolve_device(self.device)
@@ -406,31 +441,49 @@ class DinoPatch(BaseDetector):
         return self._in_metric(D)
 
     def _finish(self, D, baseline):
-        """Discount, smooth and clean the raw distances."""
+        """Discount, smooth and clean distances (n, 2, h, w)."""
         if self.baseline == "subtract":
             D = np.maximum(D - baseline, 0)
         elif self.baseline == "divide":
             D = D / np.maximum(baseline, np.finfo(np.float32).eps)
-        D = smooth(D, self.smoothing_sigma)
+        D = smooth(D.reshape(-1, *D.shape[2:]), self.smoothing_sigma).reshape(D.shape)
         return D if self.threshold_ is None else self._clean(D)
 
     def _clean(self, D):
-        return clean(D, self.threshold_, self.opening, self.closing)
+        how = self.opening, self.closing
+        parts = zip(D.swapaxes(0, 1), self.threshold_)
+        return np.stack([clean(part, limit, *how) for part, limit in parts], axis=1)
 
 
 def _as_bank(P):
-    """Return features (n, h, w, c) as a bank (h, w, n, c) and its valid entries.
+    """Return features (n, h, w, l, c) as a bank (l, h, w, n, c), and what is valid.
 
     Invalid ones become 0, in the features too where they lie in memory as the bank.
     """
-    bank = np.ascontiguousarray(P.transpose(1, 2, 0, 3))
-    valid = np.isfinite(bank).all(-1)
-    bank[~valid] = 0
+    bank = np.ascontiguousarray(P.transpose(3, 1, 2, 0, 4))
+    valid = np.isfinite(bank).all((0, -1))
+    bank[:, ~valid] = 0
     return bank, valid
 
 
+def _side_by_side(bank):
+    """Return a bank (l, h, w, m, c) as one layer of l * c channels."""
+    return bank[0] if len(bank) == 1 else np.concatenate(list(bank), axis=-1)
+
+
+def _bases(F, pca, n):
+    """Return the principal directions of each layer of (n, h, w, l, c)."""
+    return [fit_projection(F[..., j, :], pca, n) for j in range(F.shape[3])]
+
+
+def _projected(F, bases):
+    """Return coordinates (n, h, w, l, k) along the directions of each layer."""
+    parts = [project(F[..., j, :], *basis) for j, basis in enumerate(bases)]
+    return np.stack(parts, axis=3)
+
+
 def _leave_one_out_means(D):
-    """Return the mean of (n, h, w) over images, and for each image over the others.
+    """Return the mean of (n, ...) over images, and for each image over the others.
 
     NaN is left out; where nothing is left the mean is 0.
     """

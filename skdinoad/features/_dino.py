@@ -34,7 +34,8 @@ class DinoFeatures(Extractor):
     layers : "auto", "last", "middle", int or sequence of int, default="auto"
         Blocks whose tokens are taken, 0-based, negative from the end. "auto" follows
         what is known of the weights: the last block for genuine DINOv2, a measured
-        choice for the packaged copy (``benchmarks/layers.py``). "middle" is eight
+        choice of several for the packaged copy (``benchmarks/layers.py``); DinoPatch
+        and AnomalyDINO compare each by itself. "middle" is eight
         blocks from a sixth to three quarters of the depth, 2 to 9 of 12, as Dinomaly
         has them; one block later for the packaged copy. The network stops at the last
         block needed.
@@ -48,7 +49,7 @@ class DinoFeatures(Extractor):
     groups : int or None, default=None
         Into how many groups the layers, in the order given, are averaged; None keeps
         them all. ``l`` above is then the number of groups.
-    image_size : int, (int, int) or None, default=448
+    image_size : int, (int, int) or None, default=224
         The smaller edge, the exact (height, width), or None for the image's own
         size. Rounded to whole patches; an int keeps the aspect ratio to within half
         a patch.
@@ -87,6 +88,8 @@ class DinoFeatures(Extractor):
         sha256 over the content of the network.
     layers_ : tuple of int
         The blocks taken, 0-based.
+    map_layers_ : tuple of int
+        Those of them that heat maps should show.
     n_groups_ : int
         How many groups of layers lie side by side in the channels.
     norm_ : bool
@@ -135,7 +138,7 @@ class DinoFeatures(Extractor):
         norm="auto",
         concatenate=True,
         groups=None,
-        image_size=448,
+        image_size=224,
         resize="stretch",
         crop_size=None,
         interpolation="bicubic",
@@ -189,6 +192,9 @@ class DinoFeatures(Extractor):
         """
         backbone = self._load()
         self.layers_, self.norm_ = self._layers(backbone)
+        auto = isinstance(self.layers, str) and self.layers == "auto"
+        known = backbone.known.map_layers if auto else None
+        self.map_layers_ = known or self.layers_
         self.n_groups_ = self._groups()
         self.patch_size_ = backbone.patch_size
         self._normals(X, y)

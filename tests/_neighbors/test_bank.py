@@ -22,7 +22,7 @@ def test_every_vector_knows_where_it_comes_from(bank):
 
 
 def test_without_an_image_none_of_its_copies_count(bank):
-    squared = bank.squared_distances(bank.vectors, without=0)
+    (squared,) = bank.squared_distances(bank.vectors, without=0)
     others = bank.vectors[bank.image == 1]
     expected = ((bank.vectors[:, None] - others) ** 2).sum(-1).min(1)
     np.testing.assert_allclose(squared, expected, rtol=1e-5)
@@ -30,7 +30,7 @@ def test_without_an_image_none_of_its_copies_count(bank):
 
 
 def test_mean_over_the_neighbours_there_are(bank):
-    squared = bank.squared_distances(bank.vectors[:1], k=99, without=0)
+    (squared,) = bank.squared_distances(bank.vectors[:1], k=99, without=0)
     others = bank.vectors[bank.image == 1]
     expected = ((bank.vectors[0] - others) ** 2).sum(-1).mean()
     np.testing.assert_allclose(squared, expected, rtol=1e-5)
@@ -40,7 +40,7 @@ def test_mean_over_the_neighbours_there_are(bank):
 
 def test_parts_put_together_again_are_the_whole(bank):
     again = bank.select(slice(0, 4)).extend(bank.select(slice(4, None)))
-    for name in ("vectors", "image", "turned", "squares"):
+    for name in ("vectors", "image", "turned", "_squares"):
         assert np.array_equal(getattr(again, name), getattr(bank, name))
 
 

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The poses of the training images
 def real_aligner(real_features):
     """Return an aligner fitted on screws that lie in all directions."""
     X, _ = make_screws(8, size=256, random_state=0)
-    features = real_features(image_size=None)
+    features = real_features(image_size=None, layers=-2)
     return AffineAligner(features=features, output_size=224, n_samples=100).fit(X)
 
 
@@ -127,7 +127,9 @@ def test_parts_without_a_direction_are_reported(real_features, rng):
     X = np.full((4, 120, 120, 3), 40, np.uint8)
     X[:, disc] = 200
     X += rng.integers(0, 9, X.shape, dtype=np.uint8)
-    aligner = AffineAligner(features=real_features(image_size=None), n_samples=40)
+    aligner = AffineAligner(
+        features=real_features(image_size=None, layers=-2), n_samples=40
+    )
     with pytest.warns(UserWarning, match="can hardly be read"):
         aligner.fit(X)
     assert aligner.align(X)[2]["uncertain"].all()

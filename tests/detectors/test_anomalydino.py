@@ -134,23 +134,24 @@ def test_floor_rule(shape, count, rng):
     """Point 2: the largest below 100 patches, else floor(n / 100) of them."""
     D = rng.random((1, *shape)).astype(np.float32)
     expected = np.sort(D.ravel())[-count:].mean()
-    assert plain()._aggregate(D)[0] == pytest.approx(expected)
+    assert plain()._aggregate(D[:, None])[0] == pytest.approx(expected)
 
 
 def test_masked_patches_count_for_the_floor_rule_but_not_in_the_mean():
     D = np.full((1, 20, 20), np.nan, np.float32)
     D[0, 0, :2] = [3, 5]
-    assert plain()._aggregate(D)[0] == 4  # the top 4 of 400, of which 2 are left
+    # The top 4 of 400, of which 2 are left.
+    assert plain()._aggregate(D[:, None])[0] == 4
     official = plain(masked_score="zero")
     official.masking_ = True
-    assert official._aggregate([official._fill(D[0])])[0] == 2
+    assert official._aggregate([official._fill(D)])[0] == 2
 
 
 @pytest.mark.parametrize("k", [1, 3])
 def test_distance_is_one_minus_cosine(grids, k):
     """Point 3, against a loop."""
     detector = plain(n_neighbors=k).fit(grids[:3])
-    D = detector._score_grid(grids[3:4])[0]
+    D = detector._score_grid(grids[3:4, :, :, None])[0, 0]
     for y, x in np.ndindex(4, 6):
         q = grids[3, y, x]
         cosines = [
@@ -220,14 +221,14 @@ def test_map_of_a_size_that_is_no_multiple_of_a_patch(resize):
     for y, x in [(0, 0), (10, 30), (31, 48)]:
         D = np.zeros(grid, np.float32)
         D[y, x] = 1
-        heat = detector._map(D, frame, (1000, 1562))
+        heat = detector._map([D, D], frame, (1000, 1562))
         assert heat.shape == (1000, 1562)
         scale = 1000 / 448 if resize == "crop" else np.divide((1000, 1562), resized)
         true = (np.array([y, x]) * 14 + 7) * scale
         peak = np.mean(np.argwhere(heat > 0.99 * heat.max()), axis=0)
         half = 7 * 1000 / 448
         assert abs(peak - true).max() < half + 13 * 1000 / 448 * (x == 48)
-    edge = detector._map(np.ones(grid, np.float32), frame, (1000, 1562))
+    edge = detector._map(np.ones((2, *grid), np.float32), frame, (1000, 1562))
     assert edge.min() > 0.99  # what the crop left out takes the edge's value
 
 
@@ -470,49 +471,6 @@ def test_refit_forgets(grids, tiny):
     detector.set_params(masking=False).fit(grids[:3])
     assert detector.mask_statistics_ is None
     assert detector.holdout_scores_.shape == (3,)
-
-
-# -- batched zero-shot --------------------------------------------------------------
-
-
-def test_batch_without_references_finds_the_odd_ones(rng):
-    F = rng.normal(size=(4, 4, 8)) + rng.normal(0, 0.1, (20, 4, 4, 8))
-    F[3, 1, 2] = F[7, 1, 2] = rng.normal(size=8) * 2  # twins
-    F = F.astype(np.float32)
-    for fraction in (None, 0.02):
-        scores = plain().score_batch(F, neighbor_fraction=fraction)
-        assert set(np.argsort(scores)[:2]) == {3, 7}
-        rest = np.delete(F, [3, 7], axis=0)
-        clean = plain().score_batch(rest, neighbor_fraction=fraction)
-        others = np.delete(scores, [3, 7])
-        np.testing.assert_allclose(others, clean, rtol=0.2)  # not poisoned
-
-
-@pytest.mark.parametrize("fraction", [0, -1, 1.5, np.nan, "a"])
-def test_bad_fraction_is_refused(grids, fraction):
-    with pytest.raises(ValueError, match="neighbor_fraction="):
-        plain().score_batch(grids, neighbor_fraction=fraction)
-
-
-def test_empty_masks_in_a_batch_are_named(grids):
-    detector = AnomalyDINO(masking=True, mask_threshold=1e6)
-    with pytest.warns(UserWarning, match=r"5 of 5 .* X\[0\]"):
-        detector.score_batch(grids)
-
-
-def test_batch_leaves_the_estimator_alone(pictures, tiny):
-    detector = AnomalyDINO(features=tiny)
-    before = vars(detector).copy()
-    scores, maps = detector.score_batch(pictures, return_maps=True)
-    assert vars(detector) == before
-    assert scores.shape == (4,)
-    assert maps.shape == pictures.shape[:3]
-    assert np.array_equal(detector.score_batch(pictures), scores)
-
-
-def test_a_batch_of_one_is_refused(pictures, tiny):
-    with pytest.raises(ValueError, match="compares images with each other"):
-        AnomalyDINO(features=tiny).score_batch(pictures[:1])
 
 
 # -- real photographs ---------------------------------------------------------------

