@@ -15,6 +15,7 @@ from skdinoad._arrays.masks import (
     warn_of_empty_masks,
 )
 from skdinoad._compat.sklearn import Interval, Options, StrOptions
+from skdinoad._compat.torch import undisturbed
 from skdinoad._inputs.images import as_images, take
 from skdinoad._inputs.labels import normal_rows
 from skdinoad.base import UsesFeatures
@@ -98,6 +99,7 @@ class ForegroundMask(UsesFeatures, TransformerMixin, BaseEstimator):
         self.threshold = threshold
         self.morphology = morphology
 
+    @undisturbed()
     def fit(self, X, y=None):
         """Decide whether images are masked.
 
@@ -120,14 +122,11 @@ class ForegroundMask(UsesFeatures, TransformerMixin, BaseEstimator):
         self._validate_params()
         images = as_images(X)
         images = take(images, normal_rows(y, len(images)))
-        self.features_ = self._fitted_extractor(images)
-        self.masking_, self.mask_statistics_ = self.masking, None
-        if self.masking == "auto":
-            grids = (grid for F, _ in self._batches(images) for grid in F)
-            self.mask_statistics_ = median_of(
-                [mask_statistics(grid, self._mask(grid)) for grid in grids]
-            )
-            self.masking_ = masking_helps(self.mask_statistics_)
+        with self._learning():
+            self.features_ = self._fitted_extractor(images)
+            self.masking_, self.mask_statistics_ = self.masking, None
+            if self.masking == "auto":
+                self._decide(images)
         return self
 
     def transform(self, X):
@@ -146,6 +145,7 @@ class ForegroundMask(UsesFeatures, TransformerMixin, BaseEstimator):
         """
         return self.transform_frames(X)[0]
 
+    @undisturbed()
     def transform_frames(self, X):
         """Return the images with the ground transparent, and identity frames.
 
@@ -174,6 +174,13 @@ class ForegroundMask(UsesFeatures, TransformerMixin, BaseEstimator):
     def _default_features(self):
         return DinoFeatures()
 
+    def _decide(self, images):
+        grids = (grid for F, _ in self._batches(images) for grid in F)
+        self.mask_statistics_ = median_of(
+            [mask_statistics(grid, self._mask(grid)) for grid in grids]
+        )
+        self.masking_ = masking_helps(self.mask_statistics_)
+
     def _mask(self, grid):
         self._check_features(grid)
         return foreground(grid, self.threshold, self.morphology)
@@ -194,7 +201,7 @@ class ForegroundMask(UsesFeatures, TransformerMixin, BaseEstimator):
                 else:
                     empty.append(images.name(len(Z)))
                 Z.append(image)
-        warn_of_empty_masks(empty, len(images), stacklevel=3)
+        warn_of_empty_masks(empty, len(images), stacklevel=4)
         return Z
 
 

@@ -15,6 +15,7 @@ from skdinoad._arrays.geometry import (
     warp_rgba,
 )
 from skdinoad._compat.sklearn import Interval, StrOptions
+from skdinoad._compat.torch import undisturbed
 from skdinoad._inputs.images import as_images, take
 from skdinoad._inputs.labels import normal_rows
 from skdinoad.alignment._polarity import common_direction, cosines, side_vectors
@@ -185,6 +186,7 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
         self.max_share = max_share
         self.features = features
 
+    @undisturbed()
     def fit(self, X, y=None):
         """Learn the usual size, and whether the parts have an axis at all.
 
@@ -212,6 +214,7 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
         self._fit(X, y)
         return self
 
+    @undisturbed()
     def fit_transform(self, X, y=None):
         """Fit and align; training images without an object come out invalid.
 
@@ -261,6 +264,7 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
         """
         return self.align(X)[:2]
 
+    @undisturbed()
     def align(self, X):
         """Return the aligned images, their frames, and what is special about each.
 
@@ -285,11 +289,12 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
         self._check_parameters()
         images = as_images(X)
         rows = normal_rows(y, len(images))
-        poses = {int(row): self._find(images[row]) for row in rows}
-        self._fit_sizes(poses, images)
-        self.features_ = self.polarity_reference_ = self.polarity_bias_ = None
-        if self.polarity == "features":
-            self._fit_polarity(take(images, rows), list(poses.values()))
+        with self._learning():
+            poses = {int(row): self._find(images[row]) for row in rows}
+            self._fit_sizes(poses, images)
+            self.features_ = self.polarity_reference_ = self.polarity_bias_ = None
+            if self.polarity == "features":
+                self._fit_polarity(take(images, rows), list(poses.values()))
         return poses
 
     def _check_parameters(self):
@@ -376,7 +381,7 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
 
     @staticmethod
     def _warn(message):
-        warnings.warn(message, UserWarning, stacklevel=6)
+        warnings.warn(message, UserWarning, stacklevel=7)
 
     def _fit_polarity(self, images, poses):
         """Learn how the two ends differ, on parts placed by their pose alone."""

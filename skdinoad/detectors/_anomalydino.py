@@ -20,7 +20,7 @@ from skdinoad._arrays.masks import (
     without_ground,
 )
 from skdinoad._compat.sklearn import Interval, Options, StrOptions
-from skdinoad._compat.torch import resolve_device
+from skdinoad._compat.torch import resolve_device, undisturbed
 from skdinoad._inputs.grids import name_of, nothing_valid, size_of
 from skdinoad._neighbors import MemoryBank, import_faiss, mutual_distances
 from skdinoad.base import BaseDetector
@@ -294,6 +294,7 @@ class AnomalyDINO(BaseDetector):
         }
         return cls(**{**official, **parameters})
 
+    @undisturbed()
     def partial_fit(self, X, y=None):
         """Add more good images to the bank.
 
@@ -315,11 +316,14 @@ class AnomalyDINO(BaseDetector):
         """
         if not hasattr(self, "bank_"):
             return self.fit(X, y)
-        X = self._normals_to_add(X, y)
-        self._extend(X, self._read(X))
-        self._set_offset()
+        with self._adding():
+            X = self._normals_to_add(X, y)
+            self._images = [Bunch(**image) for image in self._images]
+            self._extend(X, self._read(X))
+            self._set_offset()
         return self
 
+    @undisturbed()
     def score_batch(self, X, *, neighbor_fraction=None, return_maps=False):
         """Score a set of images against each other, without any reference.
 
@@ -365,7 +369,7 @@ class AnomalyDINO(BaseDetector):
         worker.masking_, _ = worker._verdict(images)
         if worker.masking_:
             empty = [name_of(X, im.row) for im in images if not im.mask.any()]
-            warn_of_empty_masks(empty, len(images), stacklevel=3)
+            warn_of_empty_masks(empty, len(images), stacklevel=4)
         D = [worker._fill(grid) for grid in worker._mutual(images, neighbor_fraction)]
         scores = -worker._aggregate(D)
         if not return_maps:
@@ -418,7 +422,7 @@ class AnomalyDINO(BaseDetector):
             row += len(masks)
             masked = [without_ground(grid, mask) for grid, mask in zip(F, masks)]
             yield (np.stack(masked) if isinstance(F, np.ndarray) else masked), frames
-        warn_of_empty_masks(empty, row, stacklevel=6)
+        warn_of_empty_masks(empty, row, stacklevel=7)
 
     # -- private: reading images ------------------------------------------------------
 
