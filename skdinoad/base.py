@@ -1,6 +1,7 @@
 """What all detectors share: input, features, batches, scores, offset, maps."""
 
 import warnings
+from contextlib import contextmanager
 from numbers import Real
 
 import numpy as np
@@ -12,6 +13,7 @@ from skdinoad._arrays.geometry import warp_back
 from skdinoad._arrays.maps import aggregate
 from skdinoad._arrays.thresholds import conformal_rank, normals_needed
 from skdinoad._compat.sklearn import Interval, StrOptions
+from skdinoad._compat.torch import undisturbed
 from skdinoad._inputs.copies import content, first_of_each, warn_of_copies
 from skdinoad._inputs.grids import (
     check_grids,
@@ -23,11 +25,34 @@ from skdinoad._inputs.grids import (
 from skdinoad._inputs.images import Images, as_images, take
 from skdinoad._inputs.labels import normal_rows
 
-__all__ = ["BaseDetector", "TakesImages", "UsesFeatures"]
+__all__ = ["BaseDetector", "TakesImages", "UsesFeatures", "forget"]
+
+
+def forget(estimator):
+    """Drop all that was learned: what ends in an underscore, as by convention."""
+    for name in [name for name in vars(estimator) if name.endswith("_")]:
+        delattr(estimator, name)
 
 
 class TakesImages:
-    """For estimators whose X holds images, and not rows of numbers."""
+    """For estimators whose X holds images, and not rows of numbers.
+
+    A ``fit`` that fails, or is interrupted, leaves them unfitted: what is half new,
+    half old would work in silence. ``fit`` learns inside ``with self._learning():``.
+    """
+
+    def _forget(self):
+        forget(self)
+
+    @contextmanager
+    def _learning(self):
+        """Forget what was learned before, and all of it if the block fails."""
+        self._forget()
+        try:
+            yield
+        except BaseException:
+            self._forget()
+            raise
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -127,6 +152,7 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
 
     # -- fitting ----------------------------------------------------------------------
 
+    @undisturbed()
     def fit(self, X, y=None):
         """Learn what normal images look like.
 
@@ -155,8 +181,7 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
         self._validate_params()
         X = self._check_input(X)
         rows = normal_rows(y, len(X))
-        self._forget()
-        try:
+        with self._learning():
             normals = take(X, rows)  # extractors may learn too, and never from defects
             if isinstance(X, Images):
                 normals = self._images_to_fit(normals)
@@ -165,11 +190,9 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
             if isinstance(X, Images):
                 self._learn_seen(normals)
             self._set_offset()
-        except BaseException:
-            self._forget()  # a model half new, half old would score in silence
-            raise
         return self
 
+    @undisturbed()
     def fit_predict(self, X, y=None):
         """Fit and return the labels of the same images, as ``fit(X, y).predict(X)``.
 
@@ -184,10 +207,21 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
         return self._fitted_extractor(X) if isinstance(X, Images) else None
 
     def _forget(self):
-        """Drop all that was learned: what ends in an underscore, as by convention."""
+        super()._forget()
         self._contents = []
-        for name in [name for name in vars(self) if name.endswith("_")]:
-            delattr(self, name)
+
+    @contextmanager
+    def _adding(self):
+        """Stay as before if the block fails: what was learned is replaced, not changed.
+
+        For a ``partial_fit`` after a first fit.
+        """
+        before = vars(self).copy()
+        try:
+            yield
+        except BaseException:
+            self.__dict__ = before
+            raise
 
     def _fit_images(self, X):
         self._fit_grid(self._collect(X))
@@ -231,7 +265,7 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
         known = self._contents if hasattr(self, "_contents") else []
         self._contents = [*known, *(content(X, row) for row in kept)]
         self._first = first_of_each(self._contents)
-        warn_of_copies(self._first, stacklevel=5)
+        warn_of_copies(self._first, stacklevel=6)
 
     def _distinct(self):
         """Return the numbers of the images learned, each content once."""
@@ -250,7 +284,7 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
                 f"{len(dropped)} of {n} images have no valid patch (rows {dropped[:9]} "
                 "of the normal ones) and are left out.",
                 UserWarning,
-                stacklevel=6,
+                stacklevel=7,
             )
 
     def _check_shape(self, shape, expected, name):
@@ -271,7 +305,7 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
                 "held out, so there is no threshold. score_samples and predict_map "
                 "work; for predict, fit on more images or set offset_ yourself.",
                 UserWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
             self._set_no_offset()
             return
@@ -290,6 +324,7 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
 
     # -- scoring ----------------------------------------------------------------------
 
+    @undisturbed()
     def score_samples(self, X):
         """Return the normality of each image.
 
@@ -351,6 +386,7 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
         """
         return np.where(self.decision_function(X) < 0, -1, 1)
 
+    @undisturbed()
     def predict_map(self, X):
         """Return a heat map for each image, in the coordinates of the image given.
 
@@ -374,6 +410,7 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
         self._warn_of_input(X)
         return maps
 
+    @undisturbed()
     def map_frames(self, X, frames, sizes):
         """Return heat maps in the coordinates of the images that X was made from.
 
@@ -517,7 +554,7 @@ def _offset(scores, contamination):
             f"{len(scores)}: the threshold is their lowest held-out score, and about "
             f"1 in {len(scores) + 1} good images will be flagged.",
             UserWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
     return float(np.sort(scores)[max(rank, 1) - 1])
 

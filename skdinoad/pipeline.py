@@ -1,14 +1,18 @@
 """Pipelines that carry heat maps back to the images given in."""
 
+from contextlib import contextmanager
+
 import numpy as np
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline as SklearnPipeline
+from sklearn.utils import get_tags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from skdinoad._compat.sklearn import name_estimators
+from skdinoad._compat.torch import undisturbed
 from skdinoad._inputs.images import as_images
-from skdinoad.base import TakesImages
+from skdinoad.base import TakesImages, forget
 
 __all__ = ["Pipeline", "final_detector", "make_pipeline", "predict_map"]
 
@@ -16,6 +20,7 @@ __all__ = ["Pipeline", "final_detector", "make_pipeline", "predict_map"]
 _CHUNK = 32
 
 
+@undisturbed()
 def predict_map(estimator, X):
     """Return heat maps of any fitted estimator that ends in a detector.
 
@@ -86,17 +91,37 @@ def _flatten(estimator):
     estimator = _unwrap(estimator)
     if not isinstance(estimator, SklearnPipeline):
         return [estimator]
-    steps = [step for _, step in estimator.steps if step not in (None, "passthrough")]
-    return [inner for step in steps for inner in _flatten(step)]
+    return [inner for step in _steps(estimator) for inner in _flatten(step)]
 
 
-def _unwrap(estimator):
+def _steps(pipeline):
+    """Return the steps that do something."""
+    return [step for _, step in pipeline.steps if step not in (None, "passthrough")]
+
+
+def _unwrap(estimator, names=("best_estimator_", "estimator_")):
     if isinstance(estimator, FrozenEstimator):
-        return _unwrap(estimator.estimator)
-    for name in ("best_estimator_", "estimator_"):
+        return _unwrap(estimator.estimator, names)
+    for name in names:
         if hasattr(estimator, name):
-            return _unwrap(getattr(estimator, name))
+            return _unwrap(getattr(estimator, name), names)
     return estimator
+
+
+def _decider(estimator):
+    """Return what decides: the detector at the end, or the tuner around it."""
+    estimator = _unwrap(estimator, names=("best_estimator_",))
+    if isinstance(estimator, SklearnPipeline) and _steps(estimator):
+        return _decider(_steps(estimator)[-1])
+    return estimator
+
+
+def _leaves(pipeline):
+    """Return the estimators that ``pipeline.fit`` fits, also of Pipelines inside."""
+    if isinstance(pipeline, SklearnPipeline):
+        return [leaf for step in _steps(pipeline) for leaf in _leaves(step)]
+    kept = isinstance(pipeline, FrozenEstimator) or not hasattr(pipeline, "fit")
+    return [] if kept else [pipeline]
 
 
 def _transform(transformers, images, X):
@@ -130,7 +155,14 @@ def _pixelwise(step, Z):
 
 
 def _final_estimator_has_maps(pipeline):
-    return hasattr(_flatten(pipeline)[-1], "map_frames")
+    return _is_sound(pipeline.steps) and hasattr(
+        [None, *_flatten(pipeline)][-1], "map_frames"
+    )
+
+
+def _inherited(name):
+    """A method that is there when scikit-learn's Pipeline would have it."""
+    return available_if(lambda pipeline: hasattr(super(Pipeline, pipeline), name))
 
 
 class Pipeline(SklearnPipeline):
@@ -142,6 +174,20 @@ class Pipeline(SklearnPipeline):
         Steps without a name are named as ``make_pipeline`` names them.
     transform_input, memory, verbose
         As in :class:`sklearn.pipeline.Pipeline`.
+
+    Attributes
+    ----------
+    offset_ : float, or dict of group to float
+        The threshold that ``predict`` uses: that of the last step, within Pipelines,
+        searches and FrozenEstimators; of a ThresholdTunerCV its own, not that of the
+        detector inside. It may be set; ``clone`` and ``fit`` know nothing of that.
+    map_limits_ : (float, float)
+        The detector's display range for heat maps; it may be set too.
+
+    Notes
+    -----
+    A ``fit`` that fails, or is interrupted, leaves all steps unfitted: an aligner just
+    fitted before a detector of an earlier fit would score in silence.
 
     Examples
     --------
@@ -157,6 +203,81 @@ class Pipeline(SklearnPipeline):
             memory=memory,
             verbose=verbose,
         )
+
+    def set_params(self, **params):
+        """Set parameters, as in scikit-learn; ``steps`` may be bare.
+
+        Parameters
+        ----------
+        **params
+            ``steps``, the name of a step, or ``step__parameter``.
+
+        Returns
+        -------
+        self
+        """
+        if "steps" in params:
+            params["steps"] = _named(params["steps"])
+        return super().set_params(**params)
+
+    def fit(self, X, y=None, **params):
+        """Fit all steps, each on what comes out of the one before.
+
+        Parameters
+        ----------
+        X : array, list of images or paths
+        y : None, array-like of shape (n,), or masks of shape (n, H, W)
+            +1 normal, -1 anomalous.
+        **params
+            As in :class:`sklearn.pipeline.Pipeline`: ``step__parameter``.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        TypeError
+            If ``steps`` are not estimators or (name, estimator) pairs.
+        """
+        with _all_or_nothing(self):
+            return super().fit(X, y, **params)
+
+    @_inherited("fit_transform")
+    def fit_transform(self, X, y=None, **params):
+        """Fit all steps and transform X by them; parameters as in ``fit``."""
+        with _all_or_nothing(self):
+            return super().fit_transform(X, y, **params)
+
+    @_inherited("fit_predict")
+    def fit_predict(self, X, y=None, **params):
+        """Fit all steps and label X; parameters as in ``fit``."""
+        with _all_or_nothing(self):
+            return super().fit_predict(X, y, **params)
+
+    @property
+    def offset_(self):
+        return _holder(self, "offset_", _decider).offset_
+
+    @offset_.setter
+    def offset_(self, value):
+        _holder(self, "offset_", _decider).offset_ = value
+
+    @property
+    def map_limits_(self):
+        return _holder(self, "map_limits_", _last).map_limits_
+
+    @map_limits_.setter
+    def map_limits_(self, value):
+        _holder(self, "map_limits_", _last).map_limits_ = value
+
+    def __sklearn_tags__(self):
+        if not _is_sound(self.steps):
+            return super(SklearnPipeline, self).__sklearn_tags__()
+        tags, first = super().__sklearn_tags__(), _first(self)
+        if hasattr(first, "__sklearn_tags__"):
+            tags.input_tags = get_tags(first).input_tags
+        return tags
 
     @available_if(_final_estimator_has_maps)
     def predict_map(self, X):
@@ -174,16 +295,74 @@ class Pipeline(SklearnPipeline):
         return predict_map(self, X)
 
 
+@contextmanager
+def _all_or_nothing(pipeline):
+    """Leave all steps unfitted if the block fails."""
+    _check_steps(pipeline.steps)
+    try:
+        yield
+    except BaseException:
+        for step in _leaves(pipeline):
+            step._forget() if isinstance(step, TakesImages) else forget(step)
+        raise
+
+
+def _first(estimator):
+    """Return what sees X first."""
+    while isinstance(estimator, SklearnPipeline) and _steps(estimator):
+        estimator = _steps(estimator)[0]
+    return estimator
+
+
+def _last(estimator):
+    return [None, *_flatten(estimator)][-1]
+
+
+def _holder(pipeline, name, find):
+    """Return the fitted estimator whose attribute a Pipeline shows as its own."""
+    holder = find(pipeline) if _is_sound(pipeline.steps) else None
+    if not hasattr(holder, name):
+        raise AttributeError(
+            f"This Pipeline has no {name}: it is not fitted, or its last step is no "
+            "detector. Call fit first."
+        )
+    return holder
+
+
 def _named(steps):
-    """Name bare steps; a list that has names already is returned as it is."""
-    if all(isinstance(step, tuple) for step in steps):
+    """Name bare steps; a list that has names already is returned as it is.
+
+    What is no list of steps is so too: complaints belong to ``fit``.
+    """
+    if not isinstance(steps, (list, tuple)) or all(map(_has_name, steps)):
         return steps  # the same object, or clone would complain
-    names = [name for name, _ in name_estimators([_bare(s) for s in steps])]
-    return [s if isinstance(s, tuple) else (n, s) for n, s in zip(names, steps)]
+    bare = [step[-1] if _has_name(step) and step else step for step in steps]
+    names = [name for name, _ in name_estimators(bare)]
+    return [s if _has_name(s) else (n, s) for n, s in zip(names, steps)]
 
 
-def _bare(step):
-    return step[1] if isinstance(step, tuple) else step
+def _has_name(step):
+    return isinstance(step, (list, tuple))
+
+
+def _is_pair(step):
+    return _has_name(step) and len(step) == 2 and isinstance(step[0], str)
+
+
+def _is_sound(steps):
+    return isinstance(steps, (list, tuple)) and all(map(_is_pair, steps))
+
+
+def _check_steps(steps):
+    """Raise TypeError unless steps are pairs; what they hold scikit-learn checks."""
+    if not _is_sound(steps):
+        wrong = steps
+        if isinstance(steps, (list, tuple)):
+            wrong = next(step for step in steps if not _is_pair(step))
+        raise TypeError(
+            "Pipeline expects steps as a list of estimators or of (name, estimator) "
+            f"pairs, such as [PCAAligner(), DinoPatch()]; got {wrong!r}."
+        )
 
 
 def make_pipeline(*steps, memory=None, transform_input=None, verbose=False):

@@ -17,6 +17,8 @@ import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
+from skdinoad.features._store import clear_memory
+
 __all__ = ["checks_for", "make_images"]
 
 
@@ -136,6 +138,60 @@ def check_global_random_state_does_not_move(estimator):
     _out(estimator.fit(X), X)
     assert np.array_equal(np.random.get_state()[1], before[0])  # noqa: NPY002
     assert torch.equal(torch.get_rng_state(), before[1])
+
+
+def check_settings_of_the_caller_do_not_matter(estimator):
+    X = make_images()
+    expected = _out(clone(estimator).fit(X), X)
+    with torch.no_grad():
+        _equal(_out(clone(estimator).fit(X), X), expected)
+    with torch.inference_mode():
+        fitted = clone(estimator).fit(X)
+        _equal(_out(fitted, X), expected)
+    _equal(_out(fitted, X), expected)  # what was made in there works outside
+    torch.set_default_dtype(torch.float64)
+    try:
+        _equal(_out(clone(estimator).fit(X), X), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    with np.errstate(all="raise"), torch.autocast("cpu"):
+        _equal(_out(clone(estimator).fit(X), X), expected)
+
+
+def check_warnings_of_the_caller_show_once(estimator):
+    X = make_images()
+    estimator.fit(X)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            warnings.warn("mine", UserWarning, stacklevel=1)
+            _out(estimator, X)
+    assert [str(w.message) for w in seen].count("mine") == 1
+
+
+class _Stop(BaseException):
+    """As a KeyboardInterrupt, but nobody else's."""
+
+
+def check_an_interrupted_fit_leaves_nothing(estimator):
+    X = make_images(8)
+    reads, limit = [0], [np.inf]
+
+    class Slow(list):
+        def __getitem__(self, row):
+            reads[0] += 1
+            if reads[0] > limit[0]:
+                raise _Stop
+            return super().__getitem__(row)
+
+    estimator.fit(Slow(X))
+    for count in {0, reads[0] // 2, reads[0] - 1}:
+        reads[0], limit[0] = 0, count
+        clear_memory()
+        try:
+            estimator.fit(Slow(255 - X))
+        except _Stop:
+            assert not [name for name in vars(estimator) if name.endswith("_")]
 
 
 def check_bad_input_is_named(estimator):

@@ -1,5 +1,9 @@
+import errno
+import os
+import stat
 import subprocess
 import sys
+import threading
 
 import joblib
 import numpy as np
@@ -76,6 +80,92 @@ def test_failed_save_keeps_the_old_file(fitted, tmp_path, monkeypatch):
         dump(fitted[0], path)
     assert joblib.load(path) == {"old": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, TypeError])
+def test_interrupted_save_keeps_the_old_file(error, tmp_path, monkeypatch):
+    path = dump({"old": 1}, tmp_path / "model.joblib")
+
+    def stop(value, file, **_):
+        raise error
+
+    monkeypatch.setattr(joblib, "dump", stop)
+    with pytest.raises(error):
+        dump({"new": 2}, path)
+    monkeypatch.undo()
+    assert joblib.load(path) == {"old": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_error_of_a_full_disk_names_the_file(tmp_path, monkeypatch):
+    path = tmp_path / "model.joblib"
+
+    def full_disk(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full_disk)
+    with pytest.raises(
+        OSError, match=r"model\.joblib' was not saved.* No space"
+    ) as seen:
+        dump({}, path)
+    assert (seen.value.errno, seen.value.filename) == (errno.ENOSPC, str(path))
+    monkeypatch.undo()
+    with pytest.raises(FileNotFoundError, match=r"no/model\.joblib' was not saved"):
+        dump({}, tmp_path / "no" / "model.joblib")
+    with pytest.raises(OSError, match="was not saved"):
+        dump({}, tmp_path)
+
+
+def test_saves_at_the_same_time_leave_one_whole_model(tmp_path):
+    F = np.random.default_rng(0).normal(size=(6, 4, 4, 32)).astype(np.float32)
+    models = [DinoPatch(neighborhood=0).fit(F + i) for i in (0, 9)]
+    path, failures = tmp_path / "model.joblib", []
+
+    def write(model):
+        try:
+            dump(model, path)
+        except Exception as error:
+            failures.append(error)
+
+    for _ in range(20):
+        threads = [threading.Thread(target=write, args=(m,)) for m in models * 2]
+        [t.start() for t in threads], [t.join() for t in threads]
+        found = joblib.load(path)
+        true = models[int(found.bank_.mean() > 4)]
+        assert np.array_equal(found.bank_, true.bank_)
+        assert found.offset_ == true.offset_
+    assert not failures
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions and links of POSIX")
+def test_permissions_and_links_stay(tmp_path):
+    real, link = tmp_path / "real.joblib", tmp_path / "link.joblib"
+    before = os.umask(0o027)
+    try:
+        dump({"first": 1}, real)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(real.stat().st_mode) == 0o640
+    real.chmod(0o664)
+    link.symlink_to(real)
+    dump({"second": 2}, link)
+    assert link.is_symlink()
+    assert joblib.load(real) == {"second": 2}
+    assert stat.S_IMODE(real.stat().st_mode) == 0o664
+
+
+def test_litter_of_killed_saves_goes_after_a_day(tmp_path):
+    path = tmp_path / "model.joblib"
+    names = [f".model.joblib.{i:032x}" for i in range(2)]
+    others = [f".other.joblib.{0:032x}", ".model.joblib.backup", "notes.txt"]
+    for name in names + others:
+        (tmp_path / name).write_bytes(b"half")
+        if name != names[1]:
+            os.utime(tmp_path / name, (0, 0))
+    dump({}, path)
+    left = {p.name for p in tmp_path.iterdir()}
+    assert left == {path.name, names[1], *others}
 
 
 def test_other_weights_at_load_time_name_both_digests(fitted, tmp_path):

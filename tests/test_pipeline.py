@@ -1,10 +1,12 @@
 import warnings
 
 import cv2
+import joblib
 import numpy as np
 import pytest
 from conftest import build, tiny_features
 from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import (
     GridSearchCV,
@@ -15,15 +17,19 @@ from sklearn.model_selection import (
 from sklearn.pipeline import Pipeline as SklearnPipeline
 from sklearn.pipeline import make_pipeline as sklearn_make_pipeline
 from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils import get_tags
 
 from skdinoad import (
     DFR,
     DMAD,
+    AnomalyDINO,
     DinoFeatures,
     Dinomaly,
     DinoPatch,
     PCAAligner,
     Pipeline,
+    ThresholdTunerCV,
+    dump,
     make_pipeline,
     predict_map,
 )
@@ -207,7 +213,7 @@ def test_folds_never_train_on_a_defect(screws):
         scoring="roc_auc",
         return_estimator=True,
     )
-    sizes = [e[-1].bank_.shape[2] for e in out["estimator"]]
+    sizes = [e[-1].bank_.shape[3] for e in out["estimator"]]
     assert sizes == [4, 4]  # half of the eight good ones, never a bad one
 
 
@@ -373,3 +379,90 @@ def test_features_as_a_step_learn_the_range(screws):
     inside = DinoPatch(features=features).fit(deep)
     assert apart[0].value_range_ == inside.value_range_
     np.testing.assert_allclose(apart.score_samples(deep), inside.score_samples(deep))
+
+
+# -- all or nothing, and a threshold by hand -----------------------------------------
+
+
+def two_steps(make_tiny, **parameters):
+    detector = DinoPatch(features=make_tiny(), **parameters)
+    return Pipeline([PCAAligner(mode="none", output_size=64), detector])
+
+
+def test_a_fit_that_fails_leaves_no_hybrid(make_tiny, monkeypatch):
+    pipe = two_steps(make_tiny).fit(make_images(4))
+
+    def stop(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(DinoPatch, "_set_offset", stop)
+    with pytest.raises(KeyboardInterrupt):
+        pipe.fit(make_images(5, random_state=1))
+    with pytest.raises(NotFittedError):
+        pipe.predict(make_images(2))
+    assert not hasattr(pipe[0], "output_size_")
+
+
+@pytest.mark.parametrize("make", [DinoPatch, AnomalyDINO])
+@pytest.mark.parametrize("where", ["_extend", "_set_offset", "_take_stock"])
+def test_more_images_come_whole_or_not_at_all(make, where, make_tiny, monkeypatch):
+    X, new = make_images(9), make_images(4, random_state=5)
+    detector = make(features=make_tiny()).fit(X[:5])
+    expected = detector.score_samples(new), detector.offset_
+    inner = getattr(make, where)
+
+    def stop(self, *args):
+        inner(self, *args)
+        raise MemoryError
+
+    monkeypatch.setattr(make, where, stop)
+    with pytest.raises(MemoryError):
+        detector.partial_fit(X[5:])
+    monkeypatch.undo()
+    assert np.array_equal(detector.score_samples(new), expected[0])
+    assert detector.offset_ == expected[1]
+    whole = detector.partial_fit(X[5:]).score_samples(new)
+    again = make(features=make_tiny()).fit(X[:5]).partial_fit(X[5:])
+    assert np.array_equal(again.score_samples(new), whole)
+
+
+def test_threshold_and_limits_by_hand(make_tiny, tmp_path):
+    X = make_images(6)
+    pipe = two_steps(make_tiny)
+    for name in ("offset_", "map_limits_"):
+        with pytest.raises(AttributeError, match=f"no {name}: it is not fitted"):
+            getattr(pipe, name)
+    pipe.fit(X)
+    assert pipe.offset_ == pipe[-1].offset_
+    pipe.offset_, pipe.map_limits_ = 1e9, (0.0, 2.0)
+    assert (pipe.predict(X) == -1).all()
+    assert (pipe[-1].offset_, pipe[-1].map_limits_) == (1e9, (0.0, 2.0))
+    loaded = joblib.load(dump(pipe, tmp_path / "m.joblib"))
+    assert loaded.offset_ == 1e9
+    assert not hasattr(clone(pipe), "offset_")
+    nested = Pipeline([("inner", pipe)])
+    nested.offset_ = -1e9
+    assert (nested.predict(X) == 1).all()
+    frozen = Pipeline([("frozen", FrozenEstimator(pipe))])
+    assert frozen.offset_ == -1e9
+    tuner = ThresholdTunerCV(two_steps(make_tiny), target_fpr=0.3, cv=2)
+    outer = Pipeline([("tuner", tuner)]).fit(X)
+    outer.offset_ = 1e9
+    assert tuner.offset_ == 1e9
+    assert (outer.predict(X) == -1).all()
+
+
+def test_steps_are_judged_in_fit_and_named_by_set_params(make_tiny):
+    for steps in (3, [3], [("a",)], None):
+        pipe = Pipeline(steps)
+        with pytest.raises((TypeError, ValueError), match="step"):
+            pipe.fit(make_images())
+    pipe = Pipeline([PCAAligner()]).set_params(steps=[DinoPatch(features=make_tiny())])
+    assert list(pipe.named_steps) == ["dinopatch"]
+    assert type(two_steps(make_tiny)[:1]) is Pipeline
+
+
+def test_tags_are_those_of_the_first_step(make_tiny):
+    for pipe in (two_steps(make_tiny), Pipeline([("p", two_steps(make_tiny))])):
+        tags = get_tags(pipe).input_tags
+        assert (tags.two_d_array, tags.three_d_array) == (False, True)

@@ -1,9 +1,11 @@
-"""Small helpers around torch: which device, which dtype, which random state."""
+"""Small helpers around torch: which device, dtype, random state, whose settings."""
 
+import threading
 import warnings
 import weakref
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
+import numpy as np
 import torch
 
 __all__ = [
@@ -13,6 +15,7 @@ __all__ = [
     "resolve_device",
     "resolve_dtype",
     "seeded",
+    "undisturbed",
 ]
 
 
@@ -58,12 +61,30 @@ def resolve_dtype(dtype: str) -> torch.dtype:
 def as_tensor(array) -> torch.Tensor:
     """Return a tensor that shares a numpy array's memory; never write to it.
 
-    torch warns of read-only arrays, such as a bank that ``joblib.load`` maps from
-    disk; for reading they are as good as any.
+    Also of a read-only array, such as a bank that ``joblib.load`` maps from disk: for
+    reading it is as good as any.
     """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        return torch.from_numpy(array)
+    return torch.from_numpy(array if array.flags.writeable else _writable(array))
+
+
+def _writable(array):
+    """Return a view of a read-only array that says that it may be written to.
+
+    torch warns of read-only arrays, and to silence a warning is no way out: entering
+    ``warnings.catch_warnings`` makes Python forget which warnings the caller has seen.
+    """
+    view = _View()
+    view.source = array  # keeps the memory alive
+    address, _ = array.__array_interface__["data"]
+    view.__array_interface__ = {
+        **array.__array_interface__,
+        "data": (address, False),
+    }
+    return np.asarray(view)
+
+
+class _View:
+    """What numpy makes an array of."""
 
 
 def resident(array, device, *, keep=True) -> torch.Tensor:
@@ -102,3 +123,72 @@ def seeded(seed: int):
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # the CPU's alone
         yield
+
+
+@contextmanager
+def undisturbed():
+    """Compute as if the caller had set nothing; also a decorator.
+
+    Callers score inside ``torch.no_grad`` or ``torch.autocast``, work with
+    float64 or on a GPU by default, or turn numpy's warnings into errors. A training
+    needs gradients all the same, and scores must be those of every other day.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(_PROCESS)
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(np.errstate(all="warn", under="ignore"))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        for kind in filter(torch.is_autocast_enabled, ("cpu", "cuda", "mps")):
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
+
+
+class _Process:
+    """Settings of torch that all threads share: ours, as long as any of them computes.
+
+    The first to enter keeps the caller's settings, and the last to leave puts them
+    back; otherwise threads would put back what they found of each other.
+    """
+
+    def __init__(self):
+        self._lock, self._inside = threading.Lock(), 0
+
+    def __enter__(self):
+        with self._lock:
+            if not self._inside:
+                self._found = _settings()
+                # Determinism is a wish to be kept where torch can, and no reason to
+                # stop where it cannot.
+                _set(torch.float32, "highest", self._found[2], True)
+            self._inside += 1
+
+    def __exit__(self, *_):
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                _set(*self._found)
+
+
+_PROCESS = _Process()
+
+
+def _settings():
+    try:
+        precision = torch.get_float32_matmul_precision()
+    except RuntimeError:  # set for each kind of device apart, and not to be read as one
+        precision = None
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    return torch.get_default_dtype(), precision, deterministic, warn_only
+
+
+def _set(dtype, precision, deterministic, warn_only):
+    now = _settings()
+    if dtype != now[0]:
+        torch.set_default_dtype(dtype)
+    if None not in (precision, now[1]) and precision != now[1]:
+        torch.set_float32_matmul_precision(precision)
+    if deterministic and warn_only != now[3]:
+        torch.use_deterministic_algorithms(True, warn_only=warn_only)

@@ -121,8 +121,10 @@ def check_labels(y):
             f"y holds {found} (shape {y.shape}, dtype {y.dtype}); expected +1 (normal) "
             "and -1 (anomalous), as everywhere in scikit-learn's outlier detection. "
             "With 0/1 labels scikit-learn's roc_auc would silently give 1 - AUC. "
-            "Translate them: y = skdinoad.to_labels(y, defect=1). (If you gave +1/-1: "
-            "cross_val_predict(method='decision_function') makes 0/1 of them by "
+            "Translate them, and say which value means a defect: skdinoad.to_labels(y, "
+            "defect=1) if 1 or True is a defect, to_labels(is_good, defect=False) if "
+            "True is good, to_labels(y, defect=['crack']) for names. (If you gave "
+            "+1/-1: cross_val_predict(method='decision_function') makes 0/1 of them by "
             "itself; give it normal images and y=None.)"
         )
     return y

@@ -30,6 +30,9 @@ SPAN = [
     Interval(Real, 0, 1, closed="both"),
 ]
 
+#: Seconds of training that an interruption may cost, with ``warm_start``.
+_KEEP_EVERY = 10
+
 
 class TrainedDetector(BaseDetector):
     """Base class of the detectors that train a network on features or images.
@@ -86,7 +89,7 @@ class TrainedDetector(BaseDetector):
         self._held = []
         for k, (learned, held) in enumerate(splits, start=1 - len(splits)):
             # The network to keep is number 0, whatever the number of folds.
-            run = runs.pop(k, None) or self._new_run(data, k, learned)
+            run = runs.get(k) or self._new_run(data, k, learned)
             runs.update({k: run} if self.warm_start else {})  # or dropped once asked
             left = None if end is None else (end - time.monotonic()) / (1 - k)
             name = f"fold {k + len(splits)}" if k else "train"
@@ -159,8 +162,11 @@ class TrainedDetector(BaseDetector):
     def _runs_to_go_on_with(self, data, n):
         """Return the networks of the last fit, {} if this is another training."""
         key = (self._identity(data), n, self._seed, self.holdout)
-        before, self._run_key = getattr(self, "_run_key", None), key
+        before = getattr(self, "_run_key", None)
         if self.warm_start and before == key:
+            # Both are missing where an interrupted fit went through a file.
+            self._runs = getattr(self, "_runs", {})
+            self._before = getattr(self, "_before", (None, []))
             done, n_iter = len(self._before[1]), self._setting("n_iter")
             if n_iter < done:
                 raise ValueError(
@@ -168,14 +174,15 @@ class TrainedDetector(BaseDetector):
                     "done: n_iter is their number altogether."
                 )
             return self._runs
+        # In this order: interrupted, no key may stand beside the runs of another.
+        self._runs, self._before, self._run_key = {}, (None, []), key
         if self.warm_start and before is not None:
             warnings.warn(
                 "warm_start=True, but images, features or settings are not those of "
                 "the last fit: the training starts anew.",
                 UserWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
-        self._runs, self._before = {}, (None, [])
         return self._runs
 
     def _new_run(self, data, k, rows):
@@ -200,6 +207,7 @@ class TrainedDetector(BaseDetector):
                 grad_clip=self.grad_clip,
                 seed=self._seed,
                 max_time=seconds,
+                keep_every=_KEEP_EVERY if self.warm_start else None,
                 verbose=self.verbose,
                 name=name,
             )
@@ -212,7 +220,7 @@ class TrainedDetector(BaseDetector):
                 f"{n_iter} iterations: it has hardly learned. Allow more time, fewer "
                 "n_iter, or holdout=None.",
                 ConvergenceWarning,
-                stacklevel=5,
+                stacklevel=6,
             )
 
     def _keep(self, run):

@@ -1,7 +1,9 @@
 """Training: one loop for every network of the library."""
 
+import copy
 import math
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from numbers import Integral
@@ -37,6 +39,14 @@ class Run:
     optimizer: torch.optim.Optimizer
     losses: list = field(default_factory=list)
 
+    def copy(self):
+        """Return a run that goes on from here, whatever becomes of this one."""
+        return Run(*copy.deepcopy((self.network, self.optimizer, self.losses)))
+
+    def go_back_to(self, other):
+        self.network, self.optimizer = other.network, other.optimizer
+        self.losses = other.losses
+
 
 def train(
     run,
@@ -47,6 +57,7 @@ def train(
     grad_clip=None,
     seed=0,
     max_time=None,
+    keep_every=None,
     verbose=False,
     name="train",
 ):
@@ -70,6 +81,10 @@ def train(
     seed : int
     max_time : float or None
         Seconds after which no further iteration starts; one is always done.
+    keep_every : float or None
+        Seconds between copies of the run. If an iteration is interrupted, the run goes
+        back to the last copy: one stopped in the middle of an iteration could not go
+        on as if it had never stopped. None = no copies, if nobody will go on with it.
     verbose : bool
         Whether to show a bar with the loss and the time left.
     name : str
@@ -78,35 +93,67 @@ def train(
     Raises
     ------
     FloatingPointError
-        If the loss or its gradients are not finite; the run is left as it was before
-        that iteration.
+        If the loss or its gradients are not finite; the weights are left as they were
+        before that iteration.
     """
-    network, optimizer, start = run.network.train(), run.optimizer, time.monotonic()
-    device = next(network.parameters()).device
-    steps = range(len(run.losses), n_iter)
-    bar = tqdm(steps, name, unit="it", disable=not verbose)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    run.network.train()
+    device = next(run.network.parameters()).device
+    bar = tqdm(range(len(run.losses), n_iter), name, unit="it", disable=not verbose)
+    with (
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        _kept(run, keep_every) as keep,
+    ):
+        start = time.monotonic()
         for i in bar:
-            torch.default_generator.manual_seed(seed + i)
-            if device.type == "cuda":  # torch.manual_seed would move all devices
-                with torch.cuda.device(device):
-                    torch.cuda.manual_seed(seed + i)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(i)
-            loss = loss_of(i)
-            optimizer.zero_grad()
-            loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(
-                network.parameters(), math.inf if grad_clip is None else grad_clip
-            )
-            value = loss.item()
-            _check_finite(value, float(norm), i, learning_rate(i), network)
-            optimizer.step()
-            run.losses.append(value)
-            bar.set_postfix(loss=f"{value:.4f}", refresh=False)
+            _seed(seed + i, device)
+            _step(run, loss_of(i), i, learning_rate(i), grad_clip)
+            bar.set_postfix(loss=f"{run.losses[-1]:.4f}", refresh=False)
+            keep()
             if max_time is not None and time.monotonic() - start >= max_time:
                 break
-    network.eval()
+    run.network.eval()
+
+
+@contextmanager
+def _kept(run, seconds):
+    """Yield the function that copies a run now and then; go back to that on failure."""
+    if seconds is None:
+        yield lambda: None
+        return
+    last = time.monotonic(), run.copy()
+
+    def keep():
+        nonlocal last
+        if time.monotonic() - last[0] >= seconds:
+            last = time.monotonic(), run.copy()
+
+    try:
+        yield keep
+    except BaseException:
+        run.go_back_to(last[1])
+        raise
+
+
+def _seed(seed, device):
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":  # torch.manual_seed would move all devices
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+
+
+def _step(run, loss, i, rate, grad_clip):
+    """Take one step down the gradient of the loss."""
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate
+    run.optimizer.zero_grad()
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(
+        run.network.parameters(), math.inf if grad_clip is None else grad_clip
+    )
+    value = loss.item()
+    _check_finite(value, float(norm), i, rate, run.network)
+    run.optimizer.step()
+    run.losses.append(value)
 
 
 def _check_finite(loss, norm, i, rate, network):

@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skdinoad._arrays.geometry import BORDERS, pose_frame, resize_frame, warp, warp_rgba
 from skdinoad._compat.sklearn import Interval, StrOptions
+from skdinoad._compat.torch import undisturbed
 from skdinoad._inputs.images import Images, as_images, take
 from skdinoad._inputs.labels import normal_rows
 from skdinoad.base import UsesFeatures
@@ -158,6 +159,7 @@ class AffineAligner(UsesFeatures, TransformerMixin, BaseEstimator):
         self.border = border
         self.random_state = random_state
 
+    @undisturbed()
     def fit(self, X, y=None):
         """Learn to read poses from the good images.
 
@@ -183,17 +185,11 @@ class AffineAligner(UsesFeatures, TransformerMixin, BaseEstimator):
         images = as_images(X)
         images = take(images, normal_rows(y, len(images)))
         images = self._images_to_fit(images)
-        self.features_ = self._fitted_extractor(images)
-        rng = check_random_state(self.random_state)
-        template = [self._most_typical(images)]
-        frames = [_whole(images[template[0]])]
-        for turn in range(self.n_rounds):
-            source = take(images, template) if turn == 0 else images
-            self._learn(source, frames, rng)
-            frames, confidence = self._read(images)
-        self.confidence_ = float(np.median(confidence))
-        self._warn_if_unread()
-        self._learn_seen(images, stacklevel=3)
+        with self._learning():
+            self.features_ = self._fitted_extractor(images)
+            self._learn_poses(images)
+            self._warn_if_unread()
+            self._learn_seen(images)
         return self
 
     def transform(self, X):
@@ -225,6 +221,7 @@ class AffineAligner(UsesFeatures, TransformerMixin, BaseEstimator):
         """
         return self.align(X)[:2]
 
+    @undisturbed()
     def align(self, X):
         """Return the aligned images, their frames, and what is special about each.
 
@@ -261,6 +258,17 @@ class AffineAligner(UsesFeatures, TransformerMixin, BaseEstimator):
         F = self._pooled([_look(image, _whole(image)) for image in images])
         return int(np.square(F - np.median(F, axis=0)).sum(1).argmin())
 
+    def _learn_poses(self, images):
+        """Learn on the most typical image, then on all, as they were read."""
+        rng = check_random_state(self.random_state)
+        template = [self._most_typical(images)]
+        frames = [_whole(images[template[0]])]
+        for turn in range(self.n_rounds):
+            source = take(images, template) if turn == 0 else images
+            self._learn(source, frames, rng)
+            frames, confidence = self._read(images)
+        self.confidence_ = float(np.median(confidence))
+
     def _learn(self, images, frames, rng):
         """Fit the regressors on random views of images whose pose is known."""
         limits = np.array([np.deg2rad(self.max_angle), *self._reach()])
@@ -293,7 +301,7 @@ class AffineAligner(UsesFeatures, TransformerMixin, BaseEstimator):
                 "do they show one kind of part, and does turning it change its look? "
                 "Otherwise leave the aligner out, or set max_angle=0.",
                 UserWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
 
     def _default_features(self):

@@ -15,6 +15,7 @@ from skdinoad._arrays.masks import (
     warn_of_empty_masks,
 )
 from skdinoad._compat.sklearn import Interval, Options, StrOptions
+from skdinoad._compat.torch import undisturbed
 from skdinoad._inputs.images import Images, as_images, take
 from skdinoad._inputs.labels import normal_rows
 from skdinoad.base import UsesFeatures
@@ -103,6 +104,7 @@ class ForegroundMask(UsesFeatures, TransformerMixin, BaseEstimator):
         self.threshold = threshold
         self.morphology = morphology
 
+    @undisturbed()
     def fit(self, X, y=None):
         """Decide whether images are masked.
 
@@ -127,17 +129,14 @@ class ForegroundMask(UsesFeatures, TransformerMixin, BaseEstimator):
         images = as_images(X)
         images = take(images, normal_rows(y, len(images)))
         images = self._images_to_fit(images)
-        self.features_ = self._fitted_extractor(images)
-        self.masking_, self.mask_statistics_ = self.masking, None
-        if self.masking == "auto":
-            grids = (grid for F, _ in self._batches(images) for grid in F)
-            self.mask_statistics_ = median_of(
-                [mask_statistics(grid, self._mask(grid)) for grid in grids]
-            )
-            self.masking_ = masking_helps(self.mask_statistics_)
-        else:
-            images.read_all()
-        self._learn_seen(images, stacklevel=3)
+        with self._learning():
+            self.features_ = self._fitted_extractor(images)
+            self.masking_, self.mask_statistics_ = self.masking, None
+            if self.masking == "auto":
+                self._decide(images)
+            else:
+                images.read_all()
+            self._learn_seen(images)
         return self
 
     def transform(self, X):
@@ -156,6 +155,7 @@ class ForegroundMask(UsesFeatures, TransformerMixin, BaseEstimator):
         """
         return self.transform_frames(X)[0]
 
+    @undisturbed()
     def transform_frames(self, X):
         """Return the images with the ground transparent, and identity frames.
 
@@ -186,6 +186,13 @@ class ForegroundMask(UsesFeatures, TransformerMixin, BaseEstimator):
     def _default_features(self):
         return DinoFeatures()
 
+    def _decide(self, images):
+        grids = (grid for F, _ in self._batches(images) for grid in F)
+        self.mask_statistics_ = median_of(
+            [mask_statistics(grid, self._mask(grid)) for grid in grids]
+        )
+        self.masking_ = masking_helps(self.mask_statistics_)
+
     def _mask(self, grid):
         self._check_features(grid)
         # Of several layers side by side the last knows best what is an object.
@@ -208,7 +215,7 @@ class ForegroundMask(UsesFeatures, TransformerMixin, BaseEstimator):
                 else:
                     empty.append(images.name(len(Z)))
                 Z.append(image)
-        warn_of_empty_masks(empty, len(images), stacklevel=3)
+        warn_of_empty_masks(empty, len(images), stacklevel=4)
         return Z
 
 

@@ -15,6 +15,7 @@ from skdinoad._arrays.geometry import (
     warp_rgba,
 )
 from skdinoad._compat.sklearn import Interval, StrOptions
+from skdinoad._compat.torch import undisturbed
 from skdinoad._inputs.images import Images, as_images, take
 from skdinoad._inputs.labels import normal_rows
 from skdinoad.alignment._polarity import common_direction, cosines, side_vectors
@@ -191,6 +192,7 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
         self.max_share = max_share
         self.features = features
 
+    @undisturbed()
     def fit(self, X, y=None):
         """Learn the usual size, and whether the parts have an axis at all.
 
@@ -220,6 +222,7 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
         self._fit(X, y)
         return self
 
+    @undisturbed()
     def fit_transform(self, X, y=None):
         """Fit and align; training images without an object come out invalid.
 
@@ -270,6 +273,7 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
         """
         return self.align(X)[:2]
 
+    @undisturbed()
     def align(self, X):
         """Return the aligned images, their frames, and what is special about each.
 
@@ -299,12 +303,13 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
         images = as_images(X)
         rows = normal_rows(y, len(images))
         images = self._images_to_fit(take(images, rows))
-        poses = [self._find(image) for image in images]
-        self._fit_sizes(poses, images)
-        self.features_ = self.polarity_reference_ = self.polarity_bias_ = None
-        if self.polarity == "features":
-            self._fit_polarity(images, poses)
-        self._learn_seen(images)
+        with self._learning():
+            poses = [self._find(image) for image in images]
+            self._fit_sizes(poses, images)
+            self.features_ = self.polarity_reference_ = self.polarity_bias_ = None
+            if self.polarity == "features":
+                self._fit_polarity(images, poses)
+            self._learn_seen(images)
         return dict(zip(rows.tolist(), poses))
 
     def _check_parameters(self):
@@ -391,7 +396,7 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
 
     @staticmethod
     def _warn(message):
-        warnings.warn(message, UserWarning, stacklevel=6)
+        warnings.warn(message, UserWarning, stacklevel=7)
 
     def _fit_polarity(self, images, poses):
         """Learn how the two ends differ, on parts placed by their pose alone."""

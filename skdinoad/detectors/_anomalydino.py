@@ -19,7 +19,7 @@ from skdinoad._arrays.masks import (
     without_ground,
 )
 from skdinoad._compat.sklearn import Interval, Options, StrOptions
-from skdinoad._compat.torch import resolve_device
+from skdinoad._compat.torch import resolve_device, undisturbed
 from skdinoad._inputs.grids import name_of
 from skdinoad._neighbors import MemoryBank, import_faiss
 from skdinoad.detectors._layers import LayeredDetector
@@ -307,6 +307,7 @@ class AnomalyDINO(ScoresBatches, LayeredDetector):
         }
         return cls(**{**official, **parameters})
 
+    @undisturbed()
     def partial_fit(self, X, y=None):
         """Add more good images to the bank.
 
@@ -328,10 +329,12 @@ class AnomalyDINO(ScoresBatches, LayeredDetector):
         """
         if not hasattr(self, "bank_"):
             return self.fit(X, y)
-        X = self._normals_to_add(X, y)
-        self._extend(X, self._read(X))
-        self._learn_more_seen(X)
-        self._set_offset()
+        with self._adding():
+            X = self._normals_to_add(X, y)
+            self._images = [Bunch(**image) for image in self._images]
+            self._extend(X, self._read(X))
+            self._learn_more_seen(X)
+            self._set_offset()
         return self
 
     # -- the parts of a detector ------------------------------------------------------
@@ -382,7 +385,7 @@ class AnomalyDINO(ScoresBatches, LayeredDetector):
             row += len(masks)
             masked = [without_ground(grid, mask) for grid, mask in zip(F, masks)]
             yield (np.stack(masked) if isinstance(F, np.ndarray) else masked), frames
-        warn_of_empty_masks(empty, row, stacklevel=6)
+        warn_of_empty_masks(empty, row, stacklevel=7)
 
     # -- private: reading images ------------------------------------------------------
 

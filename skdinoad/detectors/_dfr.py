@@ -466,7 +466,7 @@ class DFR(TrainedDetector):
                 f"{self.latent_dim_} principal components with {linear:.3g}. Raise "
                 "n_iter, or use autoencoder='linear'.",
                 ConvergenceWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
 
     def _keep(self, run):
@@ -506,7 +506,7 @@ class DFR(TrainedDetector):
                 f"{int(np.ceil(1 / self.expected_fpr))} held-out places, there are "
                 f"{len(scores)}: pixel_threshold_ is their largest score.",
                 UserWarning,
-                stacklevel=5,
+                stacklevel=6,
             )
         share = 1 - self.expected_fpr
         return float(np.quantile(scores, share, method="higher"))

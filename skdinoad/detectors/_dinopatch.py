@@ -7,7 +7,7 @@ import numpy as np
 from skdinoad._arrays.maps import clean, smooth, unit
 from skdinoad._arrays.projection import fit_projection, project
 from skdinoad._compat.sklearn import Interval, StrOptions
-from skdinoad._compat.torch import resolve_device
+from skdinoad._compat.torch import resolve_device, undisturbed
 from skdinoad._neighbors import (
     k_centre_images,
     k_centre_local,
@@ -224,6 +224,7 @@ class DinoPatch(LayeredDetector):
         self.device = device
         self.verbose = verbose
 
+    @undisturbed()
     def partial_fit(self, X, y=None):
         """Add more good images to the bank.
 
@@ -244,14 +245,15 @@ class DinoPatch(LayeredDetector):
         """
         if not hasattr(self, "bank_"):
             return self.fit(X, y)
-        X = self._normals_to_add(X, y)
-        if self._has_local_basis():
-            raise ValueError("pca='local' cannot learn more images: fit again.")
-        F = self._collect(X)
-        self._check_shape(F.shape[1:], self._grid_shape(), "X")
-        self._extend(F)
-        self._learn_more_seen(X)
-        self._set_offset()
+        with self._adding():
+            X = self._normals_to_add(X, y)
+            if self._has_local_basis():
+                raise ValueError("pca='local' cannot learn more images: fit again.")
+            F = self._collect(X)
+            self._check_shape(F.shape[1:], self._grid_shape(), "X")
+            self._extend(F)
+            self._learn_more_seen(X)
+            self._set_offset()
         return self
 
     # -- the three parts of a detector ------------------------------------------------

@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 from skdinoad._arrays.geometry import field_in_pixels, warp_back
 from skdinoad._arrays.maps import aggregate, smooth_pixels
 from skdinoad._compat.sklearn import Interval, StrOptions
-from skdinoad._compat.torch import as_tensor, resolve_device
+from skdinoad._compat.torch import as_tensor, resolve_device, undisturbed
 from skdinoad._inputs.grids import name_of, nothing_valid
 from skdinoad._inputs.images import Images
 from skdinoad._training.detector import TrainedDetector
@@ -361,6 +361,7 @@ class DMAD(TrainedDetector):
     def _map(self, grid, frame, size):
         return warp_back(self._shown([grid])[0], frame, size)
 
+    @undisturbed()
     def score_parts(self, X):
         """Return what image scores are made of.
 
@@ -384,6 +385,7 @@ class DMAD(TrainedDetector):
         self._warn_of_input(X)
         return parts
 
+    @undisturbed()
     def predict_deformation(self, X):
         """Return where images, or with "pdm" what is rebuilt of them, are sampled.
 

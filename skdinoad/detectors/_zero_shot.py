@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.base import clone
 
 from skdinoad._arrays.masks import warn_of_empty_masks
-from skdinoad._compat.torch import resolve_device
+from skdinoad._compat.torch import resolve_device, undisturbed
 from skdinoad._inputs.grids import name_of, nothing_valid, size_of
 from skdinoad._inputs.images import Images
 from skdinoad._neighbors import mutual_distances
@@ -17,6 +17,7 @@ __all__ = ["ScoresBatches"]
 class ScoresBatches:
     """For detectors whose patches can be compared without any reference."""
 
+    @undisturbed()
     def score_batch(self, X, *, neighbor_fraction=None, return_maps=False):
         """Score a set of images against each other, without any reference.
 
@@ -64,7 +65,7 @@ class ScoresBatches:
         worker.masking_, _ = worker._verdict(images)
         if worker.masking_:
             empty = [name_of(X, im.row) for im in images if not im.mask.any()]
-            warn_of_empty_masks(empty, len(images), stacklevel=3)
+            warn_of_empty_masks(empty, len(images), stacklevel=4)
         D = worker._mutual(images, neighbor_fraction)
         scores = -worker._aggregate(D)
         if not return_maps:

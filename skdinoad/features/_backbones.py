@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 
 from skdinoad._compat.timm import timm
-from skdinoad._compat.torch import seeded
+from skdinoad._compat.torch import seeded, undisturbed
 from skdinoad.features import _weights
 
 __all__ = ["Backbone", "get_backbone", "load_backbone"]
@@ -68,6 +68,7 @@ def get_backbone(model: str, weights: str, device, dtype) -> Backbone:
 
 
 @lru_cache(maxsize=2)
+@undisturbed()
 def _on_device(backbone, device, dtype):
     if device.type == "cpu" and dtype is torch.float32:
         return backbone
@@ -78,6 +79,7 @@ def _on_device(backbone, device, dtype):
 
 
 @lru_cache(maxsize=2)
+@undisturbed()
 def load_backbone(model: str, weights: str) -> Backbone:
     """Build a timm network and load its weights (on the CPU, in float32).
 

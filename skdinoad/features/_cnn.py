@@ -8,7 +8,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
 from skdinoad._compat.sklearn import Interval, StrOptions
-from skdinoad._compat.torch import resolve_device, resolve_dtype
+from skdinoad._compat.torch import resolve_device, resolve_dtype, undisturbed
 from skdinoad.features._backbones import load_backbone
 from skdinoad.features._extractor import Extractor
 from skdinoad.features._levels import cell_shifts, level_maps, level_strides, on_grid
@@ -149,6 +149,7 @@ class CNNFeatures(Extractor):
         self.cache = cache
         self.verbose = verbose
 
+    @undisturbed()
     def fit(self, X=None, y=None):
         """Record which weights are used, and learn the channels' mean and scale.
 
@@ -173,21 +174,23 @@ class CNNFeatures(Extractor):
         WeightsNotFoundError
             If no weights were found; the message names the remedies.
         """
-        for name in ("mean_", "scale_"):
-            vars(self).pop(name, None)
-        network = self._load().network
+        with self._learning():
+            self._look_at_levels(self._load().network)
+            images = self._normals(X, y)
+            if self.standardize:
+                self._learn_scale(images)
+        return self
+
+    # -- private ----------------------------------------------------------------------
+
+    def _look_at_levels(self, network):
+        """Set which levels are taken, and where their cells look."""
         if self.padding == "reflect" and type(network).__name__ != "VGG":
             raise ValueError(f"padding='reflect' is for VGG; model={self.model!r}.")
         strides = level_strides(network)
         self.layers_ = self._levels(strides)
         self.strides_ = tuple(strides[i] for i in self.layers_)
         self.shifts_ = self._shifts()
-        images = self._normals(X, y)
-        if self.standardize:
-            self._learn_scale(images)
-        return self
-
-    # -- private ----------------------------------------------------------------------
 
     def _levels(self, strides):
         """Return the 0-based levels to take."""

@@ -7,7 +7,7 @@ import torch
 
 from skdinoad._arrays.geometry import resize_frame
 from skdinoad._compat.sklearn import Interval, StrOptions
-from skdinoad._compat.torch import resolve_device, resolve_dtype
+from skdinoad._compat.torch import resolve_device, resolve_dtype, undisturbed
 from skdinoad.features._extractor import Extractor
 
 __all__ = ["DinoFeatures"]
@@ -166,6 +166,7 @@ class DinoFeatures(Extractor):
         self.cache = cache
         self.verbose = verbose
 
+    @undisturbed()
     def fit(self, X=None, y=None):
         """Check the parameters and record which weights are used.
 
@@ -190,16 +191,18 @@ class DinoFeatures(Extractor):
         WeightsNotFoundError
             If no weights were found; the message names the remedies.
         """
-        backbone = self._load()
-        self.layers_, self.norm_ = self._layers(backbone)
-        auto = isinstance(self.layers, str) and self.layers == "auto"
-        known = backbone.known.map_layers if auto else None
-        self.map_layers_ = known or self.layers_
-        self.n_groups_ = self._groups()
-        self.patch_size_ = backbone.patch_size
-        self._normals(X, y)
+        with self._learning():
+            backbone = self._load()
+            self.layers_, self.norm_ = self._layers(backbone)
+            auto = isinstance(self.layers, str) and self.layers == "auto"
+            known = backbone.known.map_layers if auto else None
+            self.map_layers_ = known or self.layers_
+            self.n_groups_ = self._groups()
+            self.patch_size_ = backbone.patch_size
+            self._normals(X, y)
         return self
 
+    @undisturbed()
     def transform_tokens(self, X):
         """Return the patch features, the class token's, and where the patches lie.
 

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from skdinoad._arrays.geometry import is_size, resize_frame
 from skdinoad._compat.sklearn import Interval, Options, StrOptions
-from skdinoad._compat.torch import resolve_device, resolve_dtype
+from skdinoad._compat.torch import resolve_device, resolve_dtype, undisturbed
 from skdinoad._inputs.images import as_images, take
 from skdinoad._inputs.labels import normal_rows
 from skdinoad.base import TakesImages
@@ -81,6 +81,7 @@ class Extractor(TakesImages, TransformerMixin, BaseEstimator):
         """
         return self.transform_frames(X)[0]
 
+    @undisturbed()
     def transform_frames(self, X):
         """Return the patch features of images and where the patches lie.
 
@@ -105,6 +106,7 @@ class Extractor(TakesImages, TransformerMixin, BaseEstimator):
         same = len({grid.shape for grid in grids}) == 1
         return (np.stack(grids) if same else grids), frames
 
+    @undisturbed()
     def prepared(self, X):
         """Return images as the network takes them, for detectors that move pixels.
 

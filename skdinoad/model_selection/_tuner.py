@@ -116,6 +116,8 @@ default=None
     measured, not proved (``benchmarks/false_alarms.py``): the final model has seen more
     images than those of the folds, so that normals look a little more normal to it.
 
+    *Groups in cross_validate* travel by scikit-learn's metadata routing, see Examples.
+
     *With labels* the threshold is the best on these very images, held out. How good it
     is on others, ``cross_validate`` tells, with this estimator inside.
 
@@ -137,6 +139,19 @@ default=None
     array([-1, -1])
     >>> tuner.p_values(F[:1] + 5).round(3)
     array([0.032])
+
+    One threshold for each product, scored on folds that ``cross_validate`` holds out:
+
+    >>> import sklearn
+    >>> from sklearn.model_selection import cross_validate
+    >>> groups, y = np.arange(60) % 2, np.ones(60, int)
+    >>> X = rng.normal(size=(60, 2, 2, 8))
+    >>> with sklearn.config_context(enable_metadata_routing=True):
+    ...     tuner.set_fit_request(groups=True).set_score_request(groups=True)
+    ...     out = cross_validate(tuner, X, y, cv=2, params={"groups": groups})
+    ThresholdTunerCV(estimator=DinoPatch(), target_fpr=0.1)
+    >>> bool((out["test_score"] > 0.7).all())
+    True
     """
 
     _parameter_constraints = {
@@ -203,8 +218,11 @@ default=None
         """
         self._validate_params()
         self._check_kinds(X)
-        for name in [name for name in vars(self) if name.endswith("_")]:
-            delattr(self, name)  # a tuner half new, half old would decide in silence
+        with self._learning():
+            self._tune(X, y, groups)
+        return self
+
+    def _tune(self, X, y, groups):
         labels = np.ones(len(X), int) if y is None else labels_of(y, len(X))
         self._grouped = groups is not None
         groups = checked_groups(groups, len(X))
@@ -222,7 +240,6 @@ default=None
         self._choose(folds, labels, groups, optimum, pixels)
         normal = np.flatnonzero(labels == 1)
         self.estimator_ = folds[0].model if keep else fitted(self.estimator, X, normal)
-        return self
 
     def _choose(self, folds, labels, groups, optimum, pixels):
         """Set the thresholds from what the folds found."""
@@ -283,6 +300,25 @@ default=None
         labels : ndarray of shape (n,), int
         """
         return np.where(self.decision_function(X, groups) < 0, -1, 1)
+
+    def score(self, X, y, groups=None):
+        """Return the mean of the shares of each label that are found.
+
+        Parameters
+        ----------
+        X : array, list of images or paths, or feature grids
+        y : array-like of shape (n,), or masks of shape (n, H, W)
+            +1 normal, -1 anomalous.
+        groups : array-like of shape (n,), if ``fit`` had groups
+
+        Returns
+        -------
+        score : float
+            Balanced accuracy, over the labels that there are; 1 is best. What
+            ``cross_validate`` takes without ``scoring``.
+        """
+        truth, found = labels_of(y, len(X)), self.predict(X, groups)
+        return float(np.mean([(found == k)[truth == k].mean() for k in set(truth)]))
 
     def p_values(self, X, groups=None):
         """Return how often a normal image would look at least as odd.
@@ -482,7 +518,11 @@ default=None
             return np.full(n, thresholds)
         if groups is None or len(groups) != n:
             raise ValueError(
-                f"fit had groups {list(thresholds)}: pass one for each of {n} images."
+                f"fit had groups {list(thresholds)}: pass one for each of {n} images. "
+                "cross_validate and searches pass them on after sklearn.set_config("
+                "enable_metadata_routing=True) and tuner.set_fit_request(groups=True)"
+                ".set_score_request(groups=True), with params={'groups': groups} and "
+                "without scoring."
             )
         groups = np.asarray(groups).tolist()
         unknown = [group for group in groups if group not in thresholds]

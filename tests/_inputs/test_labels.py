@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from skdinoad import to_labels
-from skdinoad._inputs.labels import normal_rows
+from skdinoad._inputs.labels import check_labels, normal_rows
 
 
 def test_to_labels():
@@ -59,3 +59,11 @@ def test_unusable_labels_are_explained(y, words):
 def test_masks_of_another_form_are_explained(y, words):
     with pytest.raises(ValueError, match=words):
         normal_rows(y, 2)
+
+
+@pytest.mark.parametrize("y", [[True, False], [0, 1], ["good", "bad"]])
+def test_the_error_does_not_guess_which_value_is_a_defect(y):
+    """Booleans may be is_good or is_defect: only who made them knows."""
+    with pytest.raises(ValueError, match="say which value means a defect") as seen:
+        check_labels(y)
+    assert "to_labels(is_good, defect=False)" in str(seen.value)

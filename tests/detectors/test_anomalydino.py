@@ -211,7 +211,7 @@ def test_grey_is_grey_in_three_channels(pictures, tiny):
 def test_map_of_a_size_that_is_no_multiple_of_a_patch(resize):
     """Point 9: 1000 x 1562 at 448 is 448 x 699, 32 x 49 patches."""
     image = np.zeros((1, 1000, 1562, 3), np.uint8)
-    features = DinoFeatures(resize=resize)
+    features = DinoFeatures(image_size=448, resize=resize)
     features.patch_size_ = 14  # geometry only: no network needed
     resized, grid = features._plan(image.shape[1:3])
     assert grid == ((32, 49) if resize == "crop" else (32, 50))

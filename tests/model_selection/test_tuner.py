@@ -2,6 +2,7 @@ import pickle
 
 import numpy as np
 import pytest
+import sklearn
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
@@ -12,6 +13,7 @@ from sklearn.model_selection import (
     ShuffleSplit,
     StratifiedKFold,
     cross_val_score,
+    cross_validate,
 )
 
 from skdinoad import AnomalyDINO, DinoPatch, Pipeline, ThresholdTunerCV, predict_map
@@ -233,6 +235,40 @@ def test_groups_are_asked_for_and_checked(products, F):
         tuner.predict(X[:1], groups=["cap"])
     with pytest.raises(ValueError, match="fit had none"):
         tuner.fit(F).predict(F, groups=np.zeros(40))
+
+
+def test_groups_travel_through_cross_validate(products):
+    X, groups = products
+    tuner = ThresholdTunerCV(bank(), target_fpr=0.1, cv=3)
+    with pytest.raises(ValueError, match="enable_metadata_routing"):
+        tuner.fit(X, groups=groups).predict(X)
+    with sklearn.config_context(enable_metadata_routing=True):
+        tuner.set_fit_request(groups=True).set_score_request(groups=True)
+        how = {"cv": KFold(2, shuffle=True, random_state=0), "error_score": "raise"}
+        out = cross_validate(tuner, X, np.ones(60), params={"groups": groups}, **how)
+    assert (out["test_score"] > 0.7).all()
+
+
+def test_score_is_balanced_over_the_labels_there_are(labelled):
+    X, y = labelled
+    tuner = ThresholdTunerCV(bank(), target_fpr=0.1).fit(X, y)
+    expected = balanced_accuracy_score(y, tuner.predict(X))
+    assert tuner.score(X, y) == pytest.approx(expected)
+    assert tuner.score(X[:30], y[:30]) == (tuner.predict(X[:30]) == 1).mean()
+
+
+def test_a_fit_that_fails_leaves_no_threshold(F, monkeypatch):
+    tuner = ThresholdTunerCV(bank(), target_fpr=0.1).fit(F)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("skdinoad.model_selection._tuner.fitted", stop)
+    with pytest.raises(KeyboardInterrupt):
+        tuner.fit(F[:30])
+    assert not hasattr(tuner, "offset_")
+    with pytest.raises(NotFittedError):
+        tuner.predict(F)
 
 
 # -- pixels -------------------------------------------------------------------------
