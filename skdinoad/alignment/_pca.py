@@ -20,6 +20,7 @@ from skdinoad._inputs.images import Images, as_images, take
 from skdinoad._inputs.labels import normal_rows
 from skdinoad.alignment._polarity import common_direction, cosines, side_vectors
 from skdinoad.alignment._pose import SUPPORTS, find_pose
+from skdinoad.alignment._sizes import FILL, frame_of_parts, frame_of_photographs, square
 from skdinoad.base import TakesImages
 
 __all__ = ["PCAAligner"]
@@ -50,10 +51,12 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
     flip : {"rotate", "mirror"}, default="rotate"
         How a reversed part is turned: by 180 degrees, or mirrored as the original
         does, which changes the handedness of threads and print.
-    output_size : int or (int, int), default=448
-        Side, or (height, width), of the output: a long part wants a strip. For a
-        strip to stay one, give ``DinoFeatures(image_size=None)``. Where nothing is
-        aligned, a number is the smaller side, and the images keep their shape.
+    output_size : "auto", int or (int, int), default="auto"
+        Side, or (height, width), of the output. "auto" takes the shape that the
+        training parts have, in whole patches, which DinoFeatures behind keeps: a square
+        of 224 pixels, or a strip of hardly more patches for long parts. Where nothing
+        is aligned, a number is the smaller side ("auto" 224), and the images keep their
+        shape.
     scale : float, default=0.9
         Share of the output width that 4 standard deviations along the axis fill; for
         a filled ellipse that is its length, for a rod 1.15 times its length. If any
@@ -106,7 +109,7 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
     Notes
     -----
     With support "hull" the moments are those of the area inside the convex hull, so
-    threads, print and reflections, which come and go with rotation, have no say.
+    threads, print and reflections, which come and go with rotation, do not matter.
 
     Flags tell where an image is special, and what is done:
 
@@ -144,7 +147,12 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
         "mode": [StrOptions({"full", "centre+scale", "centre", "none"})],
         "polarity": [StrOptions({"moment", "features"}), None],
         "flip": [StrOptions({"rotate", "mirror"})],
-        "output_size": [Interval(Integral, 1, None, closed="left"), tuple, list],
+        "output_size": [
+            StrOptions({"auto"}),
+            Interval(Integral, 1, None, closed="left"),
+            tuple,
+            list,
+        ],
         "scale": [Interval(Real, 0, None, closed="neither")],
         "rotation": [Interval(Real, -360, 360, closed="both")],
         "border": [StrOptions(set(BORDERS))],
@@ -164,7 +172,7 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
         mode="full",
         polarity="moment",
         flip="rotate",
-        output_size=448,
+        output_size="auto",
         scale=0.9,
         rotation=0,
         border="wrap",
@@ -316,7 +324,9 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
         self._validate_params()
         if self.blur and self.blur % 2 == 0:
             raise ValueError(f"blur={self.blur}: expected an odd kernel size, or 0.")
-        if not isinstance(self.output_size, Integral) and not is_size(self.output_size):
+        if isinstance(self.output_size, (tuple, list)) and not is_size(
+            self.output_size
+        ):
             raise ValueError(
                 f"output_size={self.output_size!r}: expected a side, or (height, "
                 "width), in whole pixels."
@@ -345,29 +355,26 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
         self.mode_ = self.mode
         if self.mode != "none":
             self._check_usable(poses, images, ratios)
-        self.output_size_ = self._fit_output(images)
         self.isotropic_ = bool(len(ratios)) and bool((ratios > _MAX_RATIO).mean() > 0.5)
-        overflow = max([1.0, *(self._overflow(p) / _FILL for p in usable)])
+        self.output_size_ = self._fit_output(images, usable)
+        overflow = max([1.0, *(self._overflow(p) / FILL for p in usable)])
         self.scale_ = self.scale / overflow
         zooms = [self._zoom(pose) for pose in usable]
         self.zoom_ = float(np.median(zooms)) if zooms else 1.0
 
-    def _fit_output(self, images):
+    def _fit_output(self, images, usable):
         """Return the output's (height, width)."""
-        if not isinstance(self.output_size, Integral):
+        if np.ndim(self.output_size) and not isinstance(self.output_size, str):
             return tuple(int(edge) for edge in self.output_size)
-        if self.mode_ != "none":
-            return (int(self.output_size),) * 2
-        sizes = np.array([images.size(i) for i in range(len(images))], float)
-        shape = np.median(sizes / sizes.min(axis=1, keepdims=True), axis=0)
-        size = tuple(int(edge) for edge in np.round(self.output_size * shape))
-        if size[0] * size[1] > _MAX_PIXELS:
-            raise ValueError(
-                f"The images are so long that output_size={self.output_size} for the "
-                f"smaller side would make them {size} pixels. Pass output_size=(height,"
-                " width), or cut them in parts."
-            )
-        return size
+        if self.mode_ == "none":
+            sizes = [images.size(i) for i in range(len(images))]
+            return frame_of_photographs(self.output_size, sizes)
+        level = (
+            self.mode_ == "full" and not self.isotropic_ and self.rotation % 180 == 0
+        )
+        if self.output_size == "auto" and level:
+            return frame_of_parts(usable)
+        return square(self.output_size)
 
     def _check_usable(self, poses, images, ratios):
         """Switch alignment off where the training images show no common part."""
@@ -520,11 +527,6 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
             Z[row] = self._warp(images[row], frames[row])
 
 
-#: No image is aligned to more pixels than this, however long it is.
-_MAX_PIXELS = 2**25
-#: Share of the output that the farthest point of a part may reach: the outline found
-#: ends a little inside the part.
-_FILL = 0.96
 #: Eigenvalue ratio above which the axis is noise (aspect ratio below about 1.1).
 _MAX_RATIO = 0.83
 #: Standard deviation of the eigenvalue ratio above which outlines are accidents of a

@@ -12,6 +12,9 @@ from skdinoad.features._extractor import Extractor
 
 __all__ = ["DinoFeatures"]
 
+#: Whole patches that an image must have to be left as it is.
+_FEWEST, _MOST = 200, 400
+
 
 class DinoFeatures(Extractor):
     """Turn images into grids of DINOv2 patch features.
@@ -49,10 +52,12 @@ class DinoFeatures(Extractor):
     groups : int or None, default=None
         Into how many groups the layers, in the order given, are averaged; None keeps
         them all. ``l`` above is then the number of groups.
-    image_size : int, (int, int) or None, default=224
+    image_size : "auto", int, (int, int) or None, default="auto"
         The smaller edge, the exact (height, width), or None for the image's own
         size. Rounded to whole patches; an int keeps the aspect ratio to within half
-        a patch.
+        a patch. "auto" is 224, but leaves an image as it is that has between 200 and
+        400 whole patches, as aligned ones have. **A defect should be larger than 10
+        pixels of what the network sees**: raise it for smaller ones.
     resize : {"stretch", "crop"}, default="stretch"
         How an image comes to whole patches. "stretch" resizes each side to the
         nearest whole number of them. "crop" resizes to exactly ``image_size``, keeping
@@ -119,6 +124,10 @@ class DinoFeatures(Extractor):
 
     _parameter_constraints = {
         **Extractor._parameter_constraints,
+        "image_size": [
+            StrOptions({"auto"}),
+            *Extractor._parameter_constraints["image_size"],
+        ],
         "layers": [StrOptions({"auto", "last", "middle"}), Integral, "array-like"],
         "norm": [StrOptions({"auto"}), "boolean"],
         "concatenate": ["boolean"],
@@ -138,7 +147,7 @@ class DinoFeatures(Extractor):
         norm="auto",
         concatenate=True,
         groups=None,
-        image_size=224,
+        image_size="auto",
         resize="stretch",
         crop_size=None,
         interpolation="bicubic",
@@ -275,6 +284,14 @@ class DinoFeatures(Extractor):
         if self.crop_size is None:
             return 0, 0
         return tuple((a - b) // 2 for a, b in zip(resized, covered))
+
+    def _wanted(self, size):
+        """Return the size in pixels that is asked for an image of another."""
+        if not isinstance(self.image_size, str):
+            return super()._wanted(size)
+        grid = np.divide(size, self.patch_size_)
+        fits = (grid % 1 == 0).all() and _FEWEST <= grid.prod() <= _MOST
+        return size if fits else np.multiply(size, 224 / min(size))
 
     def _plan(self, size):
         """Return the pixels (height, width) to resize to, and the patch grid (h, w)."""

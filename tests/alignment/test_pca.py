@@ -87,7 +87,7 @@ def test_output_can_be_a_strip(size):
 
 def test_rotation_turns_the_axis():
     X, marks = screws(4)
-    frames = PCAAligner(rotation=90).fit(X).align(X)[1]
+    frames = PCAAligner(rotation=90, output_size=448).fit(X).align(X)[1]
     head, tip = landmarks(frames, marks).transpose(1, 0, 2)
     assert (abs(head[:, 0] - tip[:, 0]) < 8).all()
     assert (tip[:, 1] - head[:, 1] > 200).all()  # clockwise: x turns to y
