@@ -13,6 +13,9 @@ _SQUARE, _LONG = 16, 384
 #: Height over width below which a part is long.
 _ASPECT = 0.75
 
+#: Ground on both sides of a long part: thin parts do not lie still to the pixel.
+_MARGIN = 1.3
+
 #: Share of the output that the farthest point of a part may reach: the outline found
 #: ends a little inside the part.
 FILL = 0.96
@@ -46,12 +49,12 @@ def frame_of_parts(poses) -> tuple:
     >>> from types import SimpleNamespace
     >>> from skdinoad.alignment._sizes import frame_of_parts
     >>> frame_of_parts([SimpleNamespace(reach=(2.0, 0.6))])
-    (140, 532)
+    (168, 448)
     >>> frame_of_parts([SimpleNamespace(reach=(2.0, 1.8))])
     (224, 224)
     """
     along, across = np.max([pose.reach for pose in poses], axis=0)
-    aspect = across / along
+    aspect = _MARGIN * across / along
     if aspect > _ASPECT:
         return square("auto")
     height = max(4, int(np.sqrt(_LONG * aspect)))
