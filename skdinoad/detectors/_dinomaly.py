@@ -321,17 +321,23 @@ class Dinomaly(TrainedDetector):
     def _gather(self, X):
         """Return the tokens of all training images and their copies, as float16."""
         self.n_groups_ = getattr(self.features_, "n_groups_", self.groups)
+        self._check_recentring()
         n_copies = 1 if self.augmentation is None else Copies.each
         pictures = X if n_copies == 1 else Copies.of(X, self.augmentation, self._seed)
         data = gather(self._rows(X, pictures, n_copies), len(pictures))
         data.image = self._numbered(X, data.image)
         self._n_prefix = data.valid.shape[1] - self._shape[0] * self._shape[1]
-        if self.recenter and not self._n_prefix:
-            raise ValueError(
-                "recenter=True needs class tokens, and feature grids have none: pass "
-                "images."
-            )
         return data
+
+    def _check_recentring(self):
+        """Refuse to recentre without class tokens; a register is none."""
+        if self.recenter and not getattr(self.features_, "has_class_token_", False):
+            model = getattr(self.features_, "model", None)
+            who = f"model={model!r} has" if model else "feature grids have"
+            raise ValueError(
+                f"recenter=True needs class tokens, and {who} none: pass "
+                "recenter=False, or images and a model with a class token."
+            )
 
     def _rows(self, X, pictures, n_copies):
         """Yield (tokens, valid, image) of each picture that has a valid patch."""

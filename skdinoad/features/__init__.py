@@ -2,6 +2,6 @@
 
 from skdinoad.features._cnn import CNNFeatures
 from skdinoad.features._dino import DinoFeatures
-from skdinoad.features._packages import WeightsNotFoundError
+from skdinoad.features._state import WeightsNotFoundError
 
 __all__ = ["CNNFeatures", "DinoFeatures", "WeightsNotFoundError"]

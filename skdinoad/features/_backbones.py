@@ -1,6 +1,5 @@
 """Frozen networks: loaded once per process, never pickled, named by their digest."""
 
-import hashlib
 import sys
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,6 +9,7 @@ import torch
 from skdinoad._compat.timm import timm
 from skdinoad._compat.torch import seeded, undisturbed
 from skdinoad.features import _weights
+from skdinoad.features._state import tensors_digest
 
 __all__ = ["Backbone", "get_backbone", "load_backbone"]
 
@@ -40,15 +40,16 @@ class Backbone:
     @property
     def kind(self) -> str:
         """ "vit" for a plain Vision Transformer, "cnn" for maps of several strides."""
-        if hasattr(self.network, "blocks") and hasattr(self.network, "patch_embed"):
-            return "vit"
         levels = getattr(self.network, "feature_info", [])
         several = len({level["reduction"] for level in levels}) > 1
+        if hasattr(self.network, "blocks") and hasattr(self.network, "patch_embed"):
+            return "other" if several else "vit"
         return "cnn" if several and hasattr(self.network, _INTERMEDIATES) else "other"
 
     @property
     def patch_size(self) -> int:
-        return self.network.patch_embed.patch_size[0]
+        # patch_embed's own counts cells of a CNN where one comes before the blocks.
+        return self.network.feature_info[0]["reduction"]
 
     @property
     def depth(self) -> int:
@@ -91,9 +92,10 @@ def load_backbone(model: str, weights: str) -> Backbone:
         If no weights were found.
     """
     build = _random if weights.startswith("random:") else _pretrained
-    network = build(model, weights).eval().requires_grad_(False)
+    network, source = build(model, weights)
+    network.eval().requires_grad_(False)
     digest = content_digest(network)
-    return Backbone(network, digest, _weights.describe(model, weights, digest))
+    return Backbone(network, digest, _weights.describe(model, digest, source))
 
 
 def _random(model, weights):
@@ -103,37 +105,45 @@ def _random(model, weights):
         raise ValueError(
             f"weights={weights!r}: expected 'random:SEED' with an integer seed."
         ) from None
-    return _create(model, seed)
+    return _create(model, seed), f"random initialisation, {weights}"
 
 
 def _pretrained(model, weights):
     network = _create(model, seed=0)
-    path = _weights.find(model, weights)
-    problem = _load(network, path)
+    found = _weights.find(model, weights)
+    problem = _load(network, found.tensors) or _not_finite(network)
     if problem:
         raise ValueError(
-            f"The weights in {str(path)!r} do not fit model={model!r}: {problem}"
+            f"The weights in {str(found.path)!r} do not fit model={model!r}: "
+            f"{problem} {found.remedy}".rstrip()
         )
-    return network
+    return network, found.source
 
 
-def _load(network, path):
-    """Load a file into a network; return what is wrong with it, or None.
+def _load(network, tensors):
+    """Load tensors into a network; return what is wrong with them, or "".
 
     timm's own loader lets missing parameters pass when it drops the classifier, and
     the network would be random in part.
     """
     try:
-        state = timm.models.load_state_dict(str(path), weights_only=True)
         module = sys.modules[type(network).__module__]
         translate = getattr(module, "checkpoint_filter_fn", lambda state, _: state)
-        missing, other = network.load_state_dict(translate(state, network), False)
-    except Exception as error:  # damaged, another format, other shapes
+        missing, other = network.load_state_dict(translate(tensors, network), False)
+    except Exception as error:  # other names, other shapes
         return f"{type(error).__name__}: {error}"
     other = [name for name in other if not name.startswith(_NOT_NEEDED)]
     if missing or other:
         return f"it lacks {missing[:3]} and has {other[:3]} besides."
-    return None
+    return ""
+
+
+def _not_finite(network):
+    """Return which tensor of a network holds no numbers, or ""."""
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            return f"{name!r} holds NaN or infinite values."
+    return ""
 
 
 #: Parameters of classifiers and of pretraining: features do without.
@@ -166,8 +176,4 @@ def _create(model, seed):
 
 def content_digest(network) -> str:
     """Return the sha256 over all parameters and buffers of a network."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.contiguous().numpy())
-    return digest.hexdigest()
+    return tensors_digest(network.state_dict())

@@ -8,6 +8,8 @@ import torch
 from skdinoad._arrays.geometry import resize_frame
 from skdinoad._compat.sklearn import Interval, StrOptions
 from skdinoad._compat.torch import resolve_device, resolve_dtype, undisturbed
+from skdinoad.features._backbones import load_backbone
+from skdinoad.features._blocks import block_tokens, grid_problem, has_class_token
 from skdinoad.features._extractor import Extractor
 
 __all__ = ["DinoFeatures"]
@@ -27,7 +29,9 @@ class DinoFeatures(Extractor):
     Parameters
     ----------
     model : str, default="vit_small_patch14_dinov2.lvd142m"
-        Any Vision Transformer of timm, with its pretrained tag.
+        Any Vision Transformer of timm, with its pretrained tag. A few (BEiT, CaiT,
+        ConViT, relative positions) take images of one size only: ``image_size`` must
+        then be that (height, width).
     weights : str or path, default="auto"
         "auto" takes the genuine weights from the local hub cache, else downloads
         them, else takes those in the package of ``skdinoad[offline]``. "hub" and
@@ -101,6 +105,8 @@ class DinoFeatures(Extractor):
         Whether the final LayerNorm is applied.
     patch_size_ : int
         Pixels per patch side.
+    has_class_token_ : bool
+        Whether the first token that ``transform_tokens`` gives apart is a class token.
 
     See Also
     --------
@@ -195,8 +201,8 @@ class DinoFeatures(Extractor):
         Raises
         ------
         ValueError, TypeError
-            If a parameter is out of range, the model is unknown, the weights do
-            not fit it, or X holds no images.
+            If a parameter is out of range, the model is unknown or takes images of
+            another size only, the weights do not fit it, or X holds no images.
         WeightsNotFoundError
             If no weights were found; the message names the remedies.
         """
@@ -208,6 +214,8 @@ class DinoFeatures(Extractor):
             self.map_layers_ = known or self.layers_
             self.n_groups_ = self._groups()
             self.patch_size_ = backbone.patch_size
+            self.has_class_token_ = has_class_token(backbone.network)
+            self._check_sizes(load_backbone(self.model, str(self.weights)).network)
             self._normals(X, y)
         return self
 
@@ -224,7 +232,7 @@ class DinoFeatures(Extractor):
         -------
         grids : list of ndarray of shape (h, w, c), float32
         prefix : ndarray of shape (n, p, c), float32
-            The class token and the registers, if the network has any.
+            The class token and the registers; p is 0 if the network has none.
         frames : ndarray of shape (n, 3, 3), float64
             As ``transform_frames`` gives them.
         """
@@ -266,6 +274,21 @@ class DinoFeatures(Extractor):
                 f"{self.layers_} into groups of equal size."
             )
         return groups
+
+    def _check_sizes(self, network):
+        """Refuse a network that does not take images of the sizes it will be given."""
+        problem = grid_problem(network, self.patch_size_, (2, 3))
+        if problem and np.ndim(self.image_size):  # then all images get one grid
+            grid = self._plan(self.image_size)[1]
+            problem = grid_problem(network, self.patch_size_, grid)
+        if problem:
+            own = network.pretrained_cfg["input_size"][1:]
+            raise ValueError(
+                f"model={self.model!r} does not take images of any size, and "
+                f"image_size={self.image_size} is not its own: pass image_size={own}, "
+                "or a model such as 'vit_small_patch14_dinov2.lvd142m' (timm says: "
+                f"{problem})."
+            )
 
     def _shaping(self):
         looking = (self.resize, self.crop_size)
@@ -325,18 +348,8 @@ class DinoFeatures(Extractor):
         top, left = self._corner(resized, covered)
         x = self._pixels(images, resized)
         x = x[..., top : top + covered[0], left : left + covered[1]]
-        layers = self._backbone().network.forward_intermediates(
-            x,
-            indices=list(self.layers_),
-            norm=self.norm_,
-            stop_early=True,
-            output_fmt="NLC",
-            intermediates_only=True,
-            return_prefix_tokens=True,
-        )
-        # timm answers in network order; the caller's order is the one promised.
-        order = np.argsort(np.argsort(self.layers_))
-        layers = [torch.cat(layers[i][::-1], dim=1) for i in order]
+        layers = self._blocks(x)
+        layers = [torch.cat([a, b.flatten(2).mT], dim=1) for a, b in layers]
         tokens = torch.stack(layers, dim=2).unflatten(2, (self.n_groups_, -1)).mean(3)
         if self.concatenate:
             tokens = tokens.flatten(2)
@@ -345,14 +358,10 @@ class DinoFeatures(Extractor):
     def _maps(self, x):
         """Return the maps of all layers, (n, c, h, w) each; gradients may pass."""
         device, dtype = resolve_device(self.device), resolve_dtype(self.dtype)
-        layers = self._backbone().network.forward_intermediates(
-            x.to(device=device, dtype=dtype),
-            indices=list(self.layers_),
-            norm=self.norm_,
-            stop_early=True,
-            intermediates_only=True,
-        )
-        return [layers[i] for i in np.argsort(np.argsort(self.layers_))]
+        return [grid for _, grid in self._blocks(x.to(device=device, dtype=dtype))]
+
+    def _blocks(self, x):
+        return block_tokens(self._backbone().network, x, self.layers_, self.norm_)
 
 
 def _middle(depth):

@@ -280,9 +280,9 @@ class Extractor(TakesImages, TransformerMixin, BaseEstimator):
             )
 
     def _tokens(self, images, resized, size):
-        """Return tokens of images of one size, or say why memory ran out."""
+        """Return tokens of images of one size, or say why there are none."""
         try:
-            return self._run(images, resized, size)
+            return self._finite(self._run(images, resized, size))
         except RuntimeError as error:
             if "memory" not in str(error):
                 raise
@@ -291,6 +291,15 @@ class Extractor(TakesImages, TransformerMixin, BaseEstimator):
                 f"patches each. Lower batch_size={self.batch_size} or "
                 f"image_size={self.image_size}. The network said: {error}"
             ) from error
+
+    def _finite(self, tokens):
+        # NaN would mean "invalid patch", and nobody would look for it here.
+        if not np.isfinite(tokens).all():
+            raise ValueError(
+                f"model={self.model!r} computed NaN or infinite features in "
+                f"dtype={self.dtype!r}: pass dtype='float32', or other weights."
+            )
+        return tokens
 
     def _pixels(self, images, resized):
         """Return images of one size as the network takes them, (n, 3, *resized)."""

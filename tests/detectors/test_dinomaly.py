@@ -151,6 +151,16 @@ def test_without_recentering_plain_grids_do(grids):
         quick(features=None, recenter=True).fit(grids)
 
 
+@pytest.mark.parametrize("model", ["test_vit2", "xcit_nano_12_p8_224"])
+def test_network_without_a_class_token(model):
+    """A register is none: to subtract it would be something else."""
+    features = tiny_features(layers=[1, 2], groups=2).set_params(model=model)
+    X = make_images(size=(64, 64))
+    assert quick(features=features).fit(X).predict_map(X).shape == (len(X), 64, 64)
+    with pytest.raises(ValueError, match=f"class tokens, and model='{model}' has none"):
+        quick(features=features, recenter=True).fit(X)
+
+
 def test_grids_in_groups_equal_images_without_a_class_token():
     X = make_images(size=(64, 64))
     features = tiny_features(layers="middle", groups=2)

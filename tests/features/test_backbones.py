@@ -105,3 +105,65 @@ def test_mean_and_std_come_from_the_model():
     backbone = load_backbone("test_vit", "random:0")
     np.testing.assert_allclose(backbone.mean_std, [[0.5] * 3, [0.5] * 3])
     assert (backbone.patch_size, backbone.depth) == (16, 6)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_weights_that_are_no_numbers_name_file_and_tensor(tmp_path, suffix, value):
+    state = dict(load_backbone("test_vit", "random:0").network.state_dict())
+    state["blocks.2.mlp.fc1.bias"] = state["blocks.2.mlp.fc1.bias"].clone()
+    state["blocks.2.mlp.fc1.bias"][7] = value
+    path = tmp_path / f"broken{suffix}"
+    save = safetensors.torch.save_file if suffix == ".safetensors" else torch.save
+    save(state, path)
+    with pytest.raises(ValueError, match=r"broken\..*'blocks\.2\.mlp\.fc1\.bias' h"):
+        load_backbone("test_vit", str(path))
+
+
+def test_buffers_that_are_no_numbers_are_named(tmp_path):
+    state = dict(load_backbone("test_efficientnet", "random:0").network.state_dict())
+    state["bn1.running_var"] = torch.full_like(state["bn1.running_var"], torch.nan)
+    safetensors.torch.save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match=r"'bn1\.running_var' holds NaN"):
+        load_backbone("test_efficientnet", str(tmp_path / "w.safetensors"))
+
+
+def test_source_is_the_file_also_for_a_copy_with_known_content(tmp_path, monkeypatch):
+    backbone = load_backbone("test_vit", "random:0")
+    known = _backbones._weights.KnownWeights("a known network", layers=(3,))
+    monkeypatch.setitem(_backbones._weights.REGISTRY, backbone.digest, known)
+    torch.save(backbone.network.state_dict(), tmp_path / "copy.pth")
+    loaded = load_backbone("test_vit", str(tmp_path / "copy.pth")).known
+    assert (loaded.name, loaded.source) == ("a known network", "file copy.pth")
+    assert loaded.layers == (3,)
+
+
+@pytest.mark.parametrize(
+    ("model", "kind"),
+    [
+        ("test_vit", "vit"),
+        ("test_efficientnet", "cnn"),
+        ("crossvit_9_240", "other"),  # blocks of two grids
+        ("pit_ti_224", "cnn"),
+    ],
+)
+def test_kind_of_network(model, kind):
+    assert load_backbone(model, "random:0").kind == kind
+
+
+@pytest.mark.parametrize(
+    ("model", "pixels"), [("xcit_nano_12_p8_224", 8), ("vit_tiny_r_s16_p8_224", 32)]
+)
+def test_patch_size_is_in_pixels_of_the_image(model, pixels):
+    """Behind a CNN a patch is some of its cells."""
+    assert load_backbone(model, "random:0").patch_size == pixels
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_network_loaded_in_inference_mode_still_passes_gradients(dtype):
+    load_backbone.cache_clear()
+    with torch.inference_mode():
+        network = get_backbone("test_vit", "random:0", "cpu", dtype).network
+    x = torch.rand(1, 3, 32, 32, dtype=dtype, requires_grad=True)
+    network(x).square().sum().backward()
+    assert (x.grad != 0).any()

@@ -321,3 +321,71 @@ def test_groups_are_means_of_raw_block_outputs(make_tiny):
         np.testing.assert_allclose(prefix[0, :, part], expected[:1], atol=1e-4)
         found = grids[0].reshape(16, -1)[:, part]
         np.testing.assert_allclose(found, expected[1:], atol=1e-4)
+
+
+# -- kinds of Vision Transformers -----------------------------------------------------
+
+#: By model: tokens before the patches, pixels of a patch, whether one is a class token.
+ANY_SIZE = {
+    "test_vit": (1, 16, True),
+    "test_vit2": (1, 16, False),
+    "test_vit3": (1, 16, False),
+    "test_vit4": (1, 16, False),
+    "deit_tiny_distilled_patch16_224": (2, 16, True),
+    "eva02_tiny_patch14_224": (1, 14, True),
+    "vit_pe_core_tiny_patch16_384": (1, 16, True),
+    "vit_tiny_patch16_dinov3_qkvb": (5, 16, True),
+    "vit_tiny_r_s16_p8_224": (1, 32, True),
+    "xcit_nano_12_p8_224": (0, 8, False),
+}
+
+
+@pytest.mark.parametrize("model", ANY_SIZE)
+def test_every_kind_gives_its_patches_and_the_tokens_before_them(model):
+    """A patch that is changed is the one whose features change most."""
+    p, pixels, has_class = ANY_SIZE[model]
+    parameters = {"image_size": None, "layers": [1, 0], "groups": 1, "cache": False}
+    features = DinoFeatures(model=model, weights="random:0", **parameters).fit()
+    assert (features.patch_size_, features.has_class_token_) == (pixels, has_class)
+    X = np.repeat(make_images(1, size=(4 * pixels, 5 * pixels)), 2, axis=0)
+    X[1, pixels : 2 * pixels, 3 * pixels : 4 * pixels] ^= 255
+    grids, prefix, frames = features.transform_tokens(X)
+    assert grids[0].shape[:2] == (4, 5)
+    assert prefix.shape == (2, p, grids[0].shape[2])
+    changed = np.linalg.norm(grids[1] - grids[0], axis=-1)
+    assert np.unravel_index(changed.argmax(), (4, 5)) == (1, 3)
+    np.testing.assert_allclose(frames[0] @ [0, 0, 1], [*[pixels / 2 - 0.5] * 2, 1])
+
+
+@pytest.mark.parametrize(
+    "model", ["test_vit2", "xcit_nano_12_p8_224", "vitamin_small_224"]
+)
+@pytest.mark.parametrize("layers", ["auto", "last", "middle"])
+def test_named_layers_of_every_kind(model, layers):
+    features = DinoFeatures(
+        model=model, weights="random:0", layers=layers, image_size=48, cache=False
+    ).fit()
+    F = features.transform(make_images(1))
+    assert F.shape[1] == 48 // features.patch_size_
+    assert F.shape[3] % len(features.layers_) == 0
+    assert np.isfinite(F).all()
+
+
+@pytest.mark.parametrize(
+    ("model", "size"), [("test_vit_relpos", 160), ("convit_tiny", 224)]
+)
+def test_network_of_one_size_takes_that_size_alone(model, size):
+    features = DinoFeatures(model=model, weights="random:0", image_size=(size, size))
+    grids, prefix, _ = features.fit().transform_tokens(make_images(1))
+    assert grids[0].shape[:2] == (size // 16, size // 16)
+    assert prefix.shape[1] == 0
+    for other in (size, None, (size, size + 16)):
+        features.set_params(image_size=other)
+        with pytest.raises(ValueError, match=rf"{model}.*pass image_size=\({size}, "):
+            features.fit()
+
+
+@pytest.mark.parametrize("model", ["crossvit_9_240", "pit_ti_224"])
+def test_network_of_several_grids_is_refused(model):
+    with pytest.raises(ValueError, match=f"{model}.*expected a Vision Transformer"):
+        DinoFeatures(model=model, weights="random:0", image_size=96).fit()

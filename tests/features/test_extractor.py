@@ -98,3 +98,19 @@ def test_cropped_images_cannot_be_moved(make_tiny, crop):
 def test_covered_edges():
     frame = np.array([[2.0, 0, 3.5], [0, 4, 1.5], [0, 0, 1]])
     assert _covered(frame, (2, 5)) == ((0, 8), (3, 13))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_features_that_are_no_numbers_are_an_error(make_tiny, monkeypatch, value):
+    """NaN means an invalid patch; it must not come from the network."""
+    extractor = make_tiny()
+    run = extractor._run
+
+    def overflow(*args):
+        tokens = run(*args)
+        tokens[-1, 3, 5] = value
+        return tokens
+
+    monkeypatch.setattr(extractor.fit(), "_run", overflow)
+    with pytest.raises(ValueError, match=r"test_vit.*NaN or infinite.*float32"):
+        extractor.transform(make_images(2))

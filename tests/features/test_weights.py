@@ -1,71 +1,95 @@
-import time
+import warnings
 from pathlib import Path
 
 import pytest
+import torch
 
 from skdinoad import DinoFeatures
 from skdinoad.features import WeightsNotFoundError, _weights
 from skdinoad.features._backbones import load_backbone
-from skdinoad.features._weights import REGISTRY, find
+from skdinoad.features._hub import HubError
+from skdinoad.features._state import Found
+from skdinoad.features._weights import REGISTRY, describe, find
 
 DINO = "vit_small_patch14_dinov2.lvd142m"
+HUB, PACKAGE = (Found({}, name, Path(name)) for name in ("hub", "package"))
 
 
 def nothing(model):
     return None
 
 
-def test_order_is_hub_then_package(monkeypatch):
-    monkeypatch.setattr(_weights, "_from_hub", lambda model: Path("hub"))
-    monkeypatch.setattr(_weights, "from_package", lambda model: Path("package"))
-    assert find(DINO, "auto") == find(DINO, "hub") == Path("hub")
-    assert find(DINO, "package") == Path("package")
-    monkeypatch.setattr(_weights, "_from_hub", nothing)
-    assert find(DINO, "auto") == Path("package")
+def broken(model):
+    raise HubError("it sent a log-in page")
 
 
-def test_nothing_found_names_all_remedies(monkeypatch):
-    monkeypatch.setattr(_weights, "_from_hub", nothing)
-    monkeypatch.setattr(_weights, "from_package", nothing)
+@pytest.fixture
+def places(monkeypatch):
+    """Return the function that sets what the hub and the package answer."""
+
+    def answer(hub, package):
+        monkeypatch.setattr(_weights, "from_hub", hub)
+        monkeypatch.setattr(_weights, "from_package", package)
+
+    return answer
+
+
+def test_order_is_hub_then_package(places):
+    places(lambda model: HUB, lambda model: PACKAGE)
+    assert find(DINO, "auto") is find(DINO, "hub") is HUB
+    assert find(DINO, "package") is PACKAGE
+    places(nothing, lambda model: PACKAGE)
+    assert find(DINO, "auto") is PACKAGE
+
+
+def test_a_hub_that_fails_means_the_package_and_one_warning(places):
+    places(broken, lambda model: PACKAGE)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        assert find(DINO, "auto") is PACKAGE
+    assert len(seen) == 1
+    for words in ("log-in page", "package", DINO):
+        assert words in str(seen[0].message)
+
+
+@pytest.mark.parametrize("weights", ["auto", "hub"])
+def test_a_hub_that_fails_and_no_package_is_an_error_with_the_reason(places, weights):
+    places(broken, nothing)
+    with pytest.raises(WeightsNotFoundError, match=r"log-in page.*Remedies"):
+        find(DINO, weights)
+
+
+def test_the_package_alone_does_not_ask_the_hub(places):
+    places(broken, nothing)
+    with pytest.raises(WeightsNotFoundError, match="no installed package") as error:
+        find(DINO, "package")
+    assert "hub failed" not in str(error.value)
+
+
+def test_nothing_found_names_all_remedies(places):
+    places(nothing, nothing)
     with pytest.raises(WeightsNotFoundError) as error:
         DinoFeatures().fit()
     for remedy in ("huggingface.co", "safetensors", "skdinoad[offline]", "OFFLINE"):
         assert remedy in str(error.value)
 
 
-def test_explicit_file_beats_all(tmp_path, monkeypatch):
-    path = tmp_path / "mine.safetensors"
-    with pytest.raises(FileNotFoundError, match=r"mine\.safetensors"):
+def test_explicit_file_beats_all(tmp_path):
+    path = tmp_path / "mine.pth"
+    with pytest.raises(FileNotFoundError, match=r"mine\.pth"):
         find(DINO, path)
-    path.touch()
-    assert find(DINO, str(path)) == path
+    torch.save({"a": torch.ones(2)}, path)
+    found = find(DINO, str(path))
+    assert (found.path, found.source) == (path, "file mine.pth")
     with pytest.raises(ValueError, match=r"is neither .*safetensors"):
         find(DINO, "mine.pkl")
 
 
-def test_silent_hub_is_given_up_in_time(monkeypatch):
-    monkeypatch.setattr(_weights, "HUB_TIMEOUT", 0.2)
-    assert not _weights._answers_in_time(lambda: time.sleep(3))
-    assert not _weights._answers_in_time(lambda: 1 / 0)
-    assert _weights._answers_in_time(lambda: None)
-
-
-def test_offline_does_not_ask_the_hub(monkeypatch):
-    monkeypatch.setattr(_weights, "_download", lambda repository: 1 / 0)
-    monkeypatch.setenv("SKDINOAD_OFFLINE", "1")
-    assert _weights._from_hub(DINO) is None
-    monkeypatch.setenv("SKDINOAD_OFFLINE", "0")
-    with pytest.raises(ZeroDivisionError):
-        _weights._from_hub(DINO)
-
-
-def test_genuine_weights_in_the_hub_cache_come_first(tmp_path, monkeypatch):
-    import huggingface_hub
-
-    cached = str(tmp_path / "model.safetensors")
-    found = lambda repository, name: cached  # noqa: E731
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", found)
-    assert find(DINO, "auto") == Path(cached)
+@pytest.mark.parametrize("digest", [*REGISTRY, "unknown"])
+def test_source_is_where_the_weights_were_found(digest):
+    known = describe("a_model", digest, "file x.pth")
+    assert known.source == "file x.pth"
+    assert known.name == (REGISTRY[digest].name if digest in REGISTRY else "a_model")
 
 
 @pytest.mark.real

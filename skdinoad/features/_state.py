@@ -1,0 +1,60 @@
+"""Weights in memory: how they are read, named by their content, and reported."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from skdinoad._compat.timm import timm
+
+__all__ = ["Found", "WeightsNotFoundError", "read", "tensors_digest"]
+
+
+class WeightsNotFoundError(RuntimeError):
+    """No pretrained weights could be found; the message names the remedies."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Weights, and what a report or an error must say about them.
+
+    Parameters
+    ----------
+    tensors : dict of str to Tensor
+    source : str
+        Where they were found.
+    path : Path
+        The file they were read from.
+    remedy : str
+        What to do if they turn out to be wrong; "" if only the user can know.
+    """
+
+    tensors: dict
+    source: str
+    path: Path
+    remedy: str = ""
+
+
+def read(path) -> dict:
+    """Return the tensors of a ``.safetensors``, ``.pt`` or ``.pth`` file.
+
+    Raises
+    ------
+    ValueError
+        If it is damaged, holds code or has another format; the message names the path.
+    """
+    try:
+        return timm.models.load_state_dict(str(path), weights_only=True)
+    except Exception as error:  # each format and version has its own
+        raise ValueError(
+            f"The weights file {str(path)!r} cannot be read, it is damaged or of "
+            f"another format ({type(error).__name__}: {error})."
+        ) from error
+
+
+def tensors_digest(tensors) -> str:
+    """Return the sha256 over names, shapes, types and values of tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.contiguous().numpy())
+    return digest.hexdigest()
