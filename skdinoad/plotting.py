@@ -371,7 +371,7 @@ def _titles(estimator, X):
 
 def _thresholded(estimator):
     """Return what holds threshold and held-out scores: a tuner, or the detector."""
-    while not hasattr(estimator, "offset_"):
+    while not hasattr(estimator, "holdout_scores_"):
         if hasattr(estimator, "best_estimator_"):
             estimator = estimator.best_estimator_
         elif hasattr(estimator, "steps"):

@@ -22,7 +22,7 @@ from skdinoad._compat.sklearn import Interval, Options, StrOptions
 from skdinoad._compat.torch import resolve_device, undisturbed
 from skdinoad._inputs.grids import name_of
 from skdinoad._neighbors import MemoryBank, import_faiss
-from skdinoad.detectors._layers import LayeredDetector
+from skdinoad.detectors._layered import LayeredDetector
 from skdinoad.detectors._rotations import chosen_angles, worth_turning
 from skdinoad.detectors._zero_shot import ScoresBatches
 from skdinoad.features import DinoFeatures

@@ -15,7 +15,7 @@ from skdinoad._neighbors import (
     nearest_local,
     squared_norms,
 )
-from skdinoad.detectors._layers import LayeredDetector
+from skdinoad.detectors._layered import LayeredDetector
 from skdinoad.features import DinoFeatures
 
 __all__ = ["DinoPatch"]
