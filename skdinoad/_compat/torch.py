@@ -140,9 +140,17 @@ def undisturbed():
         stack.enter_context(np.errstate(all="warn", under="ignore"))
         if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
-        for kind in filter(torch.is_autocast_enabled, ("cpu", "cuda", "mps")):
+        for kind in filter(_casts, ("cpu", "cuda", "mps")):
             stack.enter_context(torch.autocast(kind, enabled=False))
         yield
+
+
+def _casts(kind):
+    """Whether autocast is on; torch before 2.5 has none for Apple's devices."""
+    try:
+        return torch.is_autocast_enabled(kind)
+    except RuntimeError:
+        return False
 
 
 class _Process:

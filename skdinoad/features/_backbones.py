@@ -42,9 +42,11 @@ class Backbone:
         """ "vit" for a plain Vision Transformer, "cnn" for maps of several strides."""
         levels = getattr(self.network, "feature_info", [])
         several = len({level["reduction"] for level in levels}) > 1
+        if not levels or not hasattr(self.network, _INTERMEDIATES):
+            return "other"
         if hasattr(self.network, "blocks") and hasattr(self.network, "patch_embed"):
             return "other" if several else "vit"
-        return "cnn" if several and hasattr(self.network, _INTERMEDIATES) else "other"
+        return "cnn" if several else "other"
 
     @property
     def patch_size(self) -> int:

@@ -196,6 +196,8 @@ def test_ten_bit_avif_is_read_whole_or_refused(tmp_path, rng):
 
 @pytest.mark.parametrize("kind", ["jp2", "avif"])
 def test_eight_bits_stay_eight_in_formats_that_may_have_more(tmp_path, kind):
+    if not cv2.haveImageWriter(f"a.{kind}"):
+        pytest.skip(f"this OpenCV does not know {kind}")  # then such files are refused
     Image.new("RGB", (64, 80), (250, 130, 10)).save(tmp_path / f"a.{kind}")
     pixels = read_file(tmp_path / f"a.{kind}", "X0")
     assert pixels.dtype == np.uint8
@@ -223,6 +225,7 @@ def test_pillow_image_with_lost_bits_is_refused(tmp_path, rng):
 def test_palette_grey_and_print_colours_become_red_green_blue(tmp_path):
     for mode in ("L", "P", "1", "CMYK", "LA", "YCbCr", "PA"):
         suffix = "png" if mode in {"L", "P", "1", "LA"} else "tif"
+        suffix = "jpg" if mode == "YCbCr" else suffix
         image, path = Image.new(mode, (3, 2)), tmp_path / f"{mode}.{suffix}"
         if mode == "PA":
             assert from_pillow(image, "X0").shape == (2, 3, 4)
