@@ -341,6 +341,7 @@ ANY_SIZE = {
 
 
 @pytest.mark.parametrize("model", ANY_SIZE)
+@pytest.mark.usefixtures("_in_this_timm")
 def test_every_kind_gives_its_patches_and_the_tokens_before_them(model):
     """A patch that is changed is the one whose features change most."""
     p, pixels, has_class = ANY_SIZE[model]
@@ -374,6 +375,7 @@ def test_named_layers_of_every_kind(model, layers):
 @pytest.mark.parametrize(
     ("model", "size"), [("test_vit_relpos", 160), ("convit_tiny", 224)]
 )
+@pytest.mark.usefixtures("_in_this_timm")
 def test_network_of_one_size_takes_that_size_alone(model, size):
     features = DinoFeatures(model=model, weights="random:0", image_size=(size, size))
     grids, prefix, _ = features.fit().transform_tokens(make_images(1))
