@@ -25,6 +25,7 @@ from skdinoad import (
     PCAAligner,
     ThresholdTunerCV,
 )
+from skdinoad._compat.timm import timm
 from skdinoad.features import WeightsNotFoundError
 from skdinoad.features._store import clear_memory
 
@@ -108,6 +109,14 @@ def _with_weights(cls):
 @pytest.fixture(autouse=True)
 def _empty_store():
     clear_memory()
+
+
+@pytest.fixture
+def _in_this_timm(model):
+    """Skip a test whose ``model`` is not in the installed timm, or tells no blocks."""
+    known = timm.is_model(model) and timm.create_model(model)
+    if not hasattr(known, "forward_intermediates"):
+        pytest.skip(f"timm {timm.__version__} is too old for {model}")
 
 
 @pytest.fixture

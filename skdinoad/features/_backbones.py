@@ -40,13 +40,13 @@ class Backbone:
     @property
     def kind(self) -> str:
         """ "vit" for a plain Vision Transformer, "cnn" for maps of several strides."""
-        levels = getattr(self.network, "feature_info", [])
-        several = len({level["reduction"] for level in levels}) > 1
-        if not levels or not hasattr(self.network, _INTERMEDIATES):
+        if not hasattr(self.network, _INTERMEDIATES):
             return "other"
+        levels = getattr(self.network, "feature_info", [])
+        strides = len({level["reduction"] for level in levels})
         if hasattr(self.network, "blocks") and hasattr(self.network, "patch_embed"):
-            return "other" if several else "vit"
-        return "cnn" if several else "other"
+            return "vit" if strides == 1 else "other"
+        return "cnn" if strides > 1 else "other"
 
     @property
     def patch_size(self) -> int:

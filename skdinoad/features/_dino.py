@@ -207,15 +207,8 @@ class DinoFeatures(Extractor):
             If no weights were found; the message names the remedies.
         """
         with self._learning():
-            backbone = self._load()
-            self.layers_, self.norm_ = self._layers(backbone)
-            auto = isinstance(self.layers, str) and self.layers == "auto"
-            known = backbone.known.map_layers if auto else None
-            self.map_layers_ = known or self.layers_
-            self.n_groups_ = self._groups()
-            self.patch_size_ = backbone.patch_size
-            self.has_class_token_ = has_class_token(backbone.network)
-            self._check_sizes(load_backbone(self.model, str(self.weights)).network)
+            self._look_at_blocks(self._load())
+            self._check_sizes()
             self._normals(X, y)
         return self
 
@@ -239,6 +232,16 @@ class DinoFeatures(Extractor):
         return self._read(X)
 
     # -- private ----------------------------------------------------------------------
+
+    def _look_at_blocks(self, backbone):
+        """Set which layers are taken, and what the network's tokens are."""
+        self.layers_, self.norm_ = self._layers(backbone)
+        auto = isinstance(self.layers, str) and self.layers == "auto"
+        known = backbone.known.map_layers if auto else None
+        self.map_layers_ = known or self.layers_
+        self.n_groups_ = self._groups()
+        self.patch_size_ = backbone.patch_size
+        self.has_class_token_ = has_class_token(backbone.network)
 
     def _layers(self, backbone):
         """Return the 0-based blocks to take and whether the final norm is applied."""
@@ -275,8 +278,9 @@ class DinoFeatures(Extractor):
             )
         return groups
 
-    def _check_sizes(self, network):
+    def _check_sizes(self):
         """Refuse a network that does not take images of the sizes it will be given."""
+        network = load_backbone(self.model, str(self.weights)).network
         problem = grid_problem(network, self.patch_size_, (2, 3))
         if problem and np.ndim(self.image_size):  # then all images get one grid
             grid = self._plan(self.image_size)[1]

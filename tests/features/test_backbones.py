@@ -144,7 +144,6 @@ def test_source_is_the_file_also_for_a_copy_with_known_content(tmp_path, monkeyp
         ("test_vit", "vit"),
         ("test_efficientnet", "cnn"),
         ("crossvit_9_240", "other"),  # blocks of two grids
-        ("pit_ti_224", "cnn"),
     ],
 )
 def test_kind_of_network(model, kind):

@@ -26,6 +26,7 @@ def network(model):
         ("convit_tiny", 0, False),
     ],
 )
+@pytest.mark.usefixtures("_in_this_timm")
 def test_tokens_before_the_patches(model, n, classes):
     assert (n_prefix(network(model)), has_class_token(network(model))) == (n, classes)
 
@@ -58,6 +59,7 @@ def test_gradients_pass_through_blocks():
         ("test_vit_relpos", (10, 10), ""),
     ],
 )
+@pytest.mark.usefixtures("_in_this_timm")
 def test_what_sizes_a_network_takes(model, grid, words):
     patch = load_backbone(model, "random:0").patch_size
     problem = grid_problem(network(model), patch, grid)

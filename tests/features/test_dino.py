@@ -3,7 +3,6 @@ import pytest
 import torch
 
 from skdinoad import DinoFeatures
-from skdinoad._compat.timm import timm
 from skdinoad.features._backbones import load_backbone
 from skdinoad.features._dino import _middle
 from skdinoad.testing import make_images
@@ -341,18 +340,10 @@ ANY_SIZE = {
 }
 
 
-def _known_to_timm(model):
-    """Skip what an older timm does not have, or not with features of all depths."""
-    if not timm.is_model(model):
-        pytest.skip(f"this timm has no {model}")
-    if not hasattr(timm.models.create_model(model), "forward_intermediates"):
-        pytest.skip(f"this timm gives no intermediate features of {model}")
-
-
 @pytest.mark.parametrize("model", ANY_SIZE)
+@pytest.mark.usefixtures("_in_this_timm")
 def test_every_kind_gives_its_patches_and_the_tokens_before_them(model):
     """A patch that is changed is the one whose features change most."""
-    _known_to_timm(model)
     p, pixels, has_class = ANY_SIZE[model]
     parameters = {"image_size": None, "layers": [1, 0], "groups": 1, "cache": False}
     features = DinoFeatures(model=model, weights="random:0", **parameters).fit()
@@ -384,8 +375,8 @@ def test_named_layers_of_every_kind(model, layers):
 @pytest.mark.parametrize(
     ("model", "size"), [("test_vit_relpos", 160), ("convit_tiny", 224)]
 )
+@pytest.mark.usefixtures("_in_this_timm")
 def test_network_of_one_size_takes_that_size_alone(model, size):
-    _known_to_timm(model)
     features = DinoFeatures(model=model, weights="random:0", image_size=(size, size))
     grids, prefix, _ = features.fit().transform_tokens(make_images(1))
     assert grids[0].shape[:2] == (size // 16, size // 16)

@@ -48,6 +48,8 @@ def test_network_stops_at_the_deepest_level():
 
 
 def test_vgg_gives_every_relu(vgg):
+    if not hasattr(vgg, "forward_intermediates"):
+        pytest.skip("this timm gives no levels of VGG; CNNFeatures refuses it")
     x = torch.randn(1, 3, 32, 32)
     assert level_strides(vgg) == (1, 2, 4, 4, 8, 8, 16, 16)
     maps = level_maps(vgg, x, range(8))
