@@ -52,6 +52,7 @@ bench: $(INSTALLED)
 check-accuracy: $(INSTALLED)
 	@test -n "$(DATA)" || { echo "usage: make check-accuracy DATA=folder"; exit 2; }
 	$(BIN)/python benchmarks/layers.py "$(DATA)"
+	$(BIN)/python benchmarks/fusion.py "$(DATA)"
 	$(BIN)/python benchmarks/accuracy.py "$(DATA)"
 	$(BIN)/python benchmarks/anomalydino.py --root "$(DATA)"
 	$(BIN)/python benchmarks/smaller_banks.py "$(DATA)"
