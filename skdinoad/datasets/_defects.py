@@ -86,8 +86,8 @@ def plant_defects(X, *, kinds=("scratch", "blob", "cutpaste"), random_state=0, *
     >>> from skdinoad.datasets import make_screws, plant_defects
     >>> good, _ = make_screws(3, size=64)
     >>> bad, masks = plant_defects(good)
-    >>> bad.shape, masks.any(axis=(1, 2)).all()
-    ((3, 64, 64, 3), np.True_)
+    >>> bad.shape, bool(masks.any(axis=(1, 2)).all())
+    ((3, 64, 64, 3), True)
     """
     rng = check_random_state(random_state)
     kinds = (kinds,) if isinstance(kinds, str) else kinds

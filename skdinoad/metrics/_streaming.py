@@ -27,7 +27,9 @@ def bins_of(scores) -> np.ndarray:
 
 def upper_edges(bins) -> np.ndarray:
     """Return the largest float32 number in each bin."""
-    ordered = (np.asarray(bins).astype(np.uint32) << _DROPPED) | (2**_DROPPED - 1)
+    # Every number a uint32: numpy 1 makes int64 of a single one and a plain integer.
+    low = np.uint32(2**_DROPPED - 1)
+    ordered = (np.asarray(bins).astype(np.uint32) << np.uint32(_DROPPED)) | low
     sign = np.uint32(2**31)
     return np.where(ordered < sign, ~ordered, ordered ^ sign).view(np.float32)
 
