@@ -71,7 +71,7 @@ DISTILLATION = {"scales": (), "vq": False, "holdout": None}
 
 def same_size(detector):
     """Bring images of slightly different sizes to one."""
-    return Pipeline([PCAAligner(mode="none"), detector])
+    return Pipeline([PCAAligner(output_size=448, mode="none"), detector])
 
 
 METHODS = {
