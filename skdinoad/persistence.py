@@ -67,6 +67,8 @@ def _replacing(path):
     target = Path(os.path.realpath(path))  # a link stays a link
     temporary = target.with_name(f".{target.name[:100]}.{uuid4().hex}")
     try:
+        if target.exists() and not target.is_file():  # a device would be replaced too
+            raise OSError("it is a folder or a device, and a file is expected")
         _sweep(target)
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         try:

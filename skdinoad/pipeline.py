@@ -111,9 +111,9 @@ def _unwrap(estimator, names=("best_estimator_", "estimator_")):
 def _decider(estimator):
     """Return what decides: the detector at the end, or the tuner around it."""
     estimator = _unwrap(estimator, names=("best_estimator_",))
-    if isinstance(estimator, SklearnPipeline) and _steps(estimator):
-        return _decider(_steps(estimator)[-1])
-    return estimator
+    if not isinstance(estimator, SklearnPipeline):
+        return estimator
+    return _decider([None, *_steps(estimator)][-1])
 
 
 def _leaves(pipeline):
@@ -203,6 +203,10 @@ class Pipeline(SklearnPipeline):
             memory=memory,
             verbose=verbose,
         )
+
+    def get_params(self, deep=True):
+        """Return parameters by name, as in scikit-learn; of the steps too if deep."""
+        return super().get_params(deep=deep and _is_sound(self.steps))
 
     def set_params(self, **params):
         """Set parameters, as in scikit-learn; ``steps`` may be bare.
@@ -309,9 +313,9 @@ def _all_or_nothing(pipeline):
 
 def _first(estimator):
     """Return what sees X first."""
-    while isinstance(estimator, SklearnPipeline) and _steps(estimator):
-        estimator = _steps(estimator)[0]
-    return estimator
+    if not isinstance(estimator, SklearnPipeline):
+        return estimator
+    return _first([*_steps(estimator), None][0])
 
 
 def _last(estimator):

@@ -1,5 +1,6 @@
 import errno
 import os
+import pickle
 import stat
 import subprocess
 import sys
@@ -190,3 +191,29 @@ def test_model_fitted_on_a_gpu_opens_on_a_cpu(fitted, tmp_path):
     with pytest.warns(UserWarning, match="not available"):
         scores = loaded.score_samples(X)
     assert np.array_equal(scores, pipe.score_samples(X))
+
+
+def test_what_cannot_be_pickled_leaves_the_old_file(tmp_path):
+    path = dump({"old": 1}, tmp_path / "model.joblib")
+    with pytest.raises((pickle.PicklingError, AttributeError), match="pickle"):
+        dump(lambda: 0, path)
+    assert joblib.load(path) == {"old": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_long_names_are_no_longer_than_the_disk_allows(tmp_path):
+    path = tmp_path / ("m" * 248 + ".joblib")
+    assert joblib.load(dump(1, path)) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_devices_and_folders_are_not_replaced(tmp_path):
+    """A pipe stands for a device: a test must not risk a real one."""
+    folder, pipe = tmp_path / "folder", tmp_path / "pipe"
+    folder.mkdir()
+    os.mkfifo(pipe)
+    for path in (folder, pipe):
+        with pytest.raises(OSError, match=r"was not saved.* a folder or a device"):
+            dump(1, path)
+    assert pipe.is_fifo()
+    assert set(tmp_path.iterdir()) == {folder, pipe}

@@ -259,8 +259,9 @@ def test_messages_name_the_row_of_x_beyond_the_first_chunk(make_tiny):
 # -- the common checks, through an aligner ------------------------------------------
 
 #: They ask for attributes and parameters of the detector, which is a step here; the
-#: test below them asks the same of the step.
+#: tests below ask the same of the step.
 _OF_DETECTORS = {
+    "check_an_interrupted_fit_leaves_nothing_half_new",
     "check_parameters_are_checked_in_fit",
     "check_scores_labels_and_offset_agree",
     "check_threshold_comes_from_held_out_scores",
@@ -466,3 +467,139 @@ def test_tags_are_those_of_the_first_step(make_tiny):
     for pipe in (two_steps(make_tiny), Pipeline([("p", two_steps(make_tiny))])):
         tags = get_tags(pipe).input_tags
         assert (tags.two_d_array, tags.three_d_array) == (False, True)
+
+
+def quick():
+    aligner = PCAAligner(mode="none", output_size=64)
+    return Pipeline([aligner, DinoPatch(features=tiny_features())])
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        3,
+        None,
+        "ab",
+        PCAAligner(),
+        {"a": DinoPatch()},
+        [("a", PCAAligner(), 3)],
+        [("a",)],
+        [(1, DinoPatch())],
+        [(), DinoPatch()],
+        [PCAAligner(), 3],
+        [],
+    ],
+    ids=repr,
+)
+def test_odd_steps_are_refused_in_fit_and_not_before(steps):
+    pipe = Pipeline(steps)
+    clone(pipe).get_params()
+    get_tags(pipe)
+    assert not any(hasattr(pipe, name) for name in ("predict_map", "offset_"))
+    with pytest.raises((TypeError, ValueError), match=r"expects steps|step|empty"):
+        pipe.fit(make_images())
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [PCAAligner(), DinoPatch()],
+        [None, Pipeline([PCAAligner()]), DinoPatch()],
+        [SklearnPipeline([("a", PCAAligner())]), DinoPatch()],
+        [FrozenEstimator(PCAAligner()), DinoPatch()],
+        [Pipeline([Pipeline([DinoPatch()])])],
+    ],
+)
+def test_tags_say_that_x_holds_images_as_the_first_step_does(steps):
+    tags = get_tags(Pipeline(steps)).input_tags
+    assert (tags.two_d_array, tags.three_d_array) == (False, True)
+    plain = get_tags(Pipeline([FunctionTransformer(), DinoPatch()])).input_tags
+    assert plain.two_d_array
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, ValueError])
+@pytest.mark.parametrize("method", ["fit", "fit_predict"])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda pipe: pipe,
+        lambda pipe: Pipeline([pipe]),
+        lambda pipe: Pipeline([SklearnPipeline([("a", pipe[:1])]), pipe[-1]]),
+    ],
+    ids=["flat", "nested", "foreign inside"],
+)
+def test_new_aligner_and_old_detector_never_score_together(
+    monkeypatch, error, method, wrap
+):
+    """Stopped when the aligner has been fitted anew and the detector not yet."""
+    X = make_images()
+    pipe = wrap(quick()).fit(X)
+
+    def stop(*_, **__):
+        raise error
+
+    monkeypatch.setattr(DinoPatch, method, stop)
+    with pytest.raises(error):
+        getattr(pipe, method)(X[::-1])
+    for ask in (pipe.predict, pipe.score_samples, pipe.predict_map):
+        with pytest.raises(NotFittedError):
+            ask(X)
+
+
+def test_an_interrupted_fit_leaves_frozen_steps_alone(monkeypatch):
+    X = make_images()
+    frozen = FrozenEstimator(PCAAligner(mode="none", output_size=64).fit(X))
+    pipe = Pipeline([frozen, DinoPatch(features=tiny_features())]).fit(X)
+    monkeypatch.setattr(DinoPatch, "_set_offset", lambda self: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        pipe.fit(X)
+    assert len(frozen.transform(X)) == 6
+    with pytest.raises(NotFittedError):
+        pipe.predict(X)
+
+
+def searched(pipe):
+    grid = {"dinopatch__aggregate": ["max"]}
+    return GridSearchCV(pipe, grid, cv=2, scoring=_first)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda pipe: pipe,
+        lambda pipe: Pipeline([pipe]),
+        lambda pipe: Pipeline([SklearnPipeline([("a", pipe)])]),
+        lambda pipe: Pipeline(
+            [
+                GridSearchCV(
+                    pipe, {"dinopatch__aggregate": ["max"]}, cv=2, scoring=_first
+                )
+            ]
+        ),
+        lambda pipe: Pipeline([FrozenEstimator(pipe.fit(make_images(8)))]),
+        lambda pipe: Pipeline([ThresholdTunerCV(pipe, target_fpr=0.5, cv=2)]),
+    ],
+    ids=["flat", "nested", "foreign", "search", "frozen", "tuner"],
+)
+def test_the_threshold_set_on_a_pipeline_decides(wrap, tmp_path):
+    X = make_images(8)
+    pipe = wrap(quick())
+    pipe.fit(X)
+    scores, new = pipe.score_samples(X), make_images(4, random_state=1)
+    np.testing.assert_allclose(pipe.decision_function(X), scores - pipe.offset_)
+    pipe.offset_, pipe.map_limits_ = 1e9, (1.0, 2.0)
+    assert (pipe.offset_, pipe.map_limits_) == (1e9, (1.0, 2.0))
+    assert (pipe.predict(new) == -1).all()
+    loaded = joblib.load(dump(pipe, tmp_path / "model.joblib"))
+    assert (loaded.predict(new) == -1).all()
+    pipe.offset_ = -1e9
+    assert (pipe.predict(new) == 1).all()
+
+
+def test_clone_and_fit_forget_the_threshold_set_by_hand():
+    X = make_images()
+    pipe = quick().fit(X)
+    learned, pipe.offset_ = pipe.offset_, 1e9
+    assert not hasattr(clone(pipe), "offset_")
+    assert clone(pipe).fit(X).offset_ == learned
+    assert pipe.fit(X).offset_ == learned

@@ -141,7 +141,10 @@ def undisturbed():
         if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
         for kind in filter(_casts, ("cpu", "cuda", "mps")):
-            stack.enter_context(torch.autocast(kind, enabled=False))
+            # Casts are kept until the outermost block ends, the caller's: a training
+            # inside would go on with the weights that it began with.
+            off = torch.autocast(kind, enabled=False, cache_enabled=False)
+            stack.enter_context(off)
         yield
 
 

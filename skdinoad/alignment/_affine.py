@@ -318,7 +318,7 @@ class AffineAligner(UsesFeatures, TransformerMixin, BaseEstimator):
                 regressor = self.regressors_[min(step, 1)]
                 views = [_look(image, frame) for image, frame in zip(batch, part)]
                 # Rounded, so that an image's pose never depends on its batch.
-                poses = regressor.predict(self._pooled(views)).round(3)
+                poses = _predicted(regressor, self._pooled(views)).round(3)
                 part = [f @ self._undo(pose) for f, pose in zip(part, poses)]
                 if step == 0:
                     confidence += np.hypot(poses[:, 0], poses[:, 1]).tolist()
@@ -352,6 +352,16 @@ def _step(angle, shift, log_zoom):
     """Return the frame of a small change of view: new view pixel -> old view pixel."""
     centre = (_VIEW - 1) / 2 + _VIEW * np.asarray(shift)
     return pose_frame(centre, angle, np.exp(log_zoom), (_VIEW, _VIEW))
+
+
+def _predicted(regressor, F):
+    """Return ``regressor.predict(F)``.
+
+    scikit-learn's checks of F enter ``warnings.catch_warnings``, after which Python
+    shows the caller's warnings, once seen, again.
+    """
+    scaler, ridge = regressor[0], regressor[-1]
+    return (F - scaler.mean_) / scaler.scale_ @ ridge.coef_.T + ridge.intercept_
 
 
 def _angle_error(read, poses):

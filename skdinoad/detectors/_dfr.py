@@ -506,7 +506,7 @@ class DFR(TrainedDetector):
                 f"{int(np.ceil(1 / self.expected_fpr))} held-out places, there are "
                 f"{len(scores)}: pixel_threshold_ is their largest score.",
                 UserWarning,
-                stacklevel=6,
+                stacklevel=7,
             )
         share = 1 - self.expected_fpr
         return float(np.quantile(scores, share, method="higher"))

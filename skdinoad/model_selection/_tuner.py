@@ -21,6 +21,7 @@ from skdinoad._arrays.thresholds import (
     recall_objective,
 )
 from skdinoad._compat.sklearn import Interval, StrOptions
+from skdinoad._compat.torch import undisturbed
 from skdinoad._inputs.copies import content, first_of_each, warn_of_copies
 from skdinoad._inputs.grids import holds_images
 from skdinoad._inputs.images import as_images, take
@@ -91,7 +92,8 @@ default=None
     estimator_ : estimator
         The final model.
     offset_ : float, or dict of group to float
-        ``score_samples`` below it are anomalous.
+        ``score_samples`` below it are anomalous. It alone decides: the ``offset_`` of
+        the detector inside ``estimator_`` is not asked.
     pixel_threshold_ : float, or dict of group to float
         Map values above it are anomalous; only with ``target_pixel_fpr``, or
         ``scoring`` and masks.
@@ -191,6 +193,7 @@ default=None
 
     # -- fitting ----------------------------------------------------------------------
 
+    @undisturbed()
     def fit(self, X, y=None, groups=None):
         """Choose the threshold, then fit on all normal images.
 
@@ -301,14 +304,14 @@ default=None
         """
         return np.where(self.decision_function(X, groups) < 0, -1, 1)
 
-    def score(self, X, y, groups=None):
+    def score(self, X, y=None, groups=None):
         """Return the mean of the shares of each label that are found.
 
         Parameters
         ----------
         X : array, list of images or paths, or feature grids
-        y : array-like of shape (n,), or masks of shape (n, H, W)
-            +1 normal, -1 anomalous.
+        y : None, array-like of shape (n,), or masks of shape (n, H, W)
+            +1 normal, -1 anomalous; None = all normal.
         groups : array-like of shape (n,), if ``fit`` had groups
 
         Returns
@@ -317,9 +320,11 @@ default=None
             Balanced accuracy, over the labels that there are; 1 is best. What
             ``cross_validate`` takes without ``scoring``.
         """
-        truth, found = labels_of(y, len(X)), self.predict(X, groups)
+        truth = np.ones(len(X), int) if y is None else labels_of(y, len(X))
+        found = self.predict(X, groups)
         return float(np.mean([(found == k)[truth == k].mean() for k in set(truth)]))
 
+    @undisturbed()
     def p_values(self, X, groups=None):
         """Return how often a normal image would look at least as odd.
 
@@ -349,6 +354,7 @@ default=None
         check_is_fitted(self, "estimator_")
         return predict_map(self.estimator_, X)
 
+    @undisturbed()
     def predict_mask(self, X, groups=None):
         """Return which pixels are anomalous.
 
@@ -414,7 +420,7 @@ default=None
                 f"X[{first[wrong[0]]}], labelled {labels[first[wrong[0]]]}; expected "
                 "one label. Correct one, or remove one of the two."
             )
-        warn_of_copies(first, stacklevel=4)
+        warn_of_copies(first, stacklevel=5)
         return first
 
     def _check_numbers(self, labels, groups, first, optimum):

@@ -1,3 +1,5 @@
+import inspect
+import threading
 import warnings
 
 import numpy as np
@@ -12,6 +14,7 @@ from skdinoad._compat.torch import (
     resolve_device,
     resolve_dtype,
     seeded,
+    undisturbed,
 )
 
 
@@ -73,3 +76,93 @@ def test_copies_elsewhere_live_as_long_as_the_array(rng):
 def test_bfloat16_only_where_the_cpu_multiplies_it(monkeypatch, able, device, expected):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able, raising=False)
     assert multiplies_bfloat16(device) is expected
+
+
+def test_as_tensor_takes_arrays_mapped_from_disk(tmp_path):
+    np.save(tmp_path / "a.npy", np.arange(12, dtype=np.float16).reshape(3, 4))
+    mapped = np.load(tmp_path / "a.npy", mmap_mode="r")[:, ::2]
+    tensor = as_tensor(mapped)
+    assert tensor.data_ptr() == mapped.ctypes.data
+    del mapped
+    assert tensor.tolist() == [[0, 2], [4, 6], [8, 10]]
+
+
+def test_gradients_flow_inside_whatever_is_off_outside():
+    for outside in (torch.no_grad, torch.inference_mode):
+        with outside(), undisturbed():
+            x = torch.ones(2, requires_grad=True)
+            x.square().sum().backward()
+        assert x.grad.tolist() == [2, 2]
+        with outside():
+            assert not (torch.ones(1, requires_grad=True) * 2).requires_grad
+
+
+def test_casts_of_autocast_are_not_kept_while_weights_change():
+    layer = torch.nn.Linear(4, 4)
+    with torch.autocast("cpu", torch.bfloat16), undisturbed():
+        with torch.autocast("cpu", torch.bfloat16):
+            layer(torch.ones(1, 4))
+        with torch.no_grad():
+            layer.weight.zero_()
+            layer.bias.zero_()
+        with torch.autocast("cpu", torch.bfloat16):
+            assert not layer(torch.ones(1, 4)).any()
+        assert layer(torch.ones(1, 4)).dtype is torch.float32
+
+
+def test_threads_share_process_wide_settings_and_the_last_puts_them_back():
+    entered, leave = threading.Event(), threading.Event()
+
+    def work():
+        with undisturbed():
+            entered.set()
+            leave.wait(60)
+
+    torch.set_default_dtype(torch.float64)
+    try:
+        with undisturbed():
+            other = threading.Thread(target=work)
+            other.start()
+            assert entered.wait(60)
+        assert torch.get_default_dtype() is torch.float32  # the other needs it yet
+        leave.set()
+        other.join()
+        assert torch.get_default_dtype() is torch.float64
+    finally:
+        leave.set()
+        torch.set_default_dtype(torch.float32)
+
+
+def test_determinism_stays_wished_for_without_errors():
+    torch.use_deterministic_algorithms(True)
+    try:
+        with undisturbed():
+            assert torch.get_deterministic_debug_mode() == 1  # warns
+        assert torch.get_deterministic_debug_mode() == 2
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_precision_set_for_each_device_apart_stays():
+    backend = torch.backends.cuda.matmul
+    if not hasattr(backend, "fp32_precision"):
+        pytest.skip("this torch has one setting for all")
+    found, backend.fp32_precision = backend.fp32_precision, "tf32"
+    try:
+        with undisturbed():
+            pass
+        assert backend.fp32_precision == "tf32"
+    finally:
+        backend.fp32_precision = found
+
+
+def test_decorated_functions_keep_their_signature_and_errors():
+    @undisturbed()
+    def fails(a, *, b=2):
+        raise KeyError(a)
+
+    assert list(inspect.signature(fails).parameters) == ["a", "b"]
+    with np.errstate(all="raise"):
+        with pytest.raises(KeyError):
+            fails(1)
+        assert np.geterr()["under"] == "raise"

@@ -1,12 +1,13 @@
 """The base of trained detectors, by the smallest detector there is: a learned mean."""
 
 import pickle
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.utils import Bunch
 
 from skdinoad._training.detector import TrainedDetector
@@ -166,3 +167,67 @@ def test_training_leaves_the_global_random_state(grids):
     before = torch.get_rng_state()
     MeanDetector().fit(grids)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def stop_in(detector, grids, name, call=1):
+    """Fit, and be stopped in the given call of a method of the detector."""
+    method, calls = getattr(detector, name), []
+
+    def stopping(*args):
+        calls.append(name)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return method(*args)
+
+    setattr(detector, name, stopping)
+    with pytest.raises(KeyboardInterrupt):
+        detector.fit(grids)
+    delattr(detector, name)
+
+
+@pytest.mark.parametrize("first", [0, 20])
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("_gather", 1),
+        ("_new_run", 3),
+        ("_rate", 10),
+        ("_rate", 70),
+        ("_judge", 4),
+        ("_keep", 1),
+        ("_conclude", 1),
+        ("_set_offset", 1),
+    ],
+)
+def test_an_interrupted_fit_scores_nothing_and_is_resumed(grids, name, call, first):
+    """Also one that was to go on with an earlier one."""
+    detector = MeanDetector(warm_start=True)
+    if first:
+        detector.set_params(n_iter=first).fit(grids)
+    if first and name == "_new_run":
+        pytest.skip("all runs are there")
+    stop_in(detector.set_params(n_iter=40), grids, name, call)
+    with pytest.raises(NotFittedError):
+        detector.score_samples(grids)
+    once = MeanDetector().fit(grids)
+    detector.fit(grids)
+    assert detector.loss_curve_ == once.loss_curve_
+    assert np.array_equal(detector.holdout_scores_, once.holdout_scores_)
+    assert np.array_equal(detector.mean_["value"], once.mean_["value"])
+
+
+def test_an_interrupted_fit_goes_through_a_file(grids):
+    detector = MeanDetector(warm_start=True)
+    stop_in(detector, grids, "_judge")
+    loaded = pickle.loads(pickle.dumps(detector)).fit(grids)
+    assert loaded.loss_curve_ == MeanDetector().fit(grids).loss_curve_
+
+
+def test_a_warning_made_an_error_mixes_no_trainings(grids):
+    detector = MeanDetector(warm_start=True).fit(grids)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="starts anew"):
+            detector.fit(grids + 1)
+    fresh = clone(detector).fit(grids + 1)
+    assert detector.fit(grids + 1).loss_curve_ == fresh.loss_curve_

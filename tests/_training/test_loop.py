@@ -183,3 +183,33 @@ def test_other_ways_to_hold_out():
     assert (len(rows), len(held)) == (1, 0)
     ((rows, held),) = holdout_splits(image[:2], 0.9, seed=0)
     assert (len(rows), len(held)) == (1, 1)
+
+
+def interrupted(run, i, n_iter=20, **parameters):
+    """Train, and be stopped in the middle of iteration i."""
+    sound = quadratic(run)
+
+    def loss(j):
+        value = sound(j)
+        if j == i:
+            next(run.network.parameters()).data.add_(1)  # as half a step would
+            raise KeyboardInterrupt
+        return value
+
+    with pytest.raises(KeyboardInterrupt):
+        train(run, loss, n_iter=n_iter, learning_rate=lambda i: 0.01, **parameters)
+    return run
+
+
+@pytest.mark.parametrize(("keep_every", "kept"), [(0, 5), (1000, 0)])
+def test_a_run_stopped_within_an_iteration_goes_back_to_its_last_copy(keep_every, kept):
+    run = interrupted(make_run(), 5, keep_every=keep_every)
+    assert len(run.losses) == kept
+    once, resumed = fit(make_run(), 20), fit(run, 20)
+    assert resumed.losses == once.losses
+    assert torch.equal(weights(resumed), weights(once))
+
+
+def test_nothing_is_copied_where_nobody_goes_on(monkeypatch):
+    monkeypatch.setattr(Run, "copy", None)
+    assert len(interrupted(make_run(), 5).losses) == 5

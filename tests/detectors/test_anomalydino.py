@@ -1,5 +1,7 @@
 """AnomalyDINO; the parity tests number the points of the method's test list."""
 
+import pickle
+
 import cv2
 import joblib
 import numpy as np
@@ -505,3 +507,13 @@ def test_one_good_photograph_is_enough(real_features):
         detector = AnomalyDINO(features=real_features(image_size=224)).fit(tiles[:1])
     scores = detector.score_samples([*tiles[1:], broken])
     assert scores[-1] < scores[:-1].min()
+
+
+def test_a_partial_fit_interrupted_late_leaves_held_out_scores(grids, monkeypatch):
+    """All images of before were held out again by then."""
+    detector = plain().fit(grids[:4])
+    before = pickle.dumps(detector)
+    monkeypatch.setattr(AnomalyDINO, "_set_offset", lambda self: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        detector.partial_fit(grids[:1] + 1)
+    assert pickle.dumps(detector) == before

@@ -380,3 +380,22 @@ def test_held_out_scores_know_of_alpha(make_tiny, neighborhood):
         alone.fit(np.delete(X, i, axis=0))
         expected = alone.score_samples(X[i : i + 1])[0]
         assert held_out == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("part", ["_collect", "_hold_out", "_set_offset"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_an_interrupted_partial_fit_adds_nothing(grids, monkeypatch, part, error):
+    detector = DinoPatch(n_prototypes=3).fit(grids[:4])
+    before = vars(detector).copy()
+
+    def stop(*_):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DinoPatch, part, stop)
+        with pytest.raises(error):
+            detector.partial_fit(grids[4:])
+    assert vars(detector).keys() == before.keys()
+    assert all(vars(detector)[name] is value for name, value in before.items())
+    expected = DinoPatch(n_prototypes=3).fit(grids[:4]).partial_fit(grids[4:])
+    assert detector.partial_fit(grids[4:]).offset_ == expected.offset_

@@ -491,3 +491,26 @@ def test_one_normal_image_cannot_do(labelled):
     X, y = labelled
     with pytest.raises(ValueError, match="One normal image"):
         ThresholdTunerCV(bank(), scoring="f1").fit(X[29:33], y[29:33])
+
+
+def test_its_own_threshold_decides(F):
+    tuner = ThresholdTunerCV(bank(), target_fpr=0.1).fit(F)
+    expected = tuner.predict(F)
+    tuner.estimator_.offset_ = 1e9
+    assert np.array_equal(tuner.predict(F), expected)
+    tuner.offset_ = 1e9
+    assert (tuner.predict(F) == -1).all()
+
+
+def test_groups_without_routing_are_told_how(products):
+    X, groups = products
+    with pytest.raises(ValueError, match="enable_metadata_routing=True"):
+        cross_validate(
+            ThresholdTunerCV(bank(), target_fpr=0.1),
+            X,
+            np.ones(60, int),
+            params={"groups": groups},
+            cv=KFold(2, shuffle=True, random_state=0),
+            scoring="balanced_accuracy",
+            error_score="raise",
+        )
