@@ -358,7 +358,9 @@ def _is_sound(steps):
 
 
 def _check_steps(steps):
-    """Raise TypeError unless steps are pairs; what they hold scikit-learn checks."""
+    """Raise an error unless steps are pairs; what they hold scikit-learn checks."""
+    if isinstance(steps, (list, tuple)) and not steps:
+        raise ValueError("This Pipeline has no steps: give it a detector at least.")
     if not _is_sound(steps):
         wrong = steps
         if isinstance(steps, (list, tuple)):

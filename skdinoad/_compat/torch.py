@@ -138,7 +138,8 @@ def undisturbed():
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(np.errstate(all="warn", under="ignore"))
-        if torch.get_default_device().type != "cpu":
+        # Asked by making one: get_default_device of torch 2.4 sees no `with device`.
+        if torch.empty(0).device.type != "cpu":
             stack.enter_context(torch.device("cpu"))
         for kind in filter(_casts, ("cpu", "cuda", "mps")):
             # Casts are kept until the outermost block ends, the caller's: a training
