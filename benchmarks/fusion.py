@@ -5,7 +5,7 @@ compare, those that heat maps show, and the size of the input: the registry's ch
 ``layers="auto"`` and ``image_size="auto"``. All test images, features not cached.
 
     python benchmarks/fusion.py ../shared/data
-    python benchmarks/fusion.py ../shared/data --sizes 224 448 --categories hazelnut
+    python benchmarks/fusion.py ../shared/data --sizes 448 --score 10
 """
 
 import time
@@ -55,6 +55,7 @@ def measure(estimator, data):
 def main():
     options = parser(__doc__)
     options.add_argument("--sizes", type=int, nargs="*", default=[224])
+    options.add_argument("--score", nargs="*", help="only these, such as 10 or 6+8")
     options = options.parse_args()
     warnings.simplefilter("ignore")
     print(environment() + "\n")
@@ -62,9 +63,11 @@ def main():
     rows = []
     for size in options.sizes:
         for layers, shown in CHOICES:
+            text = ["+".join(map(str, part)) for part in (layers, shown)]
+            if options.score and text[0] not in options.score:
+                continue
             for name, estimator in detectors(size, layers, shown).items():
                 found = np.array([measure(estimator, d) for d in data.values()])
-                text = ["+".join(map(str, part)) for part in (layers, shown)]
                 means = np.nanmean(found, axis=0)
                 rows.append([name, str(size), *text, *found[:, 0], *means])
     header = ["detector", "pixels", "score", "map", *data]
