@@ -91,17 +91,25 @@ def resident(array, device, *, keep=True) -> torch.Tensor:
     """Return a numpy array as a tensor on a device; never write to it.
 
     On the CPU the two share memory. A copy on a GPU is kept as long as the array
-    lives, so that a memory bank travels there once, not with every batch; pass
-    ``keep=False`` for what is used once.
+    lives, or the one that it is a view of, so that a layer of a memory bank travels
+    there once, not with every batch; pass ``keep=False`` for what is used once.
     """
     device = torch.device(device)
     if device.type == "cpu" or not keep:
         return as_tensor(array).to(device)
-    key = (id(array), str(device))
+    place = array.__array_interface__["data"][0], array.strides
+    key = (*place, array.shape, array.dtype.str, str(device))
     if key not in _RESIDENT:
         _RESIDENT[key] = as_tensor(array).to(device)
-        weakref.finalize(array, _RESIDENT.pop, key, None)
+        weakref.finalize(_owner(array), _RESIDENT.pop, key, None)
     return _RESIDENT[key]
+
+
+def _owner(array):
+    """Return the array whose memory a view shows."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
 
 
 _RESIDENT = {}

@@ -57,6 +57,10 @@ class MemoryBank:
         vars(self).update(state)
         self._see_layers()
 
+    def layer(self, j) -> np.ndarray:
+        """Return the vectors (m, c) of layer j."""
+        return self._layers[j]
+
     def of(self, i) -> np.ndarray:
         """Return the vectors of image i as it was given, in the order given."""
         return self.vectors[(self.image == i) & ~self.turned]
@@ -115,7 +119,7 @@ class MemoryBank:
             squares = self._squares[i]
             if hidden is not None:
                 squares = np.where(hidden, np.float32(np.inf), squares)
-            layer = self._layers[i]
+            layer = self.layer(i)
             squared, _ = nearest(queries, layer, squares, k=k, device=device)
         found = np.isfinite(squared)
         total = np.where(found, squared, 0).sum(1)

@@ -455,7 +455,7 @@ class AnomalyDINO(ScoresBatches, LayeredDetector):
             if grid is not None:
                 self._images[i].held = self._hold_out(self.bank_, i, grid)
         held = [self._images[i].held for i in self._distinct()]
-        self._learn_scales(held, self._vectors(self.bank_.vectors), squared=True)
+        self._learn_scales(held, self.bank_.layer, self._n_layers, squared=True)
         if self.search == "approximate":
             self.bank_.indexed(check_random_state(self.random_state).randint(2**31))
 
@@ -501,11 +501,8 @@ class AnomalyDINO(ScoresBatches, LayeredDetector):
         if len(self._distinct()) == 1:
             return bank
         plain, turned = bank.select(~bank.turned), bank
-        self._learn_scales(
-            [self._hold_out(plain, *x) for x in enumerate(grids)],
-            self._vectors(plain.vectors),
-            squared=True,
-        )
+        held = [self._hold_out(plain, *x) for x in enumerate(grids)]
+        self._learn_scales(held, plain.layer, self._n_layers, squared=True)
         usual = [self._usual_score(b, grids) for b in (plain, turned)]
         self.rotation_gain_, useful = worth_turning(*usual)
         if useful:
@@ -534,12 +531,6 @@ class AnomalyDINO(ScoresBatches, LayeredDetector):
         # Between unit vectors 1 - cos is half the squared distance.
         D[:, valid] = bank.squared_distances(grid[valid], without=without, **how) / 2
         return D
-
-    def _vectors(self, flat):
-        """Return features (..., l * c) as (m, l, c), without invalid ones."""
-        rows = flat.reshape(-1, flat.shape[-1])
-        rows = rows[np.isfinite(rows).all(-1)]
-        return rows.reshape(len(rows), self._n_layers, -1)
 
     def _fill(self, D):
         """Give masked patches the distance that masked_score asks for."""

@@ -370,8 +370,12 @@ class DinoPatch(LayeredDetector):
     def _learn_from_holdout(self):
         """Learn from the held-out distances what is usual where."""
         held = self._held[self._distinct()]
-        vectors = self.bank_[:, self.bank_valid_].swapaxes(0, 1)
-        self._learn_scales(held, vectors, squared=self.metric == "cosine")
+        self._learn_scales(
+            held,
+            lambda j: self.bank_[j, self.bank_valid_],
+            len(self.bank_),
+            squared=self.metric == "cosine",
+        )
         D = self._fused(held)
         self.threshold_ = self._holdout = None
         self.baseline_, own = _leave_one_out_means(D)

@@ -51,24 +51,26 @@ class LayeredDetector(BaseDetector):
 
     # -- fusion -----------------------------------------------------------------------
 
-    def _learn_scales(self, held, vectors, squared):
+    def _learn_scales(self, held, vectors_of, n, squared):
         """Learn what each layer's distance of a good image usually is.
 
         Parameters
         ----------
         held : list of ndarray of shape (l, h, w)
             Distances of good images held out; NaN is left out.
-        vectors : ndarray of shape (m, l, c)
-            Good patches: how far they lie apart serves where nothing was held out.
+        vectors_of : callable
+            Returns the good patches (m, c) of layer j: how far they lie apart serves
+            where nothing was held out, and only there are they asked for.
+        n : int
+            How many layers.
         squared : bool
             Whether distances are half the squared ones.
         """
-        n = vectors.shape[1]
         self._rows_of_maps(n)  # complains of unknown layers
         scales = np.ones(n)
         for j in range(n) if n > 1 else ():
             known = np.concatenate([D[j][np.isfinite(D[j])] for D in held])
-            scales[j] = known.mean() if len(known) else _spread(vectors[:, j], squared)
+            scales[j] = known.mean() if len(known) else _spread(vectors_of(j), squared)
         self.layer_scales_ = np.where(scales > 1e-9, scales, 1).astype(np.float32)
 
     def _fused(self, D):

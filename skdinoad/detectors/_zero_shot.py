@@ -49,7 +49,8 @@ class ScoresBatches:
         Raises
         ------
         ValueError
-            If X holds one image only, or an image without a valid patch.
+            If X holds one image only, or copies of one, or an image without a valid
+            patch.
         """
         worker = clone(self).set_params(rotations="none")
         worker._validate_params()
@@ -62,6 +63,11 @@ class ScoresBatches:
         if len(images) < len(X):
             missing = set(range(len(X))) - {image.row for image in images}
             raise nothing_valid(X, min(missing))
+        if len(worker._distinct()) < 2:
+            raise ValueError(
+                f"All {len(X)} images are exact copies of one, which say nothing about "
+                "each other. Pass different ones."
+            )
         worker.masking_, _ = worker._verdict(images)
         if worker.masking_:
             empty = [name_of(X, im.row) for im in images if not im.mask.any()]
@@ -88,7 +94,9 @@ class ScoresBatches:
             for grids in map(list, zip(*layers))
         ]
         D = [np.stack(parts) / 2 for parts in zip(*D)]
-        self._learn_scales(D, self._vectors(images[0].grid), squared=True)
+        valid = np.isfinite(images[0].grid).all(-1)
+        vectors = [layer[valid] for layer in layers[0]]
+        self._learn_scales(D, vectors.__getitem__, self._n_layers, squared=True)
         return [self._fused(self._fill(grid)) for grid in D]
 
 

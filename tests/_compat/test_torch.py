@@ -64,6 +64,17 @@ def test_copies_elsewhere_live_as_long_as_the_array(rng):
     assert not _torch._RESIDENT
 
 
+def test_layers_of_a_bank_travel_once(rng):
+    bank = rng.random((2, 3, 4), np.float32)
+    first = resident(bank[1], "meta")
+    assert resident(bank[1], "meta") is first
+    assert resident(bank[0], "meta") is not first
+    assert resident(bank[1].T, "meta") is not first
+    assert len(_torch._RESIDENT) == 3
+    del bank
+    assert not _torch._RESIDENT
+
+
 @pytest.mark.parametrize(
     ("able", "device", "expected"),
     [

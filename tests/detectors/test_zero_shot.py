@@ -59,3 +59,11 @@ def test_batch_leaves_the_estimator_alone(pictures, tiny):
 def test_a_batch_of_one_is_refused(pictures, tiny):
     with pytest.raises(ValueError, match="compares images with each other"):
         AnomalyDINO(features=tiny).score_batch(pictures[:1])
+
+
+def test_copies_of_one_image_are_refused(grids):
+    with (
+        pytest.warns(UserWarning, match="2 of 3"),
+        pytest.raises(ValueError, match="All 3 images are exact copies of one"),
+    ):
+        plain().score_batch(grids[:1].repeat(3, 0))
