@@ -4,7 +4,7 @@ from skdinoad._inputs.labels import to_labels
 from skdinoad.alignment import AffineAligner, ForegroundMask, PCAAligner
 from skdinoad.detectors import DFR, DMAD, AnomalyDINO, Dinomaly, DinoPatch
 from skdinoad.features import CNNFeatures, DinoFeatures
-from skdinoad.model_selection import ThresholdTunerCV
+from skdinoad.model_selection import ThresholdTunerCV, suggest
 from skdinoad.persistence import dump
 from skdinoad.pipeline import Pipeline, make_pipeline, predict_map
 from skdinoad.regions import Region, find_regions
@@ -30,5 +30,6 @@ __all__ = [
     "find_regions",
     "make_pipeline",
     "predict_map",
+    "suggest",
     "to_labels",
 ]

@@ -24,7 +24,7 @@ from skdinoad.datasets import (
     make_screws,
     plant_defect,
 )
-from skdinoad.metrics import pixel_auroc_score
+from skdinoad.metrics import aupro_score
 from skdinoad.plotting import overlay_map
 
 #: Side, in pixels, of the texture crops, and of the network's view of them.
@@ -124,7 +124,7 @@ def _bunch(train, good, bad, masks):
 # -- fit, score, show ---------------------------------------------------------------
 
 _HEADER = (
-    f"{'':18}{'normals':>8}{'tested':>8}{'image AUROC':>13}{'pixel AUROC':>13}"
+    f"{'':18}{'normals':>8}{'tested':>8}{'image AUROC':>13}{'AUPRO':>8}"
     f"{'false alarms':>14}{'missed':>8}{'seconds':>9}"
 )
 
@@ -140,11 +140,11 @@ def report(name, data, pipe, folder):
     alarms, missed = (decision < 0)[data.y == 1], (decision >= 0)[data.y == -1]
     both = len(set(data.y)) == 2
     image = f"{roc_auc_score(data.y, decision):.3f}" if both else "-"
-    pixel = pixel_auroc(data, maps)
-    pixel = "-" if pixel is None else f"{pixel:.3f}"
+    aupro = aupro_of(data, maps)
+    aupro = "-" if aupro is None else f"{aupro:.3f}"
     print(
         f"{name:18}{len(data.train):8}{len(data.test):8}{image:>13}"
-        f"{pixel:>13}{alarms.sum():>8} of {alarms.size:<3}"
+        f"{aupro:>8}{alarms.sum():>8} of {alarms.size:<3}"
         f"{missed.sum():>4} of {missed.size:<3}{seconds:7.1f}",
         flush=True,
     )
@@ -155,13 +155,13 @@ def report(name, data, pipe, folder):
     dump(pipe, folder / "model.joblib")
 
 
-def pixel_auroc(data, maps):
-    """Return the AUROC over the pixels of good and of masked images; None without."""
+def aupro_of(data, maps):
+    """Return the AUPRO over good images and those with masks; None without masks."""
     known = np.flatnonzero(getattr(data.masks, "known", np.ones(len(maps), bool)))
     masks = [data.masks[i] for i in known]
     if not any(mask.any() for mask in masks):
         return None
-    return pixel_auroc_score(masks, [maps[i] for i in known])
+    return aupro_score(masks, [maps[i] for i in known])
 
 
 def _write_overlays(folder, data, maps, decision, limits):

@@ -20,12 +20,20 @@ from skdinoad._inputs.images import Images, as_images, take
 from skdinoad._inputs.labels import normal_rows
 from skdinoad.alignment._polarity import common_direction, cosines, side_vectors
 from skdinoad.alignment._pose import SUPPORTS, find_pose
+from skdinoad.alignment._shape import learn_shape
 from skdinoad.alignment._sizes import FILL, frame_of_parts, frame_of_photographs, square
 from skdinoad.base import TakesImages
 
 __all__ = ["PCAAligner"]
 
-_FLAGS = ("no_object", "isotropic", "ambiguous", "clamped", "full_frame")
+_FLAGS = (
+    "no_object",
+    "isotropic",
+    "ambiguous",
+    "clamped",
+    "full_frame",
+    "unusual",
+)
 
 
 class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
@@ -120,6 +128,9 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
     - ``isotropic``: eigenvalue ratio above 0.83, the axis is undefined: not rotated.
     - ``ambiguous``: the two ends look alike (skewness below 0.05, cosine below 0.1):
       not flipped.
+    - ``unusual``: longer or shorter for its width than any training part by 8 % and
+      more: placed, at the usual size, by the end that then agrees best with training
+      parts, so that a part that lost a third of its length is odd where it is missing.
     - ``clamped``: size beyond 4 times, or a quarter of, the training median: limited.
 
     References
@@ -294,7 +305,8 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
         Z : ndarray of shape (n, height, width, 4), uint8
         frames : ndarray of shape (n, 3, 3), float64
         flags : structured ndarray of shape (n,)
-            Boolean fields no_object, isotropic, ambiguous, clamped, full_frame.
+            Boolean fields no_object, isotropic, ambiguous, clamped, full_frame,
+            unusual.
         """
         check_is_fitted(self)
         images = self._images_to_score(X)
@@ -317,6 +329,7 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
             self.features_ = self.polarity_reference_ = self.polarity_bias_ = None
             if self.polarity == "features":
                 self._fit_polarity(images, poses)
+            self._fit_shape(images, poses)
             self._learn_seen(images)
         return dict(zip(rows.tolist(), poses))
 
@@ -350,7 +363,8 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
         )
 
     def _fit_sizes(self, poses, images):
-        usable = [p for p in poses if not (self._absent(p) or self._fills(p))]
+        self._shape = None
+        usable = [p for p in poses if self._usable(p)]
         ratios = np.array([pose.ratio for pose in usable])
         self.mode_ = self.mode
         if self.mode != "none":
@@ -425,6 +439,18 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
             self.polarity_bias_ = (sides + other).mean(axis=0) / 2
             self.polarity_reference_ = common_direction(sides - self.polarity_bias_)
 
+    def _fit_shape(self, images, poses):
+        """Learn where parts end, if they have ends."""
+        rows = [i for i, pose in enumerate(poses) if self._usable(pose)][:_LOOKED_AT]
+        if self.mode_ != "full" or self.isotropic_ or self.rotation or len(rows) < 2:
+            return
+        seen, poses = [images[i] for i in rows], [poses[i] for i in rows]
+        if self.polarity_reference_ is None:
+            frames = [self._place(*pair)[0] for pair in zip(seen, poses)]
+        else:
+            frames = self._align(seen, dict(enumerate(poses)))[1]
+        self._shape = learn_shape(seen, poses, frames, self.output_size_)
+
     # -- alignment --------------------------------------------------------------------
 
     def _align(self, images, poses):
@@ -459,7 +485,16 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
         frame = pose_frame(pose.centre, angle, zoom, self.output_size_)
         if self._points_left(pose, flag):
             frame = frame @ self._turn
+        if self._shape is not None and not (
+            flag["isotropic"] or self._shape.fits(pose)
+        ):
+            flag["unusual"] = True
+            how = pose, angle, frame, self.output_size_
+            frame = self._shape.better_frame(image, *how, mirror=self.flip == "mirror")
         return frame, flag
+
+    def _usable(self, pose):
+        return not (self._absent(pose) or self._fills(pose))
 
     def _absent(self, pose):
         return pose is None or pose.share < self.min_share
@@ -516,6 +551,7 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
     def _turn_by_features(self, images, Z, frames, flags):
         rotated = self.mode_ == "full" and not self.isotropic_
         fixed = flags["no_object"] | flags["full_frame"] | flags["isotropic"]
+        fixed |= flags["unusual"]
         if not rotated or fixed.all():
             return
         rows = np.flatnonzero(~fixed)
@@ -538,6 +574,8 @@ _MAX_ZOOM = 4.0
 #: the part stays as found: if all photographs show one pose, it stays the same.
 _MIN_SKEWNESS = 0.05
 _MIN_COSINE = 0.1
+#: Training parts that the usual shape is learned from, at most.
+_LOOKED_AT = 100
 
 
 def _middle(image):

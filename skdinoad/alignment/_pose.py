@@ -48,6 +48,9 @@ class Pose:
     reach : (float, float)
         Farthest point of the support from the centre, along the axis and across it,
         in units of sigma.
+    ends, sides : (float, float)
+        Least and largest offset of the support along the axis and across it, in units
+        of sigma.
     """
 
     centre: np.ndarray
@@ -58,6 +61,8 @@ class Pose:
     share: float
     borders: int
     reach: tuple
+    ends: tuple
+    sides: tuple
 
 
 def find_pose(image, *, support, canny, blur, closing, min_contour):
@@ -208,6 +213,7 @@ def _pose(shape, size, to_source):
     third = vx**3 * xxx + 3 * vx**2 * vy * xxy + 3 * vx * vy**2 * xyy + vy**3 * yyy
     width, height = cv2.boundingRect(points)[2:]
     offsets = (points.reshape(-1, 2) - centre) @ [[vx, -vy], [vy, vx]]
+    offsets /= np.sqrt(values[1])
     return Pose(
         centre=(to_source @ [*centre, 1])[:2],
         angle=float(np.arctan2(vy, vx)),
@@ -216,5 +222,7 @@ def _pose(shape, size, to_source):
         skewness=float(third / values[1] ** 1.5),
         share=float((area or width * height) / (size[0] * size[1])),
         borders=sum(gap <= _TOUCH for gap in _gaps(points, size)),
-        reach=tuple(np.abs(offsets).max(axis=0) / np.sqrt(values[1])),
+        reach=tuple(np.abs(offsets).max(axis=0)),
+        ends=(offsets[:, 0].min(), offsets[:, 0].max()),
+        sides=(offsets[:, 1].min(), offsets[:, 1].max()),
     )

@@ -60,13 +60,24 @@ REGISTRY = {
 }
 
 
+#: What users of a method report for weights of which no digest is listed, by the
+#: model's name: Dinomaly on DINOv3 wants late blocks (github.com/guojiajeremy/Dinomaly,
+#: issue 21: the middle ones gave .667, these .993, at 512 pixels). Not measured here.
+REPORTED = {
+    "vit_large_patch16_dinov3": {"middle": (20, 21, 22, 23)},
+}
+
+
 def describe(model: str, digest: str, source: str) -> KnownWeights:
     """Return what is known of weights that were found at ``source``.
 
     Weights that the registry does not list are taken as their papers take them: the
-    last block after the final LayerNorm.
+    last block after the final LayerNorm (AnomalyDINO, section 4), and for Dinomaly the
+    middle blocks, or what ``REPORTED`` says.
     """
-    return replace(REGISTRY.get(digest, KnownWeights(model)), source=source)
+    reported = REPORTED.get(model.split(".")[0], {})
+    known = REGISTRY.get(digest, KnownWeights(model, **reported))
+    return replace(known, source=source)
 
 
 def find(model: str, weights: str) -> Found:

@@ -99,3 +99,10 @@ def test_auto_follows_what_is_known_of_the_package():
     assert (features.layers_, features.norm_) == ((6, 8, 10, 11), False)
     assert features.map_layers_ == (6,)
     assert load_backbone(DINO, "package").digest in REGISTRY
+
+
+def test_what_users_report_of_a_model_serves_its_unlisted_weights():
+    known = describe("vit_large_patch16_dinov3.lvd1689m", "0" * 64, "the model hub")
+    assert known.middle == (20, 21, 22, 23)
+    assert (known.layers, known.norm) == ((-1,), True)
+    assert describe("vit_small_patch16_dinov3.lvd1689m", "0" * 64, "").middle is None

@@ -1,0 +1,152 @@
+"""Settings chosen on one's own good images, with defects planted in them."""
+
+from numbers import Integral, Real
+
+import numpy as np
+from sklearn.model_selection import GridSearchCV, GroupKFold
+from sklearn.utils import check_random_state
+
+from skdinoad._inputs.copies import content, first_of_each
+from skdinoad._inputs.images import as_images, as_shown
+from skdinoad._inputs.pixels import hidden_pixels
+from skdinoad.datasets import plant_defects
+from skdinoad.detectors import AnomalyDINO
+from skdinoad.metrics import image_auroc_scorer, pixel_aupro_scorer
+
+__all__ = ["suggest"]
+
+_SCORING = {"image_auroc": image_auroc_scorer, "aupro": pixel_aupro_scorer}
+
+#: What is tried where no grid is given, cheap inputs before dear ones.
+_SIZES = (224, 336, 448)
+_LAYERS = ("auto", (-6,), (-6, -4), (-1,))
+
+
+def suggest(
+    X,
+    estimator=None,
+    param_grid=None,
+    *,
+    kinds=("scratch", "blob", "cutpaste"),
+    size=0.1,
+    cv=3,
+    margin=0.01,
+    random_state=0,
+):
+    """Search settings on good images alone: defects are planted in held-out ones.
+
+    Each good image gets a copy with a planted defect. A model learns from the good
+    images of some folds and is asked to tell the good from the defective images of
+    the other one, and where the defects are. A good image and its copies share a
+    fold. What wins is the *first* setting whose mean of image AUROC and AUPRO is
+    within ``margin`` of the best: list cheap settings before dear ones.
+
+    Planted defects are no real ones. They tell which input size still sees a mark of
+    their ``size``, and which layers show it in its place; they cannot tell which
+    detector finds a wrong part or a subtle stain.
+
+    Parameters
+    ----------
+    X : array, list of images or paths
+        Good images, twice ``cv`` at least, without transparency.
+    estimator : detector or Pipeline, default=None
+        What to tune; None means ``AnomalyDINO()``, which needs no alignment.
+    param_grid : dict or list of dict, default=None
+        As in ``GridSearchCV``, cheap settings first. None means the layers "auto",
+        the sixth from the end, that and the fourth, or the last; for a single
+        detector each at 224, 336 and 448 pixels. An aligner in front decides the size
+        itself: pass ``{"pcaaligner__output_size": [...]}``, say, to compare some.
+    kinds : sequence of str, default=("scratch", "blob", "cutpaste")
+    size : float, default=0.1
+        Kinds and extent, over the shorter edge, of the defects that matter to you; see
+        :func:`~skdinoad.datasets.plant_defect`.
+    cv : int, default=3
+        Number of folds.
+    margin : float, default=0.01
+        How much better a dearer setting must be.
+    random_state : int, RandomState or None, default=0
+
+    Returns
+    -------
+    search : GridSearchCV, fitted
+        ``best_params_``; ``best_estimator_``, fitted on all good images;
+        ``cv_results_`` with ``mean_test_image_auroc`` and ``mean_test_aupro`` of every
+        setting. Features are computed once for all folds, so its times tell little.
+
+    Raises
+    ------
+    ValueError
+        If X holds too few different images, or a parameter is invalid.
+
+    Examples
+    --------
+    >>> from skdinoad import AnomalyDINO, DinoFeatures
+    >>> from skdinoad.datasets import make_screws
+    >>> from skdinoad.model_selection import suggest
+    >>> X, _ = make_screws(6, size=96)
+    >>> detector = AnomalyDINO(features=DinoFeatures(weights="random:0"))
+    >>> grid = {"features__image_size": [56, 112]}
+    >>> search = suggest(X, detector, grid, cv=2, size=0.2)
+    >>> len(search.cv_results_["mean_test_aupro"])
+    2
+    """
+    estimator = AnomalyDINO() if estimator is None else estimator
+    _check(cv, margin)
+    images = as_images(X)
+    shown = as_shown(images)
+    X = [_opaque(image, images.name(i)) for i, image in enumerate(shown)]
+    group = first_of_each([content(images, i) for i in range(len(images))])
+    n = len(set(group.tolist()))
+    if n < 2 * cv:
+        raise ValueError(
+            f"suggest needs two different good images for each of cv={cv} folds; got "
+            f"{n}. Pass more images, or a smaller cv."
+        )
+    rng = check_random_state(random_state)
+    bad, masks = plant_defects(X, kinds=kinds, size=size, random_state=rng)
+    search = GridSearchCV(
+        estimator,
+        _default_grid(estimator) if param_grid is None else param_grid,
+        scoring=_SCORING,
+        cv=list(GroupKFold(cv).split(np.arange(2 * len(X)), groups=np.tile(group, 2))),
+        refit=_Cheapest(margin),
+        error_score="raise",
+    )
+    return search.fit([*X, *bad], [*(np.zeros_like(m) for m in masks), *masks])
+
+
+class _Cheapest:
+    """Picks the first setting that is nearly as good as the best."""
+
+    def __init__(self, margin):
+        self.margin = margin
+
+    def __call__(self, results):
+        quality = results["mean_test_image_auroc"] + results["mean_test_aupro"]
+        return int(np.argmax(quality / 2 >= quality.max() / 2 - self.margin))
+
+
+def _check(cv, margin):
+    if not isinstance(cv, Integral) or cv < 2:
+        raise ValueError(f"cv={cv!r}: expected a number of folds, 2 at least.")
+    if not isinstance(margin, Real) or not margin >= 0:
+        raise ValueError(f"margin={margin!r}: expected a number, 0 at least.")
+
+
+def _opaque(image, name):
+    if image.shape[-1] == 4 and hidden_pixels(image).any():
+        raise ValueError(
+            f"{name} has hidden pixels, where no defect can be planted. Pass whole "
+            "photographs, and a Pipeline whose first step hides what does not matter."
+        )
+    return image[..., :3]
+
+
+def _default_grid(estimator):
+    """Return sizes and layers for a detector, or for the one at a Pipeline's end."""
+    steps = getattr(estimator, "steps", None)
+    prefix = f"{steps[-1][0]}__features__" if steps else "features__"
+    grid = {f"{prefix}layers": [*_LAYERS]}
+    if not steps or len(steps) == 1:  # the size behind an aligner is the aligner's
+        grid[f"{prefix}image_size"] = [*_SIZES]
+    return grid
