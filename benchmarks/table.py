@@ -54,6 +54,7 @@ from skdinoad import (
     DinoPatch,
     PCAAligner,
     Pipeline,
+    SubspaceAD,
     __version__,
 )
 from skdinoad._compat.timm import timm
@@ -77,6 +78,7 @@ def same_size(detector):
 METHODS = {
     "DinoPatch": lambda: same_size(DinoPatch()),
     "AnomalyDINO": AnomalyDINO,
+    "SubspaceAD": SubspaceAD,
     "Dinomaly": lambda: Dinomaly(holdout=None),
     "DFR": lambda: DFR(holdout=None),
     "DMAD": lambda: DMAD(holdout=None),

@@ -2,7 +2,14 @@
 
 from skdinoad._inputs.labels import to_labels
 from skdinoad.alignment import AffineAligner, ForegroundMask, PCAAligner
-from skdinoad.detectors import DFR, DMAD, AnomalyDINO, Dinomaly, DinoPatch
+from skdinoad.detectors import (
+    DFR,
+    DMAD,
+    AnomalyDINO,
+    Dinomaly,
+    DinoPatch,
+    SubspaceAD,
+)
 from skdinoad.features import CNNFeatures, DinoFeatures
 from skdinoad.model_selection import ThresholdTunerCV, suggest
 from skdinoad.persistence import dump
@@ -24,6 +31,7 @@ __all__ = [
     "PCAAligner",
     "Pipeline",
     "Region",
+    "SubspaceAD",
     "ThresholdTunerCV",
     "__version__",
     "dump",

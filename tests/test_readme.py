@@ -42,5 +42,5 @@ def test_table_is_the_measured_one():
     shown = lines[start : start + 8]
     measured = README.parent / "benchmarks" / "results" / "table.md"
     assert "\n".join(shown) in measured.read_text()
-    names = ["DinoPatch", "AnomalyDINO", "Dinomaly", "DFR", "DMAD"]
+    names = ["DinoPatch", "AnomalyDINO", "SubspaceAD", "Dinomaly", "DFR", "DMAD"]
     assert [row.split(" | ")[0].strip("| ") for row in shown[2:7]] == names

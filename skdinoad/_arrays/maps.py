@@ -8,7 +8,15 @@ import torch
 from scipy import ndimage
 from torch.nn.functional import interpolate, pad
 
-__all__ = ["aggregate", "clean", "enlarged", "smooth", "smooth_pixels", "unit"]
+__all__ = [
+    "aggregate",
+    "clean",
+    "enlarged",
+    "smooth",
+    "smooth_pixels",
+    "unit",
+    "window_mean",
+]
 
 
 def unit(F) -> np.ndarray:
@@ -49,6 +57,30 @@ def smooth(grids, sigma: float) -> np.ndarray:
 
 def _gaussian(grids, sigma):
     return ndimage.gaussian_filter(grids, sigma, axes=(1, 2), mode="nearest")
+
+
+def window_mean(grid, size: int) -> np.ndarray:
+    """Return features (h, w, c), each averaged over a window of valid neighbours.
+
+    Parameters
+    ----------
+    grid : ndarray of shape (h, w, c), float32
+        NaN = invalid.
+    size : int
+        Edge of the window in patches, odd; 1 returns the grid as it is.
+
+    Returns
+    -------
+    ndarray of shape (h, w, c), float32
+        Invalid patches stay NaN and give their neighbours nothing.
+    """
+    if size == 1:
+        return grid
+    valid = np.isfinite(grid).all(-1, keepdims=True)
+    how = {"size": size, "axes": (0, 1), "mode": "constant"}
+    total = ndimage.uniform_filter(np.where(valid, grid, 0), **how)
+    weight = ndimage.uniform_filter(valid.astype(np.float32), **how)
+    return np.where(valid, total / np.maximum(weight, 1e-6), np.float32(np.nan))
 
 
 def smooth_pixels(image, sigma: float, *, inside=None) -> np.ndarray:

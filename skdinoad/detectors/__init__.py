@@ -5,5 +5,6 @@ from skdinoad.detectors._dfr import DFR
 from skdinoad.detectors._dinomaly import Dinomaly
 from skdinoad.detectors._dinopatch import DinoPatch
 from skdinoad.detectors._dmad import DMAD
+from skdinoad.detectors._subspacead import SubspaceAD
 
-__all__ = ["DFR", "DMAD", "AnomalyDINO", "DinoPatch", "Dinomaly"]
+__all__ = ["DFR", "DMAD", "AnomalyDINO", "DinoPatch", "Dinomaly", "SubspaceAD"]

@@ -11,6 +11,7 @@ from skdinoad._arrays.maps import (
     smooth,
     smooth_pixels,
     unit,
+    window_mean,
 )
 
 
@@ -132,3 +133,14 @@ def test_enlarged_leaves_out_invalid_cells():
     assert np.isnan(heat[:, -20:]).all()
     assert np.isfinite(heat[:, :180]).all()
     np.testing.assert_allclose(heat[np.isfinite(heat)], 2, rtol=1e-5)
+
+
+def test_window_means_leave_out_invalid_patches(rng):
+    grid = rng.normal(size=(4, 5, 3)).astype(np.float32)
+    assert window_mean(grid, 1) is grid
+    grid[1, 2] = np.nan
+    out = window_mean(grid, 3)
+    assert np.isnan(out[1, 2]).all()
+    np.testing.assert_allclose(
+        out[0, 3], np.nanmean(grid[:2, 2:5], axis=(0, 1)), rtol=1e-5
+    )

@@ -67,3 +67,98 @@ def test_copies_of_one_image_are_refused(grids):
         pytest.raises(ValueError, match="All 3 images are exact copies of one"),
     ):
         plain().score_batch(grids[:1].repeat(3, 0))
+
+
+def musc(F, tokens, windows, n):
+    """Mutual scoring of unit patches (n, h, w, c), loop by loop."""
+    count, h, w, _ = F.shape
+    total = np.zeros((count, h, w))
+    for r in windows:
+        half = r // 2
+        G = np.zeros_like(F)
+        for y in range(h):
+            for x in range(w):
+                rows = slice(max(0, y - half), y + half + 1)
+                columns = slice(max(0, x - half), x + half + 1)
+                G[:, y, x] = F[:, rows, columns].mean((1, 2))
+        G /= np.linalg.norm(G, axis=-1, keepdims=True)
+        for i in range(count):
+            others = [j for j in range(count) if j != i]
+            near = [
+                np.square(G[i][:, :, None] - G[j].reshape(-1, 8)).sum(-1).min(-1) / 2
+                for j in others
+            ]
+            total[i] += np.sort(near, axis=0)[:3].mean(0) / len(windows)
+    scores = total.reshape(count, -1).max(1)
+    if n:
+        unit = tokens / np.linalg.norm(tokens, axis=1, keepdims=True)
+        W, means = unit @ unit.T, []
+        for k in range(1, n + 1):
+            for_k = []
+            for i in range(count):
+                nearest = np.argsort(-W[i])[:k]
+                for_k.append(np.average(scores[nearest], weights=W[i, nearest]))
+            means.append(for_k)
+        scores = np.mean(means, axis=0)
+    return -scores, total
+
+
+@pytest.mark.parametrize("windows", [(1,), (1, 3, 5), (3,)])
+def test_windows_and_mutual_scores_are_those_of_the_plain_loops(grids, windows):
+    F = grids / np.linalg.norm(grids, axis=-1, keepdims=True)
+    scores, maps = musc(F.astype(float), None, windows, 0)
+    ours = plain().score_batch(grids, aggregation=windows, return_maps=True)
+    np.testing.assert_allclose(ours[0], scores, rtol=1e-5)
+    np.testing.assert_allclose(ours[1], maps, rtol=1e-4, atol=1e-6)
+
+
+def test_scores_are_averaged_over_images_that_look_alike(pictures, tiny):
+    X = make_images(6, size=(64, 96))
+    detector = AnomalyDINO(features=tiny, masking=False)
+    before, maps = detector.score_batch(X, return_maps=True)
+    after, same = detector.score_batch(X, rescoring=3, return_maps=True)
+    tokens = tiny.fit(X).transform_tokens(X)[1][:, 0].astype(float)
+    unit = tokens / np.linalg.norm(tokens, axis=1, keepdims=True)
+    W, expected = unit @ unit.T, []
+    for i in range(6):
+        order = np.argsort(-W[i])
+        expected.append(
+            np.mean(
+                [
+                    np.average(before[order[:k]], weights=W[i, order[:k]])
+                    for k in (1, 2, 3)
+                ]
+            )
+        )
+    np.testing.assert_allclose(after, expected, rtol=1e-5)
+    assert np.array_equal(maps, same)
+    assert np.array_equal(detector.score_batch(X, rescoring=1), before)
+
+
+def test_windows_do_not_mix_in_invalid_patches(grids):
+    holes, loud = grids.copy(), grids.copy()
+    holes[0, 1, 1], loud[0, 1, 1] = np.nan, 1e3
+    clean = plain().score_batch(holes, aggregation=(3,))
+    assert np.isfinite(clean).all()
+    assert not np.allclose(clean, plain().score_batch(loud, aggregation=(3,)))
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"aggregation": ()},
+        {"aggregation": (2,)},
+        {"aggregation": [1.5]},
+        {"aggregation": "3"},
+        {"rescoring": -1},
+        {"rescoring": 1.5},
+    ],
+)
+def test_bad_steps_are_refused(grids, how):
+    with pytest.raises(ValueError, match=f"{next(iter(how))}="):
+        plain().score_batch(grids, **how)
+
+
+def test_rescoring_needs_class_tokens(grids):
+    with pytest.raises(ValueError, match="class tokens"):
+        plain().score_batch(grids, rescoring=2)

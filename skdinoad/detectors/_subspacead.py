@@ -1,0 +1,333 @@
+"""SubspaceAD: how far a patch lies beside the subspace of nominal patches."""
+
+from numbers import Integral, Real
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from skdinoad._arrays.geometry import rotated
+from skdinoad._arrays.maps import smooth_pixels, unit
+from skdinoad._arrays.subspace import Moments, principal_subspace, residuals
+from skdinoad._compat.sklearn import Interval, StrOptions
+from skdinoad._inputs.copies import content
+from skdinoad._inputs.grids import name_of
+from skdinoad.detectors._layered import LayeredDetector
+from skdinoad.detectors._rotations import chosen_angles
+from skdinoad.features import DinoFeatures
+
+__all__ = ["SubspaceAD"]
+
+#: Groups of training images, each held out once.
+_FOLDS = 5
+
+#: As many evenly spaced turns as the paper draws at random.
+_PAPER_ANGLES = tuple(range(0, 360, 12))
+
+
+class SubspaceAD(LayeredDetector):
+    r"""Compare every patch with the linear subspace that nominal patches span.
+
+    ``fit`` finds, for each layer, the mean :math:`\mu` and the principal directions
+    *C* of the patch features of all normal images. A patch's score is the squared
+    length of what they leave of it (the paper's reconstruction residual),
+
+    .. math:: D = \lVert (x - \mu) - C^\top C\,(x - \mu) \rVert^2
+
+    There is no bank: size and cost of a model are the same for one image and for
+    thousands. In exchange a patch is called normal if it is a *mixture* of normal
+    ones, and where it lies does not matter.
+
+    Parameters
+    ----------
+    features : DinoFeatures, "passthrough" or None, default=None
+        Extractor of the patch features. None means ``DinoFeatures()`` for images,
+        and takes feature grids as they are.
+    n_components : float or int, default=0.99
+        Directions that count as normal: the share of the variance that they explain
+        (below 1), or their number.
+    normalize : bool, default=True
+        Whether patch features are scaled to unit length first, so that scores lie in
+        0..1 and loud patches do not govern the subspace.
+    rotations : {"auto", "none", "agnostic"} or sequence of float, default="auto"
+        Angles in degrees at which copies of the training images join them. "auto"
+        turns up to 8 images by multiples of 45 degrees, "agnostic" any number.
+    smoothing_sigma : float, default=4.0
+        Standard deviation, in pixels of the image, of a Gaussian over heat maps.
+    aggregate : {"top", "max", "mean", "p99"}, default="top"
+        How patch scores become the image score; "top" averages the largest.
+    top_fraction : float, default=0.01
+        Share of patches that "top" averages, at least one patch.
+    map_layers : "auto" or sequence of int, default="auto"
+        Layers whose distances heat maps show, of those that ``features`` takes; the
+        image's score is the mean over all.
+    contamination : "auto" or float, default="auto"
+        Share of good images that may be flagged. "auto" puts the threshold at the
+        least normal held-out training image.
+    verbose : bool, default=False
+        Show progress bars.
+
+    Attributes
+    ----------
+    value_range_ : (int, int) or None
+        Values that become 0 and 255, learned from training images of more than 8 bits;
+        None = they have 8.
+    hidden_pixels_ : bool
+        Whether alpha hides pixels of training images.
+    features_ : DinoFeatures or None
+        The fitted extractor; it knows the digest of the weights.
+    mean_ : list of l arrays of shape (c,), float32
+        Mean of the nominal patches in each layer.
+    components_ : list of l arrays of shape (k, c), float32
+        Orthonormal directions of each layer, the one of largest variance first.
+    layer_scales_ : ndarray of shape (l,), float32
+        Mean residual of held-out good images in each layer, by which it is divided; 1
+        if there is one layer.
+    angles_ : tuple of float
+        Angles at which training images were learned, 0 first.
+    holdout_scores_ : ndarray of shape (n,)
+        ``score_samples`` of each training image by a subspace without its fold, one of
+        five; exact copies share a fold and count once.
+    offset_ : float
+        Threshold on ``score_samples``; NaN after a fit on one image.
+    map_limits_ : (float, float)
+        Display range for heat maps, from held-out normal maps.
+
+    See Also
+    --------
+    AnomalyDINO : The nearest nominal patch in place of the subspace.
+    DFR : ``autoencoder="linear"`` is this subspace for features of a CNN.
+
+    Notes
+    -----
+    ``fit`` looks at each image twice: for the subspace, then for the held-out scores.
+    With the features' cache (the default) the network runs once. Memory does not grow
+    with the number of images.
+
+    Where the paper averages layers before one subspace, each layer here has its own,
+    as DinoPatch's and AnomalyDINO's have; :meth:`from_paper` averages.
+
+    References
+    ----------
+    Lendering, Akdag, Bondarev, "SubspaceAD: Training-Free Few-Shot Anomaly Detection
+    via Subspace Modeling", CVPR 2026, arXiv 2602.23013;
+    github.com/CLendering/SubspaceAD.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdinoad import SubspaceAD
+    >>> rng = np.random.default_rng(0)
+    >>> F = np.zeros((3, 4, 4, 8), dtype=np.float32)
+    >>> F[..., :2] = rng.normal(size=(3, 4, 4, 2))      # nominal patches lie in a plane
+    >>> detector = SubspaceAD(normalize=False).fit(F)
+    >>> detector.components_[0].shape
+    (2, 8)
+    >>> defect = F[:1].copy()
+    >>> defect[0, 1, 2, 5] = 3.0                                # 3 beside it
+    >>> detector.predict_map(defect)[0].round(3)[1]
+    array([0., 0., 9., 0.], dtype=float32)
+    """
+
+    _parameter_constraints = {
+        **LayeredDetector._parameter_constraints,
+        "n_components": [
+            Interval(Integral, 1, None, closed="left"),
+            Interval(Real, 0, 1, closed="neither"),
+        ],
+        "normalize": ["boolean"],
+        "rotations": [StrOptions({"auto", "agnostic", "none"}), "array-like"],
+        "smoothing_sigma": [Interval(Real, 0, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        *,
+        features=None,
+        n_components=0.99,
+        normalize=True,
+        rotations="auto",
+        smoothing_sigma=4.0,
+        aggregate="top",
+        top_fraction=0.01,
+        map_layers="auto",
+        contamination="auto",
+        verbose=False,
+    ):
+        self.features = features
+        self.n_components = n_components
+        self.normalize = normalize
+        self.rotations = rotations
+        self.smoothing_sigma = smoothing_sigma
+        self.aggregate = aggregate
+        self.top_fraction = top_fraction
+        self.map_layers = map_layers
+        self.contamination = contamination
+        self.verbose = verbose
+
+    @classmethod
+    def from_paper(cls, *, model="vit_giant_patch14_reg4_dinov2.lvd142m", **parameters):
+        """Return the paper's configuration: seven middle layers, averaged.
+
+        Blocks 22 to 28 of the 40 of ViT-g with registers (counted from 1; the same
+        share of the depth of another network), before the final norm, at 672 x 672
+        pixels, their mean not normalised; 30 turned copies of each image, evenly spaced
+        here, where the paper draws angles at random. It takes 1.1 billion weights,
+        which must be had from the hub or a file.
+
+        Parameters
+        ----------
+        model : str
+            A DINOv2 of timm with 12, 24 or 40 blocks.
+        **parameters
+            Override any parameter.
+
+        Returns
+        -------
+        SubspaceAD
+
+        Examples
+        --------
+        >>> from skdinoad import SubspaceAD
+        >>> SubspaceAD.from_paper().features.layers
+        (21, 22, 23, 24, 25, 26, 27)
+        """
+        depth = next((d for name, d in _DEPTHS.items() if name in model), None)
+        if depth is None:
+            raise ValueError(f"model={model!r}: expected a ViT of {[*_DEPTHS]}.")
+        layers = tuple(range(round(depth * 21 / 40), round(depth * 28 / 40)))
+        features = DinoFeatures(
+            model=model, image_size=(672, 672), layers=layers, groups=1, norm=False
+        )
+        official = {
+            "features": features,
+            "normalize": False,
+            "rotations": _PAPER_ANGLES,
+        }
+        return cls(**{**official, **parameters})
+
+    # -- the parts of a detector ------------------------------------------------------
+
+    def _default_features(self):
+        return DinoFeatures()
+
+    def _fit_images(self, X):
+        self.angles_ = None
+        folds, kept, number = self._moments(X)
+        self._take_stock(X, kept)
+        whole = _sum_of(folds)
+        self.mean_, self.components_ = self._subspaces(whole)
+        # A single image leaves nothing to hold out: then its own residuals tell how
+        # layers compare.
+        without = [self._without(whole, fold) for fold in folds]
+        held = self._residuals_of(X, [without[k] for k in number])
+        self._held = held if len(folds) > 1 else None
+        self._learn_scales(
+            [held[i] for i in self._distinct()], None, len(whole), squared=True
+        )
+
+    def _score_grid(self, F):
+        subspaces = self.mean_, self.components_
+        return np.stack([self._fused(self._residuals(grid, *subspaces)) for grid in F])
+
+    def _holdout_grids(self):
+        if self._held is None:
+            return None
+        return [self._fused(self._held[i]) for i in self._distinct()]
+
+    def _map(self, grid, frame, size):
+        heat = super()._map(grid, frame, size)
+        return smooth_pixels(heat, self._sigma(self.smoothing_sigma), inside=heat > 0)
+
+    # -- private ----------------------------------------------------------------------
+
+    def _moments(self, X):
+        """Return the moments of each fold and layer, rows of use, and their folds.
+
+        Copies share a fold.
+        """
+        folds, kept, number, known = [], [], [], {}
+        row = -1
+        for F, _ in self._batches(X, "fit"):
+            for grid in F:
+                row += 1
+                self._check_features(grid)
+                if not np.isfinite(grid).any():
+                    continue
+                n = known.setdefault(content(X, row), len(known))
+                if n == len(folds) < _FOLDS:
+                    folds.append([Moments(grid.shape[3]) for _ in range(grid.shape[2])])
+                kept.append(row)
+                number.append(n % _FOLDS)
+                self._add(grid, folds[n % _FOLDS], name_of(X, row))
+        if kept:
+            self._add_turned(X, folds, kept, number, len(known))
+        return folds, kept, number
+
+    def _add(self, grid, moments, name):
+        _check_layers(name, grid.shape[2:], (len(moments), len(moments[0].total)))
+        grid = self._scaled(grid)
+        vectors = grid[np.isfinite(grid).all((-1, -2))]
+        for j, moment in enumerate(moments):
+            moment.update(vectors[:, j])
+
+    def _add_turned(self, X, folds, kept, number, n):
+        self.angles_ = chosen_angles(self.rotations, n, self.features_ is not None)
+        turns = [angle for angle in self.angles_ if angle]
+        if not turns:
+            return
+        pairs = list(zip(kept, number))
+        for row, fold in tqdm(pairs, "turn", disable=not self.verbose):
+            F, _ = self._read_batch([rotated(X[row], angle) for angle in turns])
+            for grid in F:
+                self._add(np.asarray(grid), folds[fold], name_of(X, row))
+
+    def _scaled(self, grid):
+        grid = np.asarray(grid, np.float32)
+        return unit(grid) if self.normalize else grid
+
+    def _subspaces(self, moments):
+        """Return the means and components of all layers."""
+        means = [m.mean().astype(np.float32) for m in moments]
+        return means, [principal_subspace(m, self.n_components) for m in moments]
+
+    def _without(self, whole, fold):
+        """Return the subspaces of all images but those of a fold."""
+        if whole is fold:  # there is no other
+            return self.mean_, self.components_
+        return self._subspaces([a - b for a, b in zip(whole, fold)])
+
+    def _residuals_of(self, X, subspaces):
+        """Return the residuals (l, h, w) of each image of use by its subspaces."""
+        grids = (grid for F, _ in self._batches(X, "hold out") for grid in F)
+        grids = (grid for grid in grids if np.isfinite(grid).any())
+        return [self._residuals(grid, *pair) for grid, pair in zip(grids, subspaces)]
+
+    def _residuals(self, grid, means, components):
+        """Return the squared residuals (l, h, w) of a grid; NaN where invalid."""
+        _check_layers("An image", grid.shape[2:], (len(means), len(means[0])))
+        grid = self._scaled(grid)
+        valid = np.isfinite(grid).all((-1, -2))
+        D = np.full((grid.shape[2], *valid.shape), np.nan, np.float32)
+        for j, subspace in enumerate(zip(means, components)):
+            D[j, valid] = residuals(grid[valid, j], *subspace)
+        return D
+
+
+#: Blocks of the Vision Transformers of DINOv2, by a part of timm's names.
+_DEPTHS = {"vit_small": 12, "vit_base": 12, "vit_large": 24, "vit_giant": 40}
+
+
+def _check_layers(name, shape, expected):
+    if tuple(shape) != expected:
+        raise ValueError(
+            f"{name} has features of {shape[0]} layers with {shape[1]} channels, the "
+            f"subspaces of {expected[0]} with {expected[1]}: use one extractor for all."
+        )
+
+
+def _sum_of(folds):
+    """Return the moments of all folds together, layer by layer."""
+    total = folds[0]
+    for fold in folds[1:]:
+        total = [a + b for a, b in zip(total, fold)]
+    return total
