@@ -120,8 +120,8 @@ class ScoresBatches:
         if not getattr(self.features_, "has_class_token_", False):
             raise ValueError(
                 "rescoring compares images by their class tokens, which feature grids "
-                "and this network do not have: pass images and features=DinoFeatures(), "
-                "or rescoring=0."
+                "and this network do not have: pass images, and features="
+                "DinoFeatures(), or rescoring=0."
             )
         return self.features_.transform_tokens(X)[1][:, 0]
 

@@ -101,23 +101,38 @@ def _head(width, stride, stem):
     for step in [2] * halvings or [1]:
         layers += [convolution(channels, width, step)]
         channels = width
-    last = nn.Conv2d(width, 2, 3, padding=1)
-    # Not 0: there the length of an offset has no gradient.
-    nn.init.normal_(last.weight, std=1e-3)
-    nn.init.zeros_(last.bias)
-    return nn.Sequential(*layers, last)
+    return nn.Sequential(*layers, nn.Conv2d(width, 2, 3, padding=1))
 
 
 class _Coordinates(nn.Module):
-    """A convolution that sees where it is: row and column, from -1 to 1, join in."""
+    """A convolution that sees where it is: four channels of places join in.
+
+    As in the official code row and column are each split in two: which group of four it
+    belongs to, from -1 to 1, and what is left.
+    """
 
     def __init__(self, a, b):
         super().__init__()
-        self.conv = convolution(a + 2, b)
+        self.conv = convolution(a + 4, b)
 
     def forward(self, x):
-        places = _identity(*x.shape[-2:], x).permute(2, 0, 1)
+        rows, columns = (_places(n, x) for n in x.shape[-2:])
+        places = torch.cat(
+            [
+                rows[:, :, None].expand(-1, -1, x.shape[-1]),
+                columns[:, None].expand(-1, x.shape[-2], -1),
+            ]
+        )
         return self.conv(torch.cat([x, places.expand(len(x), -1, -1, -1)], dim=1))
+
+
+def _places(n, like):
+    """Return the two coordinates (2, n) of n rows or columns."""
+    kind = {"dtype": torch.float32, "device": like.device}
+    groups = max(1, n // 4)
+    group = (torch.arange(n, device=like.device) * groups // n) / max(1, groups - 1)
+    whole = torch.arange(n, **kind) / max(1, n - 1)
+    return (torch.stack([whole - group, group]) * 2 - 1).to(like.dtype)
 
 
 def _identity(height, width, like):

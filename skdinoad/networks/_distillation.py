@@ -42,7 +42,8 @@ class Distiller(nn.Module):
     width : int or None
         Most channels of the student at any level; None = the teacher's.
     depth : sequence of int
-        The student's residual blocks at each level, shallow to deep.
+        The student's residual blocks at each level, shallow to deep; the first of each
+        doubles the size.
     codes : int
         Entries of the codebook; 0 = none.
     signed : bool
@@ -57,7 +58,7 @@ class Distiller(nn.Module):
         self.codebook = Codebook(codes, deepest) if codes else None
         reduced = max(8, deepest // 16) if codes else deepest
         self.reduce = nn.ModuleList(
-            _reduction(c, reduced, len(channels) - 1 - i)
+            _reduction(c, reduced, len(channels) - 1 - i, first=bool(codes))
             for i, c in enumerate(channels if codes else channels[:-1])
         )
         squeezed = max(2 * deepest, 128)
@@ -73,6 +74,7 @@ class Distiller(nn.Module):
         self.rebuild = nn.ModuleList(
             _Level(before, w, c, n, signed) for c, w, before, n in levels
         )
+        _start(self)
 
     def scaled(self, maps):
         return [level / getattr(self, f"scale{i}") for i, level in enumerate(maps)]
@@ -132,9 +134,9 @@ class Distiller(nn.Module):
 
 def check_depth(depth, levels) -> list:
     """Return the student's blocks at each level, given as one number or several."""
-    if not all(isinstance(n, Integral) and n >= 0 for n in np.atleast_1d(depth)):
+    if not all(isinstance(n, Integral) and n >= 1 for n in np.atleast_1d(depth)):
         raise ValueError(
-            f"student_depth={depth!r}: expected numbers of blocks, 0 or more."
+            f"student_depth={depth!r}: expected numbers of blocks, 1 or more."
         )
     if np.ndim(depth) and len(depth) != levels:
         raise ValueError(
@@ -150,30 +152,50 @@ def _to(x, size):
     return interpolate(x, size, mode="bilinear", align_corners=False)
 
 
-def _reduction(a, b, halvings):
-    """Return convolutions from one level to the deepest one's grid."""
-    layers = [] if halvings else [convolution(a, b, 1)]
+def _start(network):
+    """Draw the weights of convolutions as the official code does."""
+    for module in network.modules():
+        if type(module) is nn.Conv2d:  # not transposed ones
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+def _reduction(a, b, halvings, *, first):
+    """Return convolutions from one level to the deepest one's grid.
+
+    The first of them keeps the size where ``first``; otherwise channels grow twofold as
+    the grid is halved.
+    """
+    layers = [convolution(a, b, 1)] if first else []
     for i in range(halvings):
-        layers.append(convolution(a if i == 0 else b, b, 2))
+        wide = b if first or i == halvings - 1 else min(2 * a, b)
+        layers.append(convolution(b if first else a, wide, 2))
+        a = wide
     return nn.Sequential(*layers)
 
 
 class _Residual(nn.Module):
-    """ResNet's bottleneck block; half as wide inside."""
+    """ResNet's bottleneck block; half as wide inside.
 
-    def __init__(self, a, b, stride=1):
+    With ``up`` a transposed convolution takes the place of the middle one and of the
+    shortcut, and the grid becomes twice as fine.
+    """
+
+    def __init__(self, a, b, stride=1, *, up=False):
         super().__init__()
         inner = max(1, b // 2)
+        middle = _doubling(inner, inner) if up else convolution(inner, inner, stride)
         self.body = nn.Sequential(
             nn.Conv2d(a, inner, 1, bias=False),
             nn.BatchNorm2d(inner),
             nn.ReLU(inplace=True),
-            convolution(inner, inner, stride),
+            middle,
             nn.Conv2d(inner, b, 1, bias=False),
             nn.BatchNorm2d(b),
         )
         self.shortcut = nn.Identity()
-        if stride > 1 or a != b:
+        if up:
+            self.shortcut = _doubling(a, b)[:2]
+        elif stride > 1 or a != b:
             layers = nn.Conv2d(a, b, 1, stride=stride, bias=False), nn.BatchNorm2d(b)
             self.shortcut = nn.Sequential(*layers)
 
@@ -181,17 +203,23 @@ class _Residual(nn.Module):
         return torch.relu(self.shortcut(x) + self.body(x))
 
 
+def _doubling(a, b):
+    """Return a transposed convolution that doubles the size, BatchNorm and a ReLU."""
+    return nn.Sequential(
+        nn.ConvTranspose2d(a, b, 2, stride=2, bias=False),
+        nn.BatchNorm2d(b),
+        nn.ReLU(inplace=True),
+    )
+
+
 class _Level(nn.Module):
-    """Twice as large, residual blocks, and the teacher's channels."""
+    """Residual blocks, the first doubling the size, and the teacher's channels."""
 
     def __init__(self, a, width, channels, depth, signed):
         super().__init__()
-        self.enlarge = nn.Sequential(
-            nn.ConvTranspose2d(a, width, 2, stride=2, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(inplace=True),
-        )
-        self.blocks = nn.Sequential(*(_Residual(width, width) for _ in range(depth)))
+        self.enlarge = _Residual(a, width, up=True)
+        rest = (_Residual(width, width) for _ in range(depth - 1))
+        self.blocks = nn.Sequential(*rest)
         # A ReLU cannot reach what is negative: signed features need a free output.
         free = signed or width != channels
         self.head = nn.Conv2d(width, channels, 1) if free else nn.Identity()

@@ -45,6 +45,10 @@ def test_student_sees_the_bottleneck_alone():
     assert grad.abs().sum() > 0
 
 
+def count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
 def test_papers_widths():
     """WideResNet50-2: 1216 channels join with prototypes, 3072 without; 2048 leave."""
     for codes, joined in ((200, 1216), (0, 3072)):
@@ -53,9 +57,22 @@ def test_papers_widths():
         )
         assert network.squeeze[0].body[0].in_channels == joined
         assert network.squeeze[-1].body[-2].out_channels == 2048
-        assert [len(level.blocks) for level in network.rebuild] == [6, 4, 3]
-        student = sum(p.numel() for p in network.rebuild.parameters())
-        assert student == pytest.approx(24.9e6, rel=0.35)
+        assert [1 + len(level.blocks) for level in network.rebuild] == [6, 4, 3]
+        assert count(network.rebuild) == 24_917_504
+        if codes:
+            kernels = sum(p.numel() for p in network.reduce.parameters() if p.ndim == 4)
+            assert kernels == 1_142_784
+        else:
+            assert count(network.reduce) + count(network.squeeze) == 58_885_120
+
+
+def test_convolutions_start_from_kaiming_normal_by_fan_out():
+    torch.manual_seed(0)
+    network = Distiller((256, 512, 1024), depth=(2, 1, 1), codes=20)
+    kernel = network.rebuild[0].blocks[0].body[3][0].weight
+    assert kernel.std().item() == pytest.approx(
+        (2 / (9 * len(kernel))) ** 0.5, rel=0.02
+    )
 
 
 def test_only_non_negative_features_end_in_a_relu():
