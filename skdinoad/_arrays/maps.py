@@ -13,6 +13,7 @@ __all__ = [
     "clean",
     "enlarged",
     "smooth",
+    "smooth_inside",
     "smooth_pixels",
     "unit",
     "window_mean",
@@ -106,6 +107,12 @@ def smooth_pixels(image, sigma: float, *, inside=None) -> np.ndarray:
     weight = _blur(inside.astype(np.float32), sigma)
     total = _blur(np.where(inside, image, np.float32(0)), sigma)
     return np.where(inside, total / np.maximum(weight, np.float32(1e-6)), 0)
+
+
+def smooth_inside(images, valid, sigma: float) -> np.ndarray:
+    """Return images (k, H, W) smoothed where valid (H, W), NaN elsewhere."""
+    images = [smooth_pixels(image, sigma, inside=valid) for image in images]
+    return np.where(valid, images, np.float32(np.nan))
 
 
 def _blur(image, sigma):

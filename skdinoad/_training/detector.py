@@ -78,11 +78,17 @@ class TrainedDetector(BaseDetector):
     #: Largest norm of the gradient; None = any.
     grad_clip = None
 
+    #: Weights of a network that was trained elsewhere, while ``fit`` takes them over.
+    _given = None
+
     # -- the parts of a detector ------------------------------------------------------
 
     def _fit_images(self, X):
         self._draw_seed()
         data = self._gather(X)
+        if self._given is not None:
+            self._take_over(data)
+            return
         splits = holdout_splits(data.image, self.holdout, self._seed)
         runs = self._runs_to_go_on_with(data, len(splits))
         end = None if self.max_time is None else time.monotonic() + self.max_time
@@ -97,6 +103,16 @@ class TrainedDetector(BaseDetector):
             self._held += [(i, self._judge(run.network, data, i)) for i in held]
         self._keep(run)
         self._conclude(run.network, data)
+
+    def _take_over(self, data):
+        """Judge all images by a network that was trained elsewhere."""
+        network = self._from_weights(self._given)
+        _load(network, self._given)
+        network.eval().to(resolve_device(self.device))
+        rows = np.unique(data.image, return_index=True)[1]  # of copies the first
+        self._held = [(i, self._judge(network, data, i)) for i in rows]
+        self._keep(Run(network, None))
+        self._conclude(network, data)
 
     def _numbered(self, X, image):
         """Return the image that each row shows, of copies the first.

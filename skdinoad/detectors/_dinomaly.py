@@ -14,10 +14,12 @@ from skdinoad._training.detector import COUNT, SPAN, TrainedDetector
 from skdinoad._training.loop import iterations, warm_cosine
 from skdinoad._training.stable_adamw import StableAdamW
 from skdinoad._training.tokens import TokenGrids, check_like, gather, pack
+from skdinoad.detectors._checkpoints import fitted_with
 from skdinoad.features import DinoFeatures
 from skdinoad.networks import (
     Reconstructor,
     cosine_distance,
+    dinomaly_weights,
     rebuild,
     reconstruction_loss,
 )
@@ -283,6 +285,47 @@ class Dinomaly(TrainedDetector):
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
+
+    @classmethod
+    def load_official(cls, path, X, y=None, **parameters):
+        """Return a detector with the weights of a checkpoint of the official code.
+
+        Nothing is trained; ``X`` gives what the checkpoint lacks, the threshold and the
+        maps' display range. The encoder in the file is not used: it is DINOv2, which
+        ``features`` brings.
+
+        Parameters
+        ----------
+        path : str or path
+            The state dict that its scripts save as ``model.pth``. It is read without
+            running code.
+        X : array, list of images or paths
+            Good images, best ones that the network has not learned from.
+        y : None, array-like of shape (n,), or masks of shape (n, H, W)
+            Rows labelled anomalous are left out.
+        **parameters
+            Others than those of ``preset="paper"``, ViT-B/14 with registers.
+
+        Returns
+        -------
+        Dinomaly
+            Fitted; ``official_digest_`` is the sha256 of the checkpoint's weights.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            If there is no such file, it is damaged or of another method, or the network
+            of another shape.
+
+        Examples
+        --------
+        >>> from skdinoad import Dinomaly
+        >>> Dinomaly.load_official("model.pth", [])
+        Traceback (most recent call last):
+        FileNotFoundError: checkpoint 'model.pth' does not exist.
+        """
+        parameters = {"preset": "paper", **parameters}
+        return fitted_with(cls(**parameters), path, dinomaly_weights, X, y)
 
     # -- the parts of a detector ------------------------------------------------------
 

@@ -9,19 +9,21 @@ from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
 
 from skdinoad._arrays.geometry import field_in_pixels, warp_back
-from skdinoad._arrays.maps import aggregate, smooth_pixels
+from skdinoad._arrays.maps import aggregate, smooth_inside
 from skdinoad._compat.sklearn import Interval, StrOptions
 from skdinoad._compat.torch import as_tensor, resolve_device, undisturbed
 from skdinoad._inputs.grids import name_of, nothing_valid
 from skdinoad._inputs.images import Images
 from skdinoad._training.detector import TrainedDetector
 from skdinoad._training.loop import warm_cosine
+from skdinoad.detectors._checkpoints import fitted_with
 from skdinoad.features import CNNFeatures, DinoFeatures
 from skdinoad.features._levels import on_grid
 from skdinoad.networks import (
     MovingStudent,
     check_depth,
     check_scales,
+    dmad_weights,
     on_levels,
     pyramid,
 )
@@ -29,15 +31,13 @@ from skdinoad.networks import (
 __all__ = ["DMAD"]
 
 #: What ``preset`` stands for; each can be given as a parameter of its own.
-_TRAINING = ("variant", "n_iter", "batch_size", "learning_rate", "n_codes")
-_STUDENT = ("student_width", "student_depth")
-_OFFSETS = ("offset_width", "offset_stem")
-_OF_PRESETS = (*_TRAINING, *_STUDENT, *_OFFSETS, "scale_channels")
+_OF_PRESETS = ["variant", "n_iter", "batch_size", "learning_rate", "n_codes"]
+_OF_PRESETS += ["student_width", "student_depth", "offset_width", "offset_stem"]
+_OF_PRESETS += ["scale_channels"]
 _VALUES = {
     "fast": ("ppdm", 300, 8, 2e-3, 50, 128, 1, 16, 2, True),
     "vit": ("pdm", 300, 8, 2e-3, 50, 96, 1, 16, 2, True),
-    # 400 epochs of 209 images
-    "paper": ("ppdm", 10_450, 8, 5e-3, 200, 0, (6, 4, 3), 64, 1, False),
+    "paper": ("ppdm", 10_450, 8, 5e-3, 200, 0, (6, 4, 3), 64, 1, False),  # 400 epochs
 }
 PRESETS = {name: dict(zip(_OF_PRESETS, values)) for name, values in _VALUES.items()}
 
@@ -202,8 +202,7 @@ class DMAD(TrainedDetector):
     image can be scored. One model serves image and pixel scores. The prototypes start
     from features of good images, and idle ones move. Roughness is the mean over x and y
     apart, half of their sum, and repeats the border. Maps of levels meet with
-    half-pixel centres. The part that reads offsets sees row and column as they are, not
-    split in two.
+    half-pixel centres.
 
     Invalid pixels have the mean colour, no prototype learns from them, and they count
     neither in the loss, but for the fields' own length and roughness, nor in scores.
@@ -324,6 +323,48 @@ class DMAD(TrainedDetector):
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
+
+    @classmethod
+    def load_official(cls, path, X, y=None, **parameters):
+        """Return a detector with the weights of a checkpoint of the official code.
+
+        Both of its kinds are read: "I" with prototypes, "P" without. Nothing is
+        trained; ``X`` gives what the checkpoint lacks: the spread of both parts of the
+        score, the threshold and the maps' display range.
+
+        Parameters
+        ----------
+        path : str or path
+            What its ``Train_mvtec.py`` saved: "offset", "bn" and "decoder". It is read
+            without running code.
+        X : array, list of images or paths
+            Good images, best ones that the network has not learned from.
+        y : None, array-like of shape (n,), or masks of shape (n, H, W)
+            Rows labelled anomalous are left out.
+        **parameters
+            Others than those of ``preset="paper"``, whose teacher is torchvision's
+            WideResNet50-2 of 2016 (``"wide_resnet50_2.tv_in1k"``).
+
+        Returns
+        -------
+        DMAD
+            Fitted; ``official_digest_`` is the sha256 of the checkpoint's weights.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            If there is no such file, it is damaged or of another method, or the network
+            of another shape.
+
+        Examples
+        --------
+        >>> from skdinoad import DMAD
+        >>> DMAD.load_official("wres50_screw_I.pth", [])
+        Traceback (most recent call last):
+        FileNotFoundError: checkpoint 'wres50_screw_I.pth' does not exist.
+        """
+        parameters = {"preset": "paper", **parameters}
+        return fitted_with(cls(**parameters), path, dmad_weights, X, y)
 
     # -- the parts of a detector ------------------------------------------------------
 
@@ -478,6 +519,8 @@ class DMAD(TrainedDetector):
         if data.masks is not None:
             places = int(data.masks[-1].sum())
         codes = min(self._setting("n_codes"), max(1, places // 4)) if self.vq else 0
+        if self._given is not None:
+            codes = len(self._given.get("distiller.codebook.codes", ()))
         distiller = {
             "channels": [level.shape[1] for level in data.maps],
             "width": self._setting("student_width") or None,
@@ -517,10 +560,8 @@ class DMAD(TrainedDetector):
         return MovingStudent.of(**self._spec)
 
     def _optimizer(self, parameters):
-        betas = (0.5, 0.999)
-        return torch.optim.AdamW(
-            parameters, betas=betas, weight_decay=self.weight_decay
-        )
+        how = {"betas": (0.5, 0.999), "weight_decay": self.weight_decay}
+        return torch.optim.AdamW(parameters, **how)
 
     def _rate(self, i):
         n_iter, peak = self._setting("n_iter"), self._setting("learning_rate")
@@ -573,8 +614,8 @@ class DMAD(TrainedDetector):
         self.part_scales_ = np.maximum(spread, np.maximum(floor, 1e-12))
         ratio = self.part_scales_[0] / self.part_scales_[1]
         self.deformation_weight_ = float(self.alpha * ratio)
-        masks = data.masks and data.masks[-1]
-        self.code_usage_ = network.distiller.usage(data.maps[-1], masks).cpu().numpy()
+        codes = network.distiller.usage(data.maps[-1], data.masks and data.masks[-1])
+        self.code_usage_ = codes.cpu().numpy()
 
     # -- private: scores --------------------------------------------------------------
 
@@ -593,13 +634,14 @@ class DMAD(TrainedDetector):
         parts = network.parts(x, self._taught, self._side_by_side, inside)
         parts = torch.cat(parts, dim=1).cpu().numpy()
         sigma = self.smoothing_sigma * x.shape[-2] / 256
-        return np.stack([_smoothed(p, v, sigma) for p, v in zip(parts, valid.numpy())])
+        parts = zip(parts, valid.numpy())
+        return np.stack([smooth_inside(part, v, sigma) for part, v in parts])
 
     def _side_by_side(self, levels, size):
         """Return levels (b, 1, h_l, w_l) at the size of the image, (b, l, h, w)."""
         shifts = np.array(getattr(self.features_, "shifts_", (0.0,) * len(levels)))
-        shifts = shifts[np.argsort(self.features_.layers_)].tolist()
-        return on_grid(levels, size, shifts).movedim(-1, 1)
+        order = np.argsort(self.features_.layers_)
+        return on_grid(levels, size, shifts[order].tolist()).movedim(-1, 1)
 
 
 def _tensors(F):
@@ -607,8 +649,3 @@ def _tensors(F):
     x = as_tensor(np.ascontiguousarray(np.moveaxis(F, -1, 1), np.float32))
     valid = torch.isfinite(x).all(1)
     return torch.nan_to_num(x), valid
-
-
-def _smoothed(parts, valid, sigma):
-    parts = [smooth_pixels(part, sigma, inside=valid) for part in parts]
-    return np.where(valid, parts, np.float32(np.nan))

@@ -4,9 +4,18 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from skdinoad._compat.timm import timm
 
-__all__ = ["Found", "WeightsNotFoundError", "read", "tensors_digest"]
+__all__ = [
+    "Found",
+    "WeightsNotFoundError",
+    "flat",
+    "read",
+    "read_checkpoint",
+    "tensors_digest",
+]
 
 
 class WeightsNotFoundError(RuntimeError):
@@ -49,6 +58,45 @@ def read(path) -> dict:
             f"The weights file {str(path)!r} cannot be read, it is damaged or of "
             f"another format ({type(error).__name__}: {error})."
         ) from error
+
+
+def read_checkpoint(path) -> dict:
+    """Return what ``torch.save`` wrote: tensors by name, or dicts of such.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is damaged, or holds anything but tensors, numbers and dicts: no code
+        in it runs.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"checkpoint {str(path)!r} does not exist.")
+    try:
+        out = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # each version has its own
+        raise ValueError(
+            f"The checkpoint {str(path)!r} cannot be read: it is damaged, or holds "
+            f"more than weights ({type(error).__name__}: {error})."
+        ) from error
+    if not isinstance(out, dict):
+        raise ValueError(
+            f"The checkpoint {str(path)!r} holds a {type(out).__name__}, expected a "
+            "dict of weights."
+        )
+    return out
+
+
+def flat(parts, prefix="") -> dict:
+    """Return nested dicts of tensors as one, with names joined by dots."""
+    out = {}
+    for name, value in parts.items():
+        if isinstance(value, dict):
+            out.update(flat(value, f"{prefix}{name}."))
+        elif isinstance(value, torch.Tensor):
+            out[f"{prefix}{name}"] = value
+    return out
 
 
 def tensors_digest(tensors) -> str:

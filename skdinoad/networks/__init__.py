@@ -23,6 +23,7 @@ from skdinoad.networks._distillation import (
     level_loss,
     pyramid,
 )
+from skdinoad.networks._official import dinomaly_weights, dmad_weights
 from skdinoad.networks._reconstructor import (
     Reconstructor,
     cosine_distance,
@@ -44,6 +45,8 @@ __all__ = [
     "code_width",
     "cosine_distance",
     "covariance",
+    "dinomaly_weights",
+    "dmad_weights",
     "level_distances",
     "level_loss",
     "magnitude",
