@@ -254,10 +254,12 @@ class AnomalyDINO(ScoresBatches, LayeredDetector):
         Last block after the final LayerNorm, 448 pixels, cropped to whole patches,
         eight rotations, masks for the categories that its table masks (absolute
         threshold 10, raster morphology, zeros for masked patches). On equal weights
-        the image scores are those of the official code; the maps differ in that ours
-        land where the patches are. One small difference is left: position embeddings
-        are resampled by timm, not by DINOv2's own code. With weights that are not
-        genuine the scores are not the published ones.
+        the image scores are those of the official code, but where the first component
+        of a mask points the other way: its sign is an accident of the solver there,
+        and ours is the side that covers the image's centre (9 of 60 images tried).
+        Maps differ in that ours land where the patches are. One small difference is
+        left: position embeddings are resampled by timm, not by DINOv2's own code. With
+        weights that are not genuine the scores are not the published ones.
 
         Parameters
         ----------

@@ -120,9 +120,10 @@ class Dinomaly(TrainedDetector):
         How that map becomes the image score; "top" averages the largest.
     top_fraction : float, default=0.01
         Share of the map that "top" averages.
-    smoothing_sigma : float, default=4
-        Standard deviation, in pixels of the image given, of a Gaussian over the heat
-        map. The image score does not see it; maps of feature grids are not smoothed.
+    smoothing_sigma : float, default=1.38
+        Standard deviation of a Gaussian over the heat map, in units of 1/256 of the
+        image's height; the official kernel of 5 x 5 pixels has this one. The image
+        score does not see it; maps of feature grids are not smoothed.
     contamination : "auto" or float, default="auto"
         Share of good images that may be flagged. "auto" puts the threshold at the
         least normal held-out training image.
@@ -178,6 +179,9 @@ class Dinomaly(TrainedDetector):
     The image score is taken from a map of 256 x 256 pixels as in the official code;
     the heat map lies where the patches are, and is 0 where an extractor with
     ``crop_size`` does not look. Scores with another ``map_size`` have another scale.
+    That map is mirrored at its border, where the official code pads with zeros and
+    darkens two pixels. Attention divides by its sum plus 1e-6, which the official code
+    takes without: 1e-6 of a sum of some hundreds.
 
     A patch that is invalid is neither learned, nor looked at by others, nor scored.
 
@@ -247,7 +251,7 @@ class Dinomaly(TrainedDetector):
         map_size=256,
         aggregate="top",
         top_fraction=0.01,
-        smoothing_sigma=4.0,
+        smoothing_sigma=1.38,
         contamination="auto",
         max_time=None,
         warm_start=False,
@@ -343,13 +347,15 @@ class Dinomaly(TrainedDetector):
 
     def _aggregate(self, D):
         if self.map_size is not None:
-            D = [enlarged(grid, self.map_size) for grid in D]
+            patch = getattr(self.features_, "patch_size_", 14)
+            D = [enlarged(grid, self.map_size, patch) for grid in D]
         return aggregate(D, self.aggregate, self.top_fraction)
 
     def _map(self, grid, frame, size):
         heat = super()._map(grid, frame, size)
         # Where nothing was scored nothing may seep in, or out.
-        return smooth_pixels(heat, self._sigma(self.smoothing_sigma), inside=heat > 0)
+        sigma = self._sigma(self.smoothing_sigma * size[0] / 256)
+        return smooth_pixels(heat, sigma, inside=heat > 0)
 
     # -- private: features ------------------------------------------------------------
 

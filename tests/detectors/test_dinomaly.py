@@ -12,9 +12,11 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV, KFold
+from sklearn.utils import Bunch
 from torch.nn.functional import interpolate
 
 from skdinoad import DinoFeatures, Dinomaly, PCAAligner, Pipeline, dump
+from skdinoad._arrays.maps import aggregate, enlarged
 from skdinoad._compat.torch import seeded
 from skdinoad._training.loop import batch_rows
 from skdinoad._training.tokens import TokenGrids, pack
@@ -726,3 +728,25 @@ def test_pasted_defect_is_the_maximum_also_through_the_aligner(real_features):
         heat = pipe.predict_map(bad)[0]
         peak = np.unravel_index(heat.argmax(), heat.shape)
         assert abs(np.subtract(peak, place)).max() < 24
+
+
+def test_the_score_sees_a_map_of_the_networks_patches(grids):
+    detector = quick(features=None).fit(grids)
+    D = detector._scored(grids, "score").__next__()[0]
+    fourteen = detector._aggregate(D)
+    detector.features_ = Bunch(patch_size_=16)
+    expected = aggregate([enlarged(grid, 256, 16) for grid in D], "top", 0.01)
+    np.testing.assert_allclose(detector._aggregate(D), expected)
+    assert not np.array_equal(fourteen, expected)
+
+
+def test_smoothing_is_a_share_of_the_image():
+    features = tiny_features(layers="middle", groups=2, image_size=(64, 64))
+    detector = quick(features=features, smoothing_sigma=8.0).fit(make_images(4))
+    grid = np.random.default_rng(0).random((4, 4), dtype=np.float32)
+    frame = np.array([[16, 0, 7.5], [0, 16, 7.5], [0, 0, 1]])
+    twice = np.array([[2, 0, 0.5], [0, 2, 0.5], [0, 0, 1]]) @ frame
+    small = detector._map(grid, frame, (64, 64))
+    large = detector._map(grid, twice, (128, 128))
+    halved = large.reshape(64, 2, 64, 2).mean((1, 3))
+    assert np.abs(halved - small).max() < 0.02 * np.ptp(small)

@@ -335,6 +335,11 @@ ANY_SIZE = {
     "eva02_tiny_patch14_224": (1, 14, True),
     "vit_pe_core_tiny_patch16_384": (1, 16, True),
     "vit_tiny_patch16_dinov3_qkvb": (5, 16, True),
+    "vit_small_plus_patch16_dinov3": (5, 16, True),
+    "vit_small_patch14_reg4_dinov2": (5, 14, True),
+    "vit_xsmall_patch16_clip_224": (1, 16, True),
+    "vit_base_patch16_siglip_224": (0, 16, False),
+    "samvit_base_patch16_224": (0, 16, False),
     "vit_tiny_r_s16_p8_224": (1, 32, True),
     "xcit_nano_12_p8_224": (0, 8, False),
 }
@@ -373,21 +378,26 @@ def test_named_layers_of_every_kind(model, layers):
 
 
 @pytest.mark.parametrize(
-    ("model", "size"), [("test_vit_relpos", 160), ("convit_tiny", 224)]
+    ("model", "size", "p"),
+    [
+        ("test_vit_relpos", 160, 0),
+        ("convit_tiny", 224, 0),
+        ("beit_base_patch16_224", 224, 1),
+    ],
 )
 @pytest.mark.usefixtures("_in_this_timm")
-def test_network_of_one_size_takes_that_size_alone(model, size):
+def test_network_of_one_size_takes_that_size_alone(model, size, p):
     features = DinoFeatures(model=model, weights="random:0", image_size=(size, size))
     grids, prefix, _ = features.fit().transform_tokens(make_images(1))
     assert grids[0].shape[:2] == (size // 16, size // 16)
-    assert prefix.shape[1] == 0
+    assert prefix.shape[1] == p
     for other in (size, None, (size, size + 16)):
         features.set_params(image_size=other)
         with pytest.raises(ValueError, match=rf"{model}.*pass image_size=\({size}, "):
             features.fit()
 
 
-@pytest.mark.parametrize("model", ["crossvit_9_240", "pit_ti_224"])
+@pytest.mark.parametrize("model", ["crossvit_9_240", "pit_ti_224", "convnext_atto"])
 def test_network_of_several_grids_is_refused(model):
     with pytest.raises(ValueError, match=f"{model}.*expected a Vision Transformer"):
         DinoFeatures(model=model, weights="random:0", image_size=96).fit()
