@@ -8,9 +8,11 @@ from skdinoad.datasets._public import (
     load_btad,
     load_kolektor_sdd,
     load_mpdd,
+    load_mvtec_3d,
     load_mvtec_ad,
     load_mvtec_ad2,
     load_mvtec_loco,
+    load_real_iad,
     load_visa,
 )
 from skdinoad.datasets._screws import SCREW_DEFECTS, make_screws
@@ -23,9 +25,11 @@ __all__ = [
     "load_folder",
     "load_kolektor_sdd",
     "load_mpdd",
+    "load_mvtec_3d",
     "load_mvtec_ad",
     "load_mvtec_ad2",
     "load_mvtec_loco",
+    "load_real_iad",
     "load_visa",
     "make_screws",
     "plant_defect",

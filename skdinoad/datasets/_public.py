@@ -1,6 +1,7 @@
 """Public data sets, each in the folders its authors ship it in."""
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,11 @@ __all__ = [
     "load_btad",
     "load_kolektor_sdd",
     "load_mpdd",
+    "load_mvtec_3d",
     "load_mvtec_ad",
     "load_mvtec_ad2",
     "load_mvtec_loco",
+    "load_real_iad",
     "load_visa",
 ]
 
@@ -143,6 +146,99 @@ def load_mvtec_loco(root, category):
     masks = masks_of(folder, test, regions, "{}")
     validation = normals_in(folder, files, "validation")
     return bunch_of(folder, train, test, kinds_of(folder, test), masks, validation)
+
+
+def load_mvtec_3d(root, category):
+    """List the colour images of a category of MVTec 3D-AD; heights are not read.
+
+    Parameters
+    ----------
+    root : str or path
+    category : str
+        "bagel", "cable_gland", ...
+
+    Returns
+    -------
+    Bunch
+        As of :func:`load_folder`, with normal images in ``validation``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such category, or no colour image in it.
+
+    References
+    ----------
+    Bergmann, Jin, Sattlegger, Steger, "The MVTec 3D-AD Dataset for Unsupervised 3D
+    Anomaly Detection and Localization", VISAPP 2022. CC BY-NC-SA 4.0.
+    """
+    folder = category_folder(root, category)
+    files = list_images(folder, "train", "validation", "test")
+    colour = [path for path in files if fold(path.parent.name) == "rgb"]
+    truth = [path for path in files if fold(path.parent.name) == "gt"]
+    train = _some(folder / "train/good/rgb", normals_in(folder, colour, "train"))
+    test = _beside_kind(_some(folder / "test", below(colour, "test")))
+    marked = _beside_kind(below(truth, "test"))
+    named = {path: place.with_suffix("") for path, place in marked.items()}
+    kinds = kinds_of(folder, test)
+    # Good images have empty masks there, which nobody looks at.
+    masks = masks_of(folder, test, named, "{}")
+    validation = normals_in(folder, colour, "validation")
+    return bunch_of(folder, train, test, kinds, masks, validation)
+
+
+def load_real_iad(root, category, *, size=1024, split="realiad_jsons"):
+    """List the images of a category of Real-IAD, by the authors' lists.
+
+    Parameters
+    ----------
+    root : str or path
+        Holds ``realiad_jsons``, and ``realiad_1024`` or another size.
+    category : str
+        "audiojack", "bottle_cap", ...
+    size : {256, 512, 1024}
+        Which of the folders of images.
+    split : str
+        Which of the folders of lists: "realiad_jsons", five views of each part;
+        "realiad_jsons_sv", a single view; "realiad_jsons_fuiad_0.1", ... have defects
+        among the training images, which are left out.
+
+    Returns
+    -------
+    Bunch
+        As of :func:`load_folder`, and ``groups``, the part that each of ``train`` shows:
+        views of one part should not be on both sides of a fold.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such list, or no image in it.
+
+    References
+    ----------
+    Wang et al., "Real-IAD: A Real-World Multi-View Dataset for Benchmarking Versatile
+    Industrial Anomaly Detection", CVPR 2024. CC BY-NC-SA 4.0.
+    """
+    name = f"{category}.json"
+    places = [Path(root, "realiad_jsons", split, name), Path(root, split, name)]
+    listed = next((path for path in places if path.is_file()), None)
+    if listed is None:
+        raise FileNotFoundError(f"{places[0]} is missing; it comes with the data set.")
+    known = json.loads(listed.read_text(encoding="utf-8"))
+    normal, prefix = known["meta"]["normal_class"], known["meta"]["prefix"]
+    train = [row for row in known["train"] if row["anomaly_class"] == normal]
+    test = known["test"]
+    if not train or not test:
+        raise FileNotFoundError(f"{listed} lists no image to learn from, or to score.")
+    kinds = [row["anomaly_class"] for row in test]
+    kinds = ["good" if kind == normal else kind for kind in kinds]
+    masks = [row["mask_path"] and (Path(prefix, row["mask_path"]),) for row in test]
+    paths = [
+        [Path(prefix, row["image_path"]) for row in rows] for rows in (train, test)
+    ]
+    out = bunch_of(Path(root, f"realiad_{size}"), *paths, kinds, masks)
+    out.groups = np.array([path.parent.name for path in paths[0]])
+    return out
 
 
 def load_visa(root, category, *, split="1cls"):
@@ -280,6 +376,11 @@ def category_folder(root, category):
             "are never downloaded: unpack them there."
         )
     return folder
+
+
+def _beside_kind(paths):
+    """Return places without the folder that tells colour from masks."""
+    return {path: place.parent.parent / place.name for path, place in paths.items()}
 
 
 def _kinds_by_mask(root, paths, masks):

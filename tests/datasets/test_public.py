@@ -1,5 +1,7 @@
 """Each loader on a small folder in its data set's layout."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -190,3 +192,48 @@ def test_kolektor_does_not_take_hidden_files_for_images(tmp_path):
     image(tmp_path / "kos01/Part7_label.bmp", bad=2)
     with pytest.warns(UserWarning, match="belong to no image: 1 "):
         datasets.load_kolektor_sdd(tmp_path)
+
+
+def test_mvtec_3d_reads_colour_alone(tmp_path):
+    folder = tmp_path / "bagel"
+    for part in ("train/good", "validation/good", "test/good", "test/hole"):
+        image(folder / part / "rgb/000.png")
+        image(folder / part / "xyz/000.png")  # .tiff in the data set
+    image(folder / "test/good/gt/000.png", bad=0)
+    image(folder / "test/hole/gt/000.png", bad=4)
+    data = datasets.load_mvtec_3d(tmp_path, "bagel")
+    assert [len(data[part]) for part in ("train", "validation", "test")] == [1, 1, 2]
+    assert all("rgb" in path for path in [*data.train, *data.test])
+    assert data.kinds.tolist() == ["good", "hole"]
+    assert regions(data) == [0, 4]
+    with pytest.raises(FileNotFoundError, match="train/good/rgb holds no image"):
+        (tmp_path / "empty/train").mkdir(parents=True)
+        datasets.load_mvtec_3d(tmp_path, "empty")
+
+
+def test_real_iad_follows_the_authors_lists(tmp_path):
+    def row(path, kind="OK", mask=None):
+        return {"anomaly_class": kind, "image_path": path, "mask_path": mask}
+
+    good = [f"OK/S000{i}/tape_OK_C{c}.jpg" for i in (1, 2) for c in (1, 2)]
+    bad, mask = "NG/QS/S0003/tape_QS_C1.jpg", "NG/QS/S0003/tape_QS_C1.png"
+    for name in (*good, bad):
+        image(tmp_path / "realiad_256/tape" / name)
+    image(tmp_path / "realiad_256/tape" / mask, bad=2)
+    known = {
+        "meta": {"prefix": "tape/", "normal_class": "OK"},
+        "train": [*(row(name) for name in good[:3]), row(bad, "QS", mask)],
+        "test": [row(good[3]), row(bad, "QS", mask)],
+    }
+    listed = tmp_path / "realiad_jsons/realiad_jsons/tape.json"
+    listed.parent.mkdir(parents=True)
+    listed.write_text(json.dumps(known))
+    data = datasets.load_real_iad(tmp_path, "tape", size=256)
+    assert data.groups.tolist() == ["S0001", "S0001", "S0002"]
+    assert data.kinds.tolist() == ["good", "QS"]
+    assert data.y.tolist() == [1, -1]
+    assert regions(data) == [0, 2]
+    with pytest.raises(
+        FileNotFoundError, match=r"realiad_jsons_sv.tape\.json is missing"
+    ):
+        datasets.load_real_iad(tmp_path, "tape", split="realiad_jsons_sv")
