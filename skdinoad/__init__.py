@@ -1,43 +1,50 @@
 """Visual anomaly detection that feels like scikit-learn."""
 
-from skdinoad._inputs.labels import to_labels
-from skdinoad.alignment import AffineAligner, ForegroundMask, PCAAligner
-from skdinoad.detectors import (
-    DFR,
-    DMAD,
-    AnomalyDINO,
-    Dinomaly,
-    DinoPatch,
-    SubspaceAD,
-)
-from skdinoad.features import CNNFeatures, DinoFeatures
-from skdinoad.model_selection import ThresholdTunerCV, suggest
-from skdinoad.persistence import dump
-from skdinoad.pipeline import Pipeline, make_pipeline, predict_map
-from skdinoad.regions import Region, find_regions
+from importlib import import_module
 
 __version__ = "0.1.0.dev0"
 
-__all__ = [
-    "DFR",
-    "DMAD",
-    "AffineAligner",
-    "AnomalyDINO",
-    "CNNFeatures",
-    "DinoFeatures",
-    "DinoPatch",
-    "Dinomaly",
-    "ForegroundMask",
-    "PCAAligner",
-    "Pipeline",
-    "Region",
-    "SubspaceAD",
-    "ThresholdTunerCV",
-    "__version__",
-    "dump",
-    "find_regions",
-    "make_pipeline",
-    "predict_map",
-    "suggest",
-    "to_labels",
-]
+#: Public names, and the module that each comes from. They are imported when they are
+#: first asked for: torch, timm and OpenCV take seconds.
+_PLACES = {
+    "DFR": "detectors",
+    "DMAD": "detectors",
+    "AffineAligner": "alignment",
+    "AnomalyDINO": "detectors",
+    "CNNFeatures": "features",
+    "DinoFeatures": "features",
+    "DinoPatch": "detectors",
+    "Dinomaly": "detectors",
+    "ForegroundMask": "alignment",
+    "PCAAligner": "alignment",
+    "Pipeline": "pipeline",
+    "Region": "regions",
+    "RegionMask": "alignment",
+    "SubspaceAD": "detectors",
+    "ThresholdTunerCV": "model_selection",
+    "dump": "persistence",
+    "find_regions": "regions",
+    "make_pipeline": "pipeline",
+    "predict_map": "pipeline",
+    "suggest": "model_selection",
+    "to_labels": "_inputs.labels",
+}
+
+#: Modules that ``import skdinoad`` makes reachable, likewise.
+_MODULES = ("datasets", "metrics", "model_selection", "plotting")
+
+__all__ = [*_PLACES, "__version__"]
+
+
+def __getattr__(name):
+    if name in _PLACES:
+        value = getattr(import_module(f"skdinoad.{_PLACES[name]}"), name)
+        globals()[name] = value
+        return value
+    if name in _MODULES:
+        return import_module(f"skdinoad.{name}")
+    raise AttributeError(f"module 'skdinoad' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted([*globals(), *__all__, *_MODULES])

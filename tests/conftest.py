@@ -13,21 +13,27 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from skdinoad import (
     DFR,
     DMAD,
     AffineAligner,
+    AnomalyDINO,
     CNNFeatures,
     DinoFeatures,
     Dinomaly,
     DinoPatch,
     PCAAligner,
+    RegionMask,
     ThresholdTunerCV,
+    dump,
 )
 from skdinoad._compat.timm import timm
+from skdinoad.cli import main
 from skdinoad.features import WeightsNotFoundError
 from skdinoad.features._store import clear_memory
+from skdinoad.testing import make_images
 
 torch.set_num_threads(1)  # also where torch came first
 cv2.setNumThreads(1)
@@ -53,6 +59,8 @@ def build(cls):
         return tiny_cnn()
     if cls is PCAAligner:
         return cls(output_size=64)
+    if cls is RegionMask:
+        return cls()
     if cls is AffineAligner:
         tiny = tiny_features(image_size=None)
         return cls(features=tiny, output_size=64, n_samples=20, n_rounds=1)
@@ -122,3 +130,48 @@ def _in_this_timm(model):
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+# -- the command line ------------------------------------------------------------
+
+
+@pytest.fixture
+def run(capsys):
+    """Return a function that runs the command: status, output lines, errors."""
+
+    def call(*arguments):
+        status = main([str(argument) for argument in arguments])
+        found = capsys.readouterr()
+        return status, found.out.splitlines(), found.err
+
+    return call
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of six good photographs, and one of two good and one odd."""
+    X = make_images(8, size=(48, 64))
+    odd = X[0].copy()
+    odd[10:30, 20:50] = [255, 0, 255]
+    for name, images in {"good": X[:6], "new": [*X[6:], odd]}.items():
+        (tmp_path / name).mkdir()
+        for i, image in enumerate(images):
+            Image.fromarray(image).save(tmp_path / name / f"{i}.png")
+    return tmp_path
+
+
+@pytest.fixture
+def model(photos):
+    """A model file, of a tiny random network."""
+    paths = sorted(str(path) for path in (photos / "good").iterdir())
+    detector = AnomalyDINO(features=tiny_features(), masking=False).fit(paths)
+    detector.offset_ -= 0.5 * abs(detector.offset_)
+    dump(detector, photos / "m.joblib")
+    return photos / "m.joblib"
+
+
+@pytest.fixture
+def tiny_default(monkeypatch):
+    """Let detectors take a tiny random network where none is named."""
+    for name in ("_anomalydino", "_dinopatch", "_subspacead"):
+        monkeypatch.setattr(f"skdinoad.detectors.{name}.DinoFeatures", tiny_features)

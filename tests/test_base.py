@@ -17,7 +17,7 @@ from skdinoad.testing import checks_for, make_images
 
 ESTIMATORS = [
     item
-    for item in map(skdinoad.__dict__.get, skdinoad.__all__)
+    for item in (getattr(skdinoad, name) for name in skdinoad.__all__)
     if inspect.isclass(item)
     and issubclass(item, BaseEstimator)
     and not issubclass(item, Pipeline)

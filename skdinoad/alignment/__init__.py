@@ -3,5 +3,6 @@
 from skdinoad.alignment._affine import AffineAligner
 from skdinoad.alignment._foreground import ForegroundMask
 from skdinoad.alignment._pca import PCAAligner
+from skdinoad.alignment._region import RegionMask
 
-__all__ = ["AffineAligner", "ForegroundMask", "PCAAligner"]
+__all__ = ["AffineAligner", "ForegroundMask", "PCAAligner", "RegionMask"]

@@ -206,8 +206,8 @@ def load_real_iad(root, category, *, size=1024, split="realiad_jsons"):
     Returns
     -------
     Bunch
-        As of :func:`load_folder`, and ``groups``, the part that each of ``train`` shows:
-        views of one part should not be on both sides of a fold.
+        As of :func:`load_folder`, and ``groups``, the part that each of ``train``
+        shows: views of one part should not be on both sides of a fold.
 
     Raises
     ------

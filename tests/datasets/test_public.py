@@ -206,8 +206,8 @@ def test_mvtec_3d_reads_colour_alone(tmp_path):
     assert all("rgb" in path for path in [*data.train, *data.test])
     assert data.kinds.tolist() == ["good", "hole"]
     assert regions(data) == [0, 4]
+    (tmp_path / "empty/train").mkdir(parents=True)
     with pytest.raises(FileNotFoundError, match="train/good/rgb holds no image"):
-        (tmp_path / "empty/train").mkdir(parents=True)
         datasets.load_mvtec_3d(tmp_path, "empty")
 
 

@@ -1,0 +1,175 @@
+"""RegionMask: only a fixed region of every photograph is looked at."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+
+from skdinoad._compat.torch import undisturbed
+from skdinoad._inputs.images import Images, as_images, take
+from skdinoad._inputs.labels import normal_rows
+from skdinoad.base import TakesImages
+from skdinoad.datasets import read_mask
+
+__all__ = ["RegionMask"]
+
+
+class RegionMask(TakesImages, TransformerMixin, BaseEstimator):
+    """Hide all but one region of every image: "score only here".
+
+    What lies outside the region, a conveyor, a clock, a hand, is neither learned nor
+    scored, and never matters, whatever is behind in the Pipeline.
+
+    Parameters
+    ----------
+    region : ndarray of shape (H, W), path or None, default=None
+        True, or any colour but black in a mask image, where images are to be looked at.
+        Images may be larger or smaller than it if they have its shape. None hides
+        nothing.
+
+    Attributes
+    ----------
+    region_ : ndarray of shape (H, W), bool, or None
+        The region as it was read; it travels with a saved model.
+    value_range_ : (int, int) or None
+        Values that become 0 and 255, learned from training images of more than 8 bits;
+        None = they have 8.
+    hidden_pixels_ : bool
+        Whether alpha hides pixels of training images.
+
+    See Also
+    --------
+    ForegroundMask : Finds the object in each image by itself.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdinoad import RegionMask
+    >>> left = np.zeros((4, 6), dtype=bool)
+    >>> left[:, :3] = True
+    >>> X = np.full((2, 4, 6, 3), 200, dtype=np.uint8)
+    >>> RegionMask(left).fit_transform(X)[0, 0, :, 3]
+    array([255, 255, 255,   0,   0,   0], dtype=uint8)
+    """
+
+    _parameter_constraints = {"region": "no_validation"}
+
+    def __init__(self, region=None):
+        self.region = region
+
+    @undisturbed()
+    def fit(self, X, y=None):
+        """Read the region, and compare it with the images.
+
+        Parameters
+        ----------
+        X : array, list of images or paths
+            Images as everywhere; rows labelled anomalous in ``y`` are left out.
+            Colours in the order RGB, not OpenCV's BGR: ``image[..., ::-1]``.
+        y : None, array-like of shape (n,), or masks of shape (n, H, W)
+            +1 normal, -1 anomalous.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the region is no mask, or empty, or an image has another shape.
+        FileNotFoundError
+            If the region is a path of no file.
+        """
+        images = as_images(X)
+        images = take(images, normal_rows(y, len(images)))
+        images = self._images_to_fit(images)
+        with self._learning():
+            self.region_ = _read(self.region)
+            for i, image in enumerate(images):
+                self._fitting(image, images.name(i))
+            self._learn_seen(images)
+        return self
+
+    def transform(self, X):
+        """Return the images with all but the region transparent.
+
+        Parameters
+        ----------
+        X : array, list of images or paths
+
+        Returns
+        -------
+        Z : ndarray of shape (n, H, W, 4), uint8
+            Alpha 255 = inside; what was transparent stays so. A list of (H, W, 4) if
+            sizes differ.
+        """
+        return self.transform_frames(X)[0]
+
+    @undisturbed()
+    def transform_frames(self, X):
+        """Return the images with all but the region transparent, and identity frames.
+
+        Parameters
+        ----------
+        X : array, list of images or paths
+
+        Returns
+        -------
+        Z : ndarray of shape (n, H, W, 4), uint8, or list of (H, W, 4)
+        frames : ndarray of shape (n, 3, 3), float64
+            Every pixel stays where it is.
+        """
+        check_is_fitted(self)
+        images = self._images_to_score(X)
+        Z = [self._hidden(image, images.name(i)) for i, image in enumerate(images)]
+        if not isinstance(X, Images):
+            self._warn_without_alpha(images)
+        frames = np.broadcast_to(np.eye(3), (len(Z), 3, 3)).copy()
+        same = len({image.shape for image in Z}) == 1
+        return (np.stack(Z) if same else Z), frames
+
+    def _hidden(self, image, name):
+        whole = np.full(image.shape[:2], 255, np.uint8)
+        alpha = image[..., 3] if image.shape[-1] == 4 else whole
+        region = self._fitting(image, name)
+        if region is not None:
+            alpha = np.where(region, alpha, np.uint8(0))
+        return np.dstack([image[..., :3], alpha])
+
+    def _fitting(self, image, name):
+        """Return the region in the size of an image, None if there is none."""
+        if self.region_ is None:
+            return None
+        size, known = np.array(image.shape[:2]), np.array(self.region_.shape)
+        if np.abs(np.subtract(*(size / known))) > 0.02 * (size / known).max():
+            raise ValueError(
+                f"{name} has size {tuple(image.shape[:2])}, the region "
+                f"{self.region_.shape}: expected the same shape. Draw the region on "
+                "one of these photographs."
+            )
+        if (size == known).all():
+            return self.region_
+        region = self.region_.astype(np.uint8)
+        width, height = int(size[1]), int(size[0])
+        return cv2.resize(region, (width, height), interpolation=cv2.INTER_NEAREST) > 0
+
+
+def _read(region):
+    """Return a region as booleans (H, W), or None."""
+    if region is None:
+        return None
+    if isinstance(region, (str, Path)):
+        mask = read_mask(region)
+    else:
+        mask = np.asarray(region)
+        if mask.ndim != 2 or mask.dtype.kind not in "bui":
+            raise ValueError(
+                f"region has shape {mask.shape}, dtype {mask.dtype}; expected (H, W) "
+                "of bool, a path, or None."
+            )
+        mask = mask > 0
+    if not mask.any():
+        raise ValueError("region is empty: nothing would be looked at.")
+    return mask.copy()

@@ -1,0 +1,174 @@
+"""The command ``skdinoad``: it parses, calls the public API and prints."""
+
+import argparse
+import sys
+from pathlib import Path
+
+__all__ = ["main"]
+
+#: What ``--method`` may be, and the class it means.
+METHODS = {
+    "anomalydino": "AnomalyDINO",
+    "dinopatch": "DinoPatch",
+    "subspacead": "SubspaceAD",
+    "dinomaly": "Dinomaly",
+    "dfr": "DFR",
+    "dmad": "DMAD",
+}
+
+_EXIT = "exit status: 0 done, 1 defects found (with --gate), 2 wrong usage or input"
+
+
+def main(arguments=None) -> int:
+    """Run the command; return its exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        print(f"skdinoad {options.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="skdinoad",
+        description="Find defects in photographs, learning from good ones alone.",
+        epilog=_EXIT,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for add in (_fit, _score, _tune, _compare, _inspect, _weights):
+        add(commands)
+    return parser
+
+
+def _command(commands, name, text, run):
+    """Add a subcommand, whose module is imported when it runs."""
+    out = commands.add_parser(name, help=text, description=text, epilog=_EXIT)
+    out.set_defaults(run=run)
+    return out
+
+
+def _fit(commands):
+    out = _command(commands, "fit", "Learn from a folder of good images.", _run_fit)
+    out.add_argument("folder", type=Path, help="good images, or MVTec AD's layout")
+    out.add_argument("-o", "--output", type=Path, required=True, help="model file")
+    out.add_argument("--method", choices=METHODS, default="anomalydino")
+    out.add_argument(
+        "--align",
+        choices=["none", "pca", "affine"],
+        default="none",
+        help="bring parts of any pose into one first (default: none)",
+    )
+    out.add_argument("--size", type=int, help="smaller edge of what the network sees")
+    out.add_argument("--roi", type=Path, help="mask image: look only where it is white")
+    out.add_argument(
+        "--target-fpr",
+        type=float,
+        help="share of good images that may be flagged, promised by cross-validation",
+    )
+    out.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _score(commands):
+    out = _command(commands, "score", "Score images by a model.", _run_score)
+    out.add_argument("model", type=Path)
+    out.add_argument(
+        "paths",
+        nargs="*",
+        help="files, folders, patterns like 'new/*.png'; @list.txt reads a list, - "
+        "standard input",
+    )
+    out.add_argument("--csv", type=Path, help="write a row for each image")
+    out.add_argument("--maps", type=Path, help="folder for pictures of heat maps")
+    out.add_argument("--regions", type=Path, help="JSON file of boxes around defects")
+    out.add_argument("--report", type=Path, help="HTML page to look at")
+    out.add_argument("--json", action="store_true", help="print a JSON object a line")
+    out.add_argument("--gate", action="store_true", help="exit with 1 at a defect")
+    out.add_argument("--strict", action="store_true", help="stop at a broken image")
+    out.add_argument("--watch", type=Path, help="folder: score files as they arrive")
+    out.add_argument(
+        "--idle",
+        type=float,
+        help="with --watch: stop after so many seconds without a new file",
+    )
+
+
+def _tune(commands):
+    out = _command(commands, "tune", "Choose a model's threshold anew.", _run_tune)
+    out.add_argument("model", type=Path)
+    out.add_argument(
+        "--good", type=Path, required=True, help="good images, not learned"
+    )
+    out.add_argument("--bad", type=Path, help="defective images: best F1 between them")
+    out.add_argument(
+        "--target-fpr",
+        type=float,
+        default=0.05,
+        help="share of good images that may be flagged (default: 0.05)",
+    )
+    out.add_argument("-o", "--output", type=Path, help="file to write (default: MODEL)")
+
+
+def _compare(commands):
+    text = "Compare methods on good images with planted defects."
+    out = _command(commands, "compare", text, _run_compare)
+    out.add_argument("folder", type=Path, help="good images, or MVTec AD's layout")
+    default = ["anomalydino", "dinopatch", "subspacead"]
+    out.add_argument("--methods", nargs="+", choices=METHODS, default=default)
+    out.add_argument(
+        "--defect-size",
+        type=float,
+        default=0.1,
+        help="of planted defects, over the images' shorter edge (default: 0.1)",
+    )
+    out.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _inspect(commands):
+    out = _command(commands, "inspect", "Say what a model is.", _run_inspect)
+    out.add_argument("model", type=Path)
+    out.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _weights(commands):
+    text = "Say which pretrained weights are found."
+    out = _command(commands, "weights", text, _run_weights)
+    out.add_argument("--fetch", action="store_true", help="ask the model hub for them")
+
+
+def _run_fit(options):
+    from skdinoad.cli._learn import fit
+
+    return fit(options)
+
+
+def _run_score(options):
+    from skdinoad.cli._batch import score
+
+    return score(options)
+
+
+def _run_tune(options):
+    from skdinoad.cli._learn import tune
+
+    return tune(options)
+
+
+def _run_compare(options):
+    from skdinoad.cli._learn import compare
+
+    return compare(options)
+
+
+def _run_inspect(options):
+    from skdinoad.cli._describe import inspect
+
+    return inspect(options)
+
+
+def _run_weights(options):
+    from skdinoad.cli._describe import weights
+
+    return weights(options)

@@ -1,0 +1,268 @@
+"""``score``: any number of images, a few at a time."""
+
+import csv
+import json
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm.auto import tqdm
+
+from skdinoad import find_regions, predict_map
+from skdinoad._inputs.images import as_shown
+from skdinoad.cli._describe import described
+from skdinoad.cli._paths import images_of, load_model
+from skdinoad.datasets._listing import list_images
+from skdinoad.pipeline import final_detector
+from skdinoad.plotting import overlay_map
+from skdinoad.report import ScoringReport
+
+__all__ = ["score"]
+
+#: Images scored at a time: memory holds no more of them.
+_CHUNK = 16
+
+#: Seconds between two looks at a watched folder. A file counts once its size stays.
+_LOOK = 0.5
+
+_COLUMNS = ["path", "verdict", "score", "threshold", "p_value", "error"]
+
+
+def score(options) -> int:
+    """Score images, write what was asked for, and print a line for each."""
+    if not options.paths and options.watch is None:
+        raise ValueError("no image given: pass files, folders, patterns or --watch.")
+    judge = Judge.of(load_model(options.model))
+    wants_maps = options.maps or options.regions or options.report
+    paths = images_of(options.paths)
+    with ExitStack() as stack:
+        sinks = [stack.enter_context(sink) for sink in _sinks(options, judge)]
+        counts = {"good": 0, "defect": 0, "broken": 0}
+        for row, image, heat in _rows(judge, _chunks(paths, options), wants_maps):
+            if row["error"] and options.strict:
+                raise ValueError(row["error"])
+            counts[row["verdict"]] += 1
+            for sink in sinks:
+                sink.add(row, image, heat)
+    if counts["broken"]:
+        print(f"{counts['broken']} images could not be scored.", file=sys.stderr)
+    if counts["broken"] and (options.gate or not counts["good"] + counts["defect"]):
+        return 2
+    return int(options.gate and counts["defect"] > 0)
+
+
+@dataclass
+class Judge:
+    """A model, and what its verdicts are made from."""
+
+    model: object
+    threshold: float
+    held: np.ndarray
+    limits: tuple
+    pixel_threshold: float
+
+    @classmethod
+    def of(cls, model):
+        """Read threshold, held-out scores and display limits from a model."""
+        detector = final_detector(model)
+        limits = tuple(float(x) for x in detector.map_limits_)
+        pixel = getattr(model, "pixel_threshold_", None)
+        pixel = limits[1] if pixel is None or np.isnan(pixel) else float(pixel)
+        held = np.sort(np.asarray(detector.holdout_scores_, float))
+        return cls(model, float(model.offset_), held, limits, pixel)
+
+    def row(self, path, score):
+        """Return what is said of an image."""
+        n = len(self.held)
+        as_odd = np.searchsorted(self.held, score, side="right")
+        return {
+            "path": path,
+            "verdict": "defect" if score < self.threshold else "good",
+            "score": float(score),
+            "threshold": self.threshold,
+            "p_value": (1 + int(as_odd)) / (n + 1) if n else None,
+            "error": "",
+        }
+
+
+def _rows(judge, chunks, wants_maps):
+    """Yield (row, image, heat) of each path; a broken image is a row with a reason."""
+    for paths in chunks:
+        try:
+            found = _scored(judge.model, paths, wants_maps)
+        except (OSError, ValueError, TypeError) as error:
+            if len(paths) > 1:  # which one is it?
+                yield from _rows(judge, [[path] for path in paths], wants_maps)
+            else:
+                yield _broken(paths[0], error), None, None
+            continue
+        for path, value, image, heat in found:
+            yield judge.row(path, value), image, heat
+
+
+def _scored(model, paths, wants_maps):
+    """Return (path, score, image, map) of each path."""
+    scores, nothing = model.score_samples(paths), [None] * len(paths)
+    maps = predict_map(model, paths) if wants_maps else nothing
+    images = as_shown(paths) if wants_maps else nothing
+    return [*zip(paths, scores, images, maps)]
+
+
+def _broken(path, error):
+    row = dict.fromkeys(_COLUMNS)
+    return {
+        **row,
+        "path": path,
+        "verdict": "broken",
+        "error": " ".join(str(error).split()),
+    }
+
+
+def _chunks(paths, options):
+    """Yield lists of paths; with ``--watch`` those that arrive, too."""
+    starts = range(0, len(paths), _CHUNK)
+    for start in tqdm(starts, "score", unit="batch", disable=len(starts) < 2):
+        yield paths[start : start + _CHUNK]
+    if options.watch is not None:
+        yield from _arriving(options.watch, set(paths), options.idle)
+
+
+def _arriving(folder, known, idle):
+    """Yield lists of files that are new in a folder and no longer grow."""
+    sizes, last = {}, time.monotonic()
+    while idle is None or time.monotonic() - last < idle:
+        there = [str(folder / path) for path in list_images(folder)]
+        new = {path: Path(path).stat().st_size for path in there if path not in known}
+        ready = [path for path, size in new.items() if size and sizes.get(path) == size]
+        sizes = new
+        for start in range(0, len(ready), _CHUNK):
+            known.update(ready[start : start + _CHUNK])
+            yield ready[start : start + _CHUNK]
+            last = time.monotonic()
+        time.sleep(_LOOK)
+
+
+# -- what becomes of rows -------------------------------------------------------------
+
+
+def _sinks(options, judge):
+    """Yield what was asked for: each has ``add`` and is a context manager."""
+    yield _Printed(options.json)
+    if options.csv:
+        yield _Csv(options.csv, append=options.watch is not None)
+    if options.maps:
+        yield _Pictures(options.maps, judge.limits)
+    if options.regions:
+        yield _Regions(options.regions, judge.pixel_threshold)
+    if options.report:
+        yield _Page(options.report, judge)
+
+
+class _Sink:
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+
+class _Printed(_Sink):
+    def __init__(self, as_json):
+        self.as_json = as_json
+
+    def add(self, row, image, heat):
+        if self.as_json:
+            print(json.dumps(row), flush=True)
+        elif row["error"]:
+            print(f"broken  {'-':>10}  {row['path']}: {row['error']}", flush=True)
+        else:
+            print(f"{row['verdict']:7} {row['score']:10.4g}  {row['path']}", flush=True)
+
+
+class _Csv(_Sink):
+    def __init__(self, path, *, append):
+        self.new = not (append and path.exists() and path.stat().st_size)
+        self.path, self.mode = path, "w" if self.new else "a"
+
+    def __enter__(self):
+        self.file = self.path.open(self.mode, newline="", encoding="utf-8")
+        self.writer = csv.DictWriter(self.file, _COLUMNS, lineterminator="\n")
+        if self.new:
+            self.writer.writeheader()
+        return self
+
+    def add(self, row, image, heat):
+        self.writer.writerow(row)
+        self.file.flush()
+
+    def __exit__(self, *error):
+        self.file.close()
+
+
+class _Pictures(_Sink):
+    def __init__(self, folder, limits):
+        self.folder, self.limits, self.names = folder, limits, set()
+
+    def add(self, row, image, heat):
+        if heat is None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        picture = overlay_map(image[..., :3], heat, limits=self.limits)
+        Image.fromarray(picture).save(self.folder / self._name(row["path"]))
+
+    def _name(self, path):
+        """Return a file name that no other image of this run has."""
+        stem, name, n = Path(path).stem, Path(path).stem, 1
+        while name in self.names:
+            n += 1
+            name = f"{stem}_{n}"
+        self.names.add(name)
+        return f"{name}.png"
+
+
+class _Regions(_Sink):
+    def __init__(self, path, threshold):
+        self.path, self.threshold, self.found = path, threshold, {}
+
+    def add(self, row, image, heat):
+        if heat is not None:
+            regions = find_regions(heat, self.threshold)
+            self.found[row["path"]] = [as_json(region) for region in regions]
+
+    def __exit__(self, kind, *error):
+        if kind is None:
+            self.path.write_text(json.dumps(self.found, indent=1) + "\n")
+
+
+def as_json(region):
+    """Return a region as plain numbers; (row, column) order."""
+    return {
+        "box": list(region.box),
+        "area": region.area,
+        "peak": round(region.peak, 6),
+        "mean": round(region.mean, 6),
+        "place": list(region.place),
+    }
+
+
+class _Page(_Sink):
+    def __init__(self, path, judge):
+        self.path, self.judge = path, judge
+        self.report = ScoringReport(
+            threshold=judge.threshold,
+            held_out=judge.held,
+            map_limits=judge.limits,
+            settings=described(judge.model),
+        )
+
+    def add(self, row, image, heat):
+        regions = [] if heat is None else find_regions(heat, self.judge.pixel_threshold)
+        self.report.add(row, image, heat, regions)
+
+    def __exit__(self, kind, *error):
+        if kind is None:
+            self.report.write(self.path)

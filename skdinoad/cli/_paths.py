@@ -1,0 +1,96 @@
+"""Which images a command line means, and the model it names."""
+
+import glob
+import sys
+from pathlib import Path
+
+import joblib
+
+from skdinoad.datasets._folder import normals_in
+from skdinoad.datasets._listing import GOOD, TRUTH, below, list_images
+
+__all__ = ["good_images", "images_of", "load_model"]
+
+
+def good_images(folder) -> list:
+    """Return the good images of a folder: flat, or in MVTec AD's layout.
+
+    Examples
+    --------
+    >>> good_images("no_such_folder")
+    Traceback (most recent call last):
+    FileNotFoundError: no_such_folder is no folder.
+    """
+    folder = Path(folder)
+    if (folder / "train").is_dir():
+        found = normals_in(folder, list_images(folder, "train"), "train")
+    else:
+        files = list_images(folder)
+        if below(files, "test") or below(files, TRUTH):
+            raise ValueError(
+                f"{folder} holds test or ground_truth but no train/good: expected a "
+                "folder of good images, or MVTec AD's layout."
+            )
+        found = list(below(files, GOOD)) or files
+    if not found:
+        raise FileNotFoundError(f"{folder} holds no image to learn from.")
+    return [str(folder / path) for path in found]
+
+
+def images_of(arguments) -> list:
+    """Return the image paths that arguments name, each once, in their order.
+
+    Parameters
+    ----------
+    arguments : list of str
+        Files, folders, patterns; "@file" names a list, "-" reads one from standard
+        input: a path a line.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a folder holds no image, or a pattern fits none. A file that does not exist
+        is kept: it becomes a row with its reason.
+    """
+    paths = [path for argument in arguments for path in _of(argument)]
+    return list(dict.fromkeys(paths))
+
+
+def _of(argument):
+    if argument == "-":
+        return _lines(sys.stdin.read())
+    if argument.startswith("@"):
+        return _lines(Path(argument[1:]).read_text())
+    path = Path(argument)
+    if path.is_dir():
+        found = [str(path / file) for file in list_images(path)]
+    elif glob.has_magic(argument) and not path.exists():
+        found = sorted(glob.glob(argument, recursive=True))
+    else:
+        return [argument]
+    if not found:
+        raise FileNotFoundError(f"{argument} holds, or fits, no image.")
+    return found
+
+
+def _lines(text):
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def load_model(path):
+    """Return the estimator of a model file.
+
+    It is a joblib file, which can run code: open only your own.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"model file {str(path)!r} does not exist.")
+    try:
+        model = joblib.load(path)
+    except Exception as error:  # whatever a damaged pickle brings
+        raise ValueError(
+            f"{str(path)!r} cannot be read as a model "
+            f"({type(error).__name__}: {error})."
+        ) from error
+    if not hasattr(model, "score_samples"):
+        raise ValueError(f"{str(path)!r} holds a {type(model).__name__}, no detector.")
+    return model

@@ -1,0 +1,292 @@
+"""One HTML page that shows what was scored; it needs no network and no server."""
+
+import base64
+import html
+import json
+import os
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from uuid import uuid4
+
+import cv2
+import numpy as np
+
+from skdinoad.plotting import overlay_map
+
+__all__ = ["ScoringReport"]
+
+#: Longest edge of the pictures, and their JPEG quality: about 10 KB each.
+_EDGE, _QUALITY = 240, 80
+
+_PACKAGES = ("skdinoad", "torch", "timm", "scikit-learn", "numpy", "opencv-python")
+
+
+class ScoringReport:
+    """Collect scored images and write them as one self-contained HTML page.
+
+    The page shows the most anomalous image first, each beside its heat map with the
+    regions framed, a histogram of the scores, and a slider that moves the threshold:
+    the labels follow, and it says how many good training images would be flagged. A
+    thousand images make a file of about 20 MB.
+
+    Parameters
+    ----------
+    threshold : float
+        Scores below it are anomalous.
+    held_out : array-like of shape (n,), default=()
+        Scores of good training images, each by a model that had not seen it.
+    map_limits : (float, float)
+        Display range of heat maps, a detector's ``map_limits_``.
+    settings : dict, default=None
+        What else a reader should know: names and texts.
+    title : str
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdinoad.report import ScoringReport
+    >>> report = ScoringReport(threshold=-1.0, held_out=[-0.5, -0.7], map_limits=(0, 2))
+    >>> image, heat = np.zeros((8, 8, 3), dtype=np.uint8), np.zeros((8, 8))
+    >>> report.add({"path": "a.png", "score": -3.0, "error": ""}, image, heat)
+    >>> "a.png" in report.text()
+    True
+    """
+
+    def __init__(
+        self, *, threshold, map_limits, held_out=(), settings=None, title="Scores"
+    ):
+        self.threshold = float(threshold)
+        self.map_limits = map_limits
+        self.held_out = [float(score) for score in held_out]
+        self.settings = dict(settings or {})
+        self.title = title
+        self._cards = []
+
+    def add(self, row, image, heat, regions=()):
+        """Add an image.
+
+        Parameters
+        ----------
+        row : dict
+            "path", "score" (None if it could not be scored), "error", and perhaps
+            "p_value".
+        image : ndarray of shape (H, W, 3 or 4), uint8, or None
+        heat : ndarray of shape (H, W), or None
+        regions : list of Region
+            Framed in the heat map.
+        """
+        card = {"path": str(row["path"]), "error": row.get("error") or ""}
+        card["score"] = None if row["score"] is None else float(row["score"])
+        card["p"] = row.get("p_value")
+        card["regions"] = len(regions)
+        if image is not None:
+            image = np.ascontiguousarray(image[..., :3])
+            card["image"] = _picture(image)
+            card["heat"] = _picture(_framed(image, heat, regions, self.map_limits))
+        self._cards.append(card)
+
+    def text(self) -> str:
+        """Return the page."""
+        known = {
+            "threshold": self.threshold,
+            "held": self.held_out,
+            "cards": [{k: card[k] for k in ("score", "path")} for card in self._cards],
+        }
+        order = sorted(self._cards, key=_anomaly)
+        # "</" would end the script: a path may hold anything.
+        data = json.dumps(known).replace("</", "<\\/")
+        place = {id(card): i for i, card in enumerate(self._cards)}
+        cards = "\n".join(_card(card, place[id(card)]) for card in order)
+        return (
+            _PAGE.replace("@TITLE@", html.escape(self.title))
+            .replace("@SETTINGS@", _table({**self.settings, **_about()}))
+            .replace("@COUNT@", str(len(self._cards)))
+            .replace("@DATA@", data)
+            .replace("@CARDS@", cards)
+        )
+
+    def write(self, path):
+        """Write the page; an old file stays if that fails.
+
+        Parameters
+        ----------
+        path : str or path
+        """
+        path = Path(path)
+        half = path.with_name(f".{path.name}.{uuid4().hex}")
+        try:
+            half.write_text(self.text(), encoding="utf-8")
+            os.replace(half, path)
+        finally:
+            half.unlink(missing_ok=True)
+
+
+def _anomaly(card):
+    """Sort what could not be scored first, then by score."""
+    return (card["score"] is not None, card["score"] or 0)
+
+
+def _picture(image):
+    """Return an image, reduced, as the address of a JPEG."""
+    scale = min(1, _EDGE / max(image.shape[:2]))
+    size = [max(1, round(edge * scale)) for edge in image.shape[1::-1]]
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    quality = [cv2.IMWRITE_JPEG_QUALITY, _QUALITY]
+    done, code = cv2.imencode(".jpg", np.ascontiguousarray(small[..., ::-1]), quality)
+    if not done:
+        raise RuntimeError(f"OpenCV cannot encode an image of shape {image.shape}.")
+    return "data:image/jpeg;base64," + base64.b64encode(code).decode()
+
+
+def _framed(image, heat, regions, limits):
+    picture = overlay_map(image, heat, limits=limits)
+    width = max(1, round(max(image.shape[:2]) / 200))
+    for region in regions:
+        top, left, bottom, right = region.box
+        corners = (left, top), (right - 1, bottom - 1)
+        cv2.rectangle(picture, *corners, (0, 255, 255), width)
+    return picture
+
+
+def _about():
+    about = {"written": datetime.now().astimezone().isoformat(timespec="seconds")}
+    for name in _PACKAGES:
+        try:
+            about[name] = version(name)
+        except ModuleNotFoundError:
+            continue
+    return about
+
+
+def _table(settings):
+    rows = (
+        f"<tr><th>{html.escape(str(k))}</th><td>{html.escape(str(v))}</td></tr>"
+        for k, v in settings.items()
+    )
+    return "<table>" + "".join(rows) + "</table>"
+
+
+def _card(card, i):
+    path = html.escape(card["path"])
+    if card["score"] is None:
+        return (
+            f'<article data-i="{i}" class="broken"><h3>{path}</h3>'
+            f"<p>broken: {html.escape(card['error'])}</p></article>"
+        )
+    p = "" if card["p"] is None else f", p = {card['p']:.3g}"
+    pictures = "".join(
+        f'<img loading="lazy" decoding="async" alt="{kind}" src="{card[kind]}">'
+        for kind in ("image", "heat")
+        if kind in card
+    )
+    return (
+        f'<article data-i="{i}"><h3>{path}</h3><p><b class="verdict"></b> score '
+        f"{card['score']:.4g}{p}, {card['regions']} regions</p>{pictures}</article>"
+    )
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>@TITLE@</title>
+<meta name="viewport" content="width=device-width">
+<style>
+body { font: 15px/1.4 system-ui, sans-serif; margin: 1.5em; color: #222; }
+header { position: sticky; top: 0; background: #fff; padding: .5em 0; z-index: 1; }
+main { display: grid; grid-template-columns: repeat(auto-fill, minmax(330px, 1fr));
+  gap: 12px; }
+article { border: 2px solid #bbb; border-radius: 6px; padding: 8px;
+  content-visibility: auto; contain-intrinsic-size: 330px 260px; }
+article.defect { border-color: #c0392b; } article.good { border-color: #2e8b57; }
+article.defect .verdict { color: #c0392b; } article.good .verdict { color: #2e8b57; }
+article h3 { font-size: 14px; margin: 0; overflow-wrap: anywhere; }
+article p { margin: 2px 0 6px; } article img { max-width: 49%; }
+input[type=range] { width: 100%; } svg { width: 100%; height: 90px; display: block; }
+th { text-align: left; padding-right: 1em; vertical-align: top; }
+td { overflow-wrap: anywhere; }
+@media print { header { position: static; } .controls { display: none; }
+  article { break-inside: avoid; content-visibility: visible; } }
+</style></head><body>
+<h1>@TITLE@: @COUNT@ images</h1>
+<header>
+<svg id="histogram" viewBox="0 0 600 90" preserveAspectRatio="none"></svg>
+<div class="controls">
+<label>Threshold <output id="value"></output>
+<input id="threshold" type="range" min="0" max="1000" step="1"></label>
+<label>Order <select id="order"><option value="score">most anomalous first</option>
+<option value="path">by name</option></select></label>
+<label>Show <select id="show"><option value="">all</option><option>defect</option>
+<option>good</option><option>broken</option></select></label>
+<button id="reset">Threshold of the model</button>
+</div>
+<p id="summary"></p>
+</header>
+<main id="cards">
+@CARDS@
+</main>
+<h2>Settings</h2>
+@SETTINGS@
+<script id="data" type="application/json">@DATA@</script>
+<script>
+"use strict";
+const data = JSON.parse(document.getElementById("data").textContent);
+const get = id => document.getElementById(id);
+const cards = [...document.querySelectorAll("article")];
+const scores = data.cards.map(c => c.score).filter(s => s !== null);
+const all = [...scores, ...data.held, data.threshold];
+let low = Math.min(...all), high = Math.max(...all);
+const pad = (high - low) * 0.03 || 1e-6;
+low -= pad; high += pad;
+let threshold = data.threshold;
+function draw() {
+  const n = 60, bins = [Array(n).fill(0), Array(n).fill(0)];
+  const bin = s => Math.min(n - 1, Math.floor((s - low) / (high - low) * n));
+  data.held.forEach(s => bins[0][bin(s)]++);
+  scores.forEach(s => bins[1][bin(s)]++);
+  const most = Math.max(1, ...bins[0], ...bins[1]);
+  let out = "";
+  [["#9db", 0], ["#468", 1]].forEach(([color, k]) => bins[k].forEach((count, i) => {
+    const height = count / most * 80;
+    out += `<rect x="${i * 10 + k * 4.5}" y="${85 - height}" width="4.5" ` +
+      `height="${height}" fill="${color}"/>`;
+  }));
+  const x = (threshold - low) / (high - low) * 600;
+  get("histogram").innerHTML = out +
+    `<line x1="${x}" x2="${x}" y1="0" y2="90" stroke="#c0392b" stroke-width="2"/>`;
+}
+function label() {
+  const counts = {defect: 0, good: 0, broken: 0};
+  for (const card of cards) {
+    const score = data.cards[card.dataset.i].score;
+    const verdict = score === null ? "broken" : score < threshold ? "defect" : "good";
+    counts[verdict]++;
+    card.className = verdict;
+    const shown = get("show").value;
+    card.hidden = shown !== "" && shown !== verdict;
+    const text = card.querySelector(".verdict");
+    if (text) text.textContent = verdict;
+  }
+  const flagged = data.held.filter(s => s < threshold).length;
+  get("value").textContent = threshold.toPrecision(4);
+  get("summary").textContent = `${counts.defect} defects, ${counts.good} good, ` +
+    `${counts.broken} broken. Of ${data.held.length} good training images, each held ` +
+    `out, ${flagged} would be flagged. (Light bars: these; dark bars: images here.)`;
+  draw();
+}
+function slide(value) { threshold = value; label(); }
+function reset() {
+  get("threshold").value = (data.threshold - low) / (high - low) * 1000;
+  slide(data.threshold);
+}
+get("threshold").oninput = e => slide(low + e.target.value / 1000 * (high - low));
+get("reset").onclick = reset;
+get("show").onchange = label;
+get("order").onchange = e => {
+  const key = c => data.cards[c.dataset.i];
+  cards.sort((a, b) => e.target.value === "path"
+    ? (key(a).path < key(b).path ? -1 : 1)
+    : (key(a).score ?? -Infinity) - (key(b).score ?? -Infinity));
+  get("cards").append(...cards);
+};
+reset();
+</script></body></html>
+"""

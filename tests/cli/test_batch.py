@@ -1,0 +1,122 @@
+import csv
+import json
+import threading
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from skdinoad import predict_map
+from skdinoad.cli._paths import load_model
+from skdinoad.testing import make_images
+
+
+def test_every_image_gets_a_line_with_the_models_verdict(run, photos, model):
+    status, lines, _ = run("score", model, photos / "new")
+    assert status == 0
+    assert [line.split()[0] for line in lines] == ["good", "good", "defect"]
+    estimator = load_model(model)
+    paths = [str(photos / f"new/{i}.png") for i in range(3)]
+    _, lines, _ = run("score", model, photos / "new", "--json")
+    rows = [json.loads(line) for line in lines]
+    assert [row["path"] for row in rows] == paths
+    assert [row["score"] for row in rows] == estimator.score_samples(paths).tolist()
+    assert {row["threshold"] for row in rows} == {estimator.offset_}
+    held = estimator.holdout_scores_
+    assert rows[2]["p_value"] == 1 / (len(held) + 1)
+
+
+def test_a_broken_image_is_a_row_and_stops_nothing(run, photos, model):
+    (photos / "new/1.png").write_bytes(b"no image")
+    out = photos / "out.csv"
+    status, _, errors = run("score", model, photos / "new", "no.png", "--csv", out)
+    assert status == 0
+    assert "2 images could not be scored" in errors
+    rows = list(csv.DictReader(out.read_text().splitlines()))
+    assert [row["verdict"] for row in rows] == ["good", "broken", "defect", "broken"]
+    assert "1.png" in rows[1]["error"]
+    assert rows[1]["score"] == ""
+    status, _, errors = run("score", model, photos / "new", "--strict")
+    assert status == 2
+    assert "1.png" in errors
+    status, _, _ = run("score", model, photos / "new/1.png")
+    assert status == 2  # nothing at all could be scored
+
+
+@pytest.mark.parametrize(
+    ("names", "status"), [(["0.png"], 0), (["0.png", "2.png"], 1), (["0.png", "x"], 2)]
+)
+def test_the_gate_says_by_its_status_whether_all_are_good(
+    run, photos, model, names, status
+):
+    paths = [photos / "new" / name for name in names]
+    assert run("score", model, *paths, "--gate")[0] == status
+
+
+def test_maps_regions_and_report_are_written(run, photos, model):
+    maps, regions, page = (photos / name for name in ("maps", "r.json", "r.html"))
+    where = ("--maps", maps, "--regions", regions, "--report", page)
+    (photos / "again").mkdir()
+    Image.fromarray(make_images(1, size=(48, 64))[0]).save(photos / "again/0.png")
+    assert run("score", model, photos / "new", photos / "again", *where)[0] == 0
+    names = sorted(path.name for path in maps.iterdir())
+    assert names == ["0.png", "0_2.png", "1.png", "2.png"]  # two are called 0.png
+    with Image.open(maps / "2.png") as picture:
+        assert picture.size == (64, 48)
+    found = json.loads(regions.read_text())
+    odd = found[str(photos / "new/2.png")]
+    heat = predict_map(load_model(model), [str(photos / "new/2.png")])[0]
+    assert odd[0]["place"] == list(np.unravel_index(heat.argmax(), heat.shape))
+    assert "new/2.png" in page.read_text()
+
+
+def test_old_files_stay_where_a_run_fails(run, photos, model):
+    (photos / "new/1.png").write_bytes(b"no image")
+    files = photos / "r.json", photos / "r.html"
+    for file in files:
+        file.write_text("old")
+    where = ("--regions", files[0], "--report", files[1], "--strict")
+    assert run("score", model, photos / "new", *where)[0] == 2
+    assert [file.read_text() for file in files] == ["old", "old"]
+
+
+def test_results_do_not_depend_on_how_many_are_scored_at_a_time(
+    run, photos, model, monkeypatch
+):
+    whole = run("score", model, photos / "new", "--json")[1]
+    monkeypatch.setattr("skdinoad.cli._batch._CHUNK", 1)
+    single = run("score", model, photos / "new", "--json")[1]
+    for a, b in zip(map(json.loads, whole), map(json.loads, single)):
+        assert a["path"] == b["path"]
+        assert a["score"] == pytest.approx(b["score"], rel=1e-5)
+
+
+def test_files_are_scored_as_they_arrive(run, photos, model):
+    X = make_images(3, size=(48, 64))
+    watched, out = photos / "line", photos / "out.csv"
+    watched.mkdir()
+
+    def produce():
+        for i, image in enumerate(X):
+            time.sleep(0.3)
+            Image.fromarray(image).save(watched / f"{i}.png")
+
+    thread = threading.Thread(target=produce)
+    thread.start()
+    run("score", model, "--watch", watched, "--idle", 4, "--csv", out)
+    thread.join()
+    rows = list(csv.DictReader(out.read_text().splitlines()))
+    assert sorted(row["path"][-5:] for row in rows) == ["0.png", "1.png", "2.png"]
+    Image.fromarray(X[0]).save(watched / "3.png")
+    run("score", model, "--watch", watched, "--idle", 2, "--csv", out)
+    text = out.read_text().splitlines()
+    assert text[: len(rows) + 1] == [",".join(rows[0]), *text[1 : len(rows) + 1]]
+    assert len(text) > len(rows) + 1  # appended, under one header
+    assert sum(line.startswith("path,") for line in text) == 1
+
+
+def test_no_image_is_a_wrong_usage(run, model):
+    status, _, errors = run("score", model)
+    assert status == 2
+    assert "no image given" in errors
