@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 DATA ?=
 
-.PHONY: demo test test-oldest lint bench check-accuracy doc clean
+.PHONY: demo test test-browser test-oldest lint bench check-accuracy doc clean
 
 # Installs into .venv, with the versions that were tested.
 $(INSTALLED): pyproject.toml constraints.txt
@@ -21,6 +21,10 @@ demo: $(INSTALLED)
 # Two tests side by side: each keeps to one thread.
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# The HTML report in a headless chromium; skipped, with the reason, where there is none.
+test-browser: $(INSTALLED)
+	$(BIN)/python -m pytest -m browser -rs
 
 # The same on the oldest versions that pyproject.toml allows, in an environment of its
 # own (a few GB: the oldest torch comes with CUDA only).

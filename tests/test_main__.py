@@ -1,9 +1,16 @@
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from skdinoad.cli import main
+from skdinoad.datasets import make_screws
+
+COMMANDS = ("fit", "score", "tune", "compare", "inspect", "weights")
 
 
 def test_the_module_is_the_command():
@@ -11,7 +18,7 @@ def test_the_module_is_the_command():
         [sys.executable, "-m", "skdinoad", "--help"], capture_output=True, text=True
     )
     assert out.returncode == 0
-    for name in ("fit", "score", "tune", "compare", "inspect", "weights"):
+    for name in COMMANDS:
         assert f"    {name} " in out.stdout
 
 
@@ -21,3 +28,40 @@ def test_wrong_usage_has_status_2(capsys):
     assert stop.value.code == 2
     assert main(["score", "no.joblib", "a.png"]) == 2
     assert "no.joblib" in capsys.readouterr().err
+
+
+def documented():
+    """Return the commands of the manual, in their order."""
+    page = Path(__file__).parent.parent / "doc/command_line.rst"
+    lines = [line.strip() for line in page.read_text().splitlines()]
+    return [
+        line[len("$ skdinoad ") :] for line in lines if line.startswith("$ skdinoad ")
+    ]
+
+
+@pytest.mark.usefixtures("tiny_default")
+def test_every_documented_run_works(tmp_path, monkeypatch, capsys):
+    parts = {
+        "good": make_screws(12, size=96)[0],
+        "more_good": make_screws(5, size=96, random_state=1)[0],
+        "new": make_screws(2, size=96, random_state=2)[0],
+        "bad": make_screws(3, size=96, defect="second_washer", random_state=3)[0],
+        "line": [],
+    }
+    for name, images in parts.items():
+        (tmp_path / name).mkdir()
+        for i, image in enumerate(images):
+            Image.fromarray(image).save(tmp_path / name / f"{i}.png")
+    Image.fromarray(parts["good"][0]).save(tmp_path / "new/good_part.png")
+    region = np.full((96, 96), 255, np.uint8)
+    region[:20] = 0
+    Image.fromarray(region).save(tmp_path / "roi.png")
+    monkeypatch.chdir(tmp_path)
+    runs = documented()
+    assert {run.split()[0] for run in runs} == {*COMMANDS}
+    for run in runs:
+        arguments = shlex.split(run)
+        if arguments[0] != "weights":  # the packaged ones: a test of its own
+            assert main(arguments) == 0, (run, capsys.readouterr().err)
+    for name in ("report.html", "scores.csv", "maps", "regions.json", "tuned.joblib"):
+        assert (tmp_path / name).exists(), name

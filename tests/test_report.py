@@ -1,5 +1,8 @@
+import html
 import json
 import re
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -59,3 +62,52 @@ def test_a_failed_write_leaves_the_old_page(report, tmp_path, monkeypatch):
         report.write(path)
     assert path.read_text() == before
     assert [p.name for p in tmp_path.iterdir()] == ["r.html"]
+
+
+# -- in a browser ---------------------------------------------------------------------
+
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
+    None,
+)
+
+#: Moves the threshold below all scores, sorts by name, and shows what is good alone.
+ACT = """<script>
+const slider = document.getElementById("threshold");
+const before = document.getElementById("summary").textContent;
+const classes = cards.map(card => card.className).join();
+slider.value = 0; slider.dispatchEvent(new Event("input"));
+const order = document.getElementById("order");
+order.value = "path"; order.dispatchEvent(new Event("change"));
+const names = [...document.querySelectorAll("h3")].map(x => x.textContent).join();
+const pictures = [...document.images].every(x => x.complete && x.naturalWidth > 0);
+document.title = JSON.stringify([before, classes,
+  document.getElementById("summary").textContent, names, pictures,
+  document.querySelectorAll("svg rect").length]);
+</script></body>"""
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(BROWSER is None, reason="no chromium is installed")
+def test_the_page_is_sorted_and_rethresholded_in_a_browser(report, tmp_path):
+    page = tmp_path / "r.html"
+    page.write_text(
+        report.text().replace("</body>", ACT).replace(' loading="lazy"', "")
+    )
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu"]
+    command += ["--virtual-time-budget=3000", f"--user-data-dir={tmp_path / 'user'}"]
+    out = subprocess.run(
+        [*command, "--dump-dom", page.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    title = html.unescape(re.search("<title>(.*?)</title>", out.stdout, re.S)[1])
+    before, classes, after, names, pictures, bars = json.loads(title)
+    assert before.startswith("1 defects, 1 good, 1 broken. Of 2 good training images")
+    assert "0 would be flagged" in before
+    assert classes == "broken,defect,good"
+    assert after.startswith("0 defects, 2 good, 1 broken")
+    assert names == "</script>bad.png,good.png,x.png"
+    assert pictures
+    assert bars == 120  # training and scored images in sixty bins
