@@ -52,6 +52,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/dfr_stages.py
 	$(BIN)/python benchmarks/few_and_many.py
 	$(BIN)/python benchmarks/aupro.py
+	$(BIN)/python benchmarks/carrying_back.py
 
 check-accuracy: $(INSTALLED)
 	@test -n "$(DATA)" || { echo "usage: make check-accuracy DATA=folder"; exit 2; }

@@ -252,27 +252,83 @@ def warp_back(grid, frame, size, *, margin=0.5) -> np.ndarray:
     torch samples at exact positions; OpenCV rounds them to 1/32 cell, visible as
     steps when a cell is 14 pixels wide.
     """
-    h, w = grid.shape
-    x, y = _grid_positions(np.linalg.inv(frame), size)
+    grid = np.asarray(grid, np.float32)
+    to_grid = np.linalg.inv(frame)
+    if not to_grid[0, 1] and not to_grid[1, 0]:
+        return _enlarged_back(grid, to_grid, size, margin)
+    out = np.empty(size, np.float32)
+    rows = max(1, _STRIP // size[1])
+    for start in range(0, size[0], rows):
+        stop = min(start + rows, size[0])
+        out[start:stop] = _strip_back(grid, to_grid, start, stop, size[1], margin)
+    return out
+
+
+#: Pixels carried home at a time where a frame turns: memory stays below a map's.
+_STRIP = 2**18
+
+
+def _enlarged_back(grid, to_grid, size, margin):
+    """Carry a grid home that was only scaled and shifted: one matrix for each axis."""
+    parts = [
+        _lines(n, cells, to_grid[k, k], to_grid[k, 2], margin)
+        for n, cells, k in zip(size, grid.shape, (1, 0))
+    ]
+    (rows, in_rows), (columns, in_columns) = parts
     valid = np.isfinite(grid)
-    layers = torch.from_numpy(np.stack([np.where(valid, grid, 0), valid]))
-    scale = [2 / max(w - 1, 1), 2 / max(h - 1, 1)]
-    position = torch.stack([x * scale[0] - 1, y * scale[1] - 1], dim=-1)
-    total, weight = torch.nn.functional.grid_sample(
-        layers[None].float(),
-        position[None].float(),
+    out = rows @ np.where(valid, grid, np.float32(0)) @ columns.T
+    if not valid.all():
+        weight = rows @ valid.astype(np.float32) @ columns.T
+        trusted = weight >= 0.5
+        np.divide(out, weight, out=out, where=trusted)
+        out[~trusted] = 0
+    out[~in_rows] = 0
+    out[:, ~in_columns] = 0
+    return out
+
+
+def _lines(n, cells, scale, shift, margin):
+    """Return how n pixels along an axis mix its cells, (n, cells), and which do."""
+    position = scale * np.arange(n) + shift
+    inside = (position >= -margin) & (position <= cells - 1 + margin)
+    position = position.clip(0, cells - 1)
+    first = np.minimum(position.astype(int), max(0, cells - 2))
+    share = (position - first).astype(np.float32)
+    weights = np.zeros((n, cells), np.float32)
+    pixels = np.arange(n)
+    weights[pixels, first] = 1 - share
+    weights[pixels, np.minimum(first + 1, cells - 1)] += share
+    return weights, inside
+
+
+def _strip_back(grid, to_grid, start, stop, width, margin):
+    """Carry a grid home to the rows start to stop of an image."""
+    h, w = grid.shape
+    x, y = _grid_positions(to_grid, start, stop, width)
+    valid = np.isfinite(grid)
+    layers = [np.where(valid, grid, np.float32(0))]
+    layers += [] if valid.all() else [valid.astype(np.float32)]
+    position = torch.empty((*x.shape, 2))
+    for k, (line, cells) in enumerate(((x, w), (y, h))):
+        torch.mul(line, 2 / max(cells - 1, 1), out=position[..., k]).sub_(1)
+    total, *weight = torch.nn.functional.grid_sample(
+        torch.from_numpy(np.stack(layers))[None],
+        position[None],
         padding_mode="border",
         align_corners=True,
     )[0]
-    inside = (x >= -margin) & (x <= w - 1 + margin)
-    inside &= (y >= -margin) & (y <= h - 1 + margin)
-    trusted = inside & (weight >= 0.5)
-    return torch.where(trusted, total / weight.clamp_min(0.5), 0).numpy()
+    trusted = (x >= -margin) & (x <= w - 1 + margin)
+    trusted &= (y >= -margin) & (y <= h - 1 + margin)
+    if weight:
+        trusted &= weight[0] >= 0.5
+        total = total / weight[0].clamp_min(0.5)
+    return torch.where(trusted, total, 0).numpy()
 
 
-def _grid_positions(to_grid, size):
-    """Return the grid coordinates (x, y) of every pixel, two (H, W) tensors."""
-    rows = torch.arange(size[0], dtype=torch.float64)[:, None]
-    columns = torch.arange(size[1], dtype=torch.float64)[None]
+def _grid_positions(to_grid, start, stop, width):
+    """Return the grid coordinates (x, y) of pixels, two (rows, width) tensors."""
+    rows = torch.arange(start, stop, dtype=torch.float64)[:, None]
+    columns = torch.arange(width, dtype=torch.float64)[None]
     (a, b, c), (d, e, f) = to_grid[:2]
-    return a * columns + (b * rows + c), d * columns + (e * rows + f)
+    parts = (a * columns, b * rows + c), (d * columns, e * rows + f)
+    return [along.float() + across.float() for along, across in parts]

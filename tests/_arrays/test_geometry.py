@@ -145,3 +145,54 @@ def test_fields_in_pixels():
     assert out.shape == (1, 41, 81, 2)
     # Centres of the outer cells, 8/9 of the image apart, lie at -1 and 1.
     np.testing.assert_allclose(out[0, 3, 5], [0.25 * 81 * 8 / 9, -0.125 * 41 * 8 / 9])
+
+
+def slow_warp_back(grid, frame, size, margin):
+    """Pixel by pixel, in double precision."""
+    h, w = grid.shape
+    to_grid, out = np.linalg.inv(frame), np.zeros(size)
+    for row in range(size[0]):
+        for column in range(size[1]):
+            x, y, _ = to_grid @ [column, row, 1]
+            if not (-margin <= x <= w - 1 + margin and -margin <= y <= h - 1 + margin):
+                continue
+            x, y = np.clip(x, 0, w - 1), np.clip(y, 0, h - 1)
+            i, j = min(int(y), max(0, h - 2)), min(int(x), max(0, w - 2))
+            total = weight = 0
+            for a, p in ((i, 1 - y + i), (min(i + 1, h - 1), y - i)):
+                for b, q in ((j, 1 - x + j), (min(j + 1, w - 1), x - j)):
+                    if np.isfinite(grid[a, b]):
+                        total, weight = total + p * q * grid[a, b], weight + p * q
+            out[row, column] = total / weight if weight >= 0.5 else 0
+    return out
+
+
+@pytest.mark.parametrize("holes", [False, True])
+@pytest.mark.parametrize("margin", [0.5, 1.5])
+@pytest.mark.parametrize(
+    "frame",
+    [
+        resize_frame((37, 53), (4, 6)),
+        np.array([[9.0, 0, -4], [0, 7, 11], [0, 0, 1]]),
+        np.array([[-9.0, 0, 50], [0, 7, 3], [0, 0, 1]]),  # mirrored
+        pose_frame((25, 18), angle=0.6, zoom=0.12, size=(4, 6)),
+    ],
+)
+def test_warp_back_equals_the_sum_pixel_by_pixel(rng, frame, margin, holes):
+    grid = rng.random((4, 6)).astype(np.float32)
+    if holes:
+        grid[1, 2] = grid[3, 5] = np.nan
+    maps = warp_back(grid, frame, (37, 53), margin=margin)
+    expected = slow_warp_back(grid, frame, (37, 53), margin)
+    # Where exactly half of a pixel's surroundings is valid, rounding decides.
+    same = np.isclose(maps, expected, rtol=1e-5, atol=1e-5)
+    assert same.mean() > (0.99 if holes else 0.999)
+    assert maps.flags.c_contiguous
+
+
+def test_strips_make_no_difference(rng, monkeypatch):
+    grid = rng.random((9, 7)).astype(np.float32)
+    frame = pose_frame((60, 40), angle=0.3, zoom=0.1, size=(9, 7))
+    whole = warp_back(grid, frame, (90, 110))
+    monkeypatch.setattr("skdinoad._arrays.geometry._STRIP", 300)
+    assert np.array_equal(warp_back(grid, frame, (90, 110)), whole)
