@@ -24,8 +24,10 @@ _PLACES = {
     "ThresholdTunerCV": "model_selection",
     "dump": "persistence",
     "find_regions": "regions",
+    "load": "persistence",
     "make_pipeline": "pipeline",
     "predict_map": "pipeline",
+    "save": "persistence",
     "suggest": "model_selection",
     "to_labels": "_inputs.labels",
 }

@@ -1,0 +1,253 @@
+"""Estimators as plain data and arrays, and back: nothing is run on the way."""
+
+import importlib
+from functools import partial
+from inspect import isclass, isfunction
+from pathlib import PurePath
+from types import FunctionType
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.utils import Bunch
+
+__all__ = ["decode", "encode"]
+
+#: Packages whose classes and functions a file may name; of scikit-learn's classes
+#: estimators, splitters and scorers alone.
+_OURS, _THEIRS = "skdinoad", "sklearn"
+
+_PLAIN = (type(None), bool, int, float, str)
+
+
+def encode(item, arrays):
+    """Return an object as what JSON can hold.
+
+    Parameters
+    ----------
+    item : object
+        An estimator, or what its attributes hold.
+    arrays : list
+        Gets the arrays met on the way; the data name them by number.
+
+    Raises
+    ------
+    TypeError
+        If something in it is neither plain data nor an object of skdinoad or an
+        estimator of scikit-learn.
+    """
+    return _Encoder(arrays).encode(item)
+
+
+def decode(data, arrays):
+    """Return the object that :func:`encode` has made data of.
+
+    Raises
+    ------
+    ValueError
+        If data name a class or function that no file may name, or are no such data.
+    """
+    return _Decoder(arrays).decode(data)
+
+
+class _Encoder:
+    def __init__(self, arrays):
+        self.arrays, self.known, self.kept = arrays, {}, []
+
+    def encode(self, item):
+        if isinstance(item, _PLAIN) and type(item) in _PLAIN:
+            return item
+        for kinds, name in _KINDS:
+            if isinstance(item, kinds):
+                return getattr(self, name)(item)
+        return self._object(item)
+
+    def _list(self, item):
+        return [self.encode(part) for part in item]
+
+    def _tuple(self, item):
+        if type(item) is not tuple:
+            raise TypeError(f"a {type(item).__name__} cannot be saved: {item!r:.80}")
+        return {"$": "tuple", "items": self._list(item)}
+
+    def _set(self, item):
+        kind = "frozenset" if isinstance(item, frozenset) else "set"
+        return {"$": kind, "items": self._list(sorted(item, key=repr))}
+
+    def _dict(self, item):
+        kind = "bunch" if isinstance(item, Bunch) else "dict"
+        return {"$": kind, "items": [self._list(pair) for pair in item.items()]}
+
+    def _bytes(self, item):
+        return {**self._array(np.frombuffer(item, np.uint8)), "$": "bytes"}
+
+    def _scalar(self, item):
+        return {**self._array(np.array(item)), "$": "scalar"}
+
+    def _array(self, item):
+        if item.dtype.kind == "O":
+            shape = list(item.shape)
+            return {"$": "objects", "shape": shape, "items": self._list(item.ravel())}
+        if id(item) not in self.known:
+            self.kept.append(item)  # or its id would go to another
+            self.known[id(item)] = len(self.arrays)
+            self.arrays.append(np.ascontiguousarray(item).reshape(item.shape))
+        return {"$": "array", "number": self.known[id(item)]}
+
+    def _masked(self, item):
+        parts = self._list([item.data, np.ma.getmaskarray(item)])
+        return {"$": "masked", "items": parts}
+
+    def _random(self, item):
+        return {"$": "random", "state": self.encode(item.get_state(legacy=False))}
+
+    def _dtype(self, item):
+        return {"$": "dtype", "name": item.str}
+
+    def _path(self, item):
+        return str(item)
+
+    def _partial(self, item):
+        parts = self.encode([item.func, list(item.args), item.keywords])
+        return {"$": "partial", "items": parts}
+
+    def _named(self, item):
+        name = f"{item.__module__}:{item.__qualname__}"
+        if _find(name) is not item:
+            raise TypeError(f"{name} cannot be saved: it has no name of its own.")
+        return {"$": "named", "name": name}
+
+    def _object(self, item):
+        if id(item) in self.known:
+            return {"$": "again", "number": self.known[id(item)]}
+        name = f"{type(item).__module__}:{type(item).__qualname__}"
+        if not _may_be_made(type(item)):
+            raise TypeError(
+                f"{name} cannot be saved: only objects of skdinoad and estimators of "
+                "scikit-learn can. joblib.dump takes anything."
+            )
+        self.kept.append(item)
+        number = self.known[id(item)] = f"object {len(self.kept)}"
+        state = item.__getstate__() if hasattr(item, "__getstate__") else vars(item)
+        data = {"$": "object", "class": name, "number": number}
+        return {**data, "state": self.encode(state)}
+
+
+_KINDS = [
+    (np.ma.MaskedArray, "_masked"),
+    (np.ndarray, "_array"),
+    ((FunctionType, type), "_named"),
+    (np.generic, "_scalar"),
+    (np.random.RandomState, "_random"),
+    (np.dtype, "_dtype"),
+    (PurePath, "_path"),
+    (bytes, "_bytes"),
+    (tuple, "_tuple"),
+    (list, "_list"),
+    ((set, frozenset), "_set"),
+    (dict, "_dict"),
+    (partial, "_partial"),
+]
+
+
+class _Decoder:
+    def __init__(self, arrays):
+        self.arrays, self.known = arrays, {}
+
+    def decode(self, data):
+        if isinstance(data, _PLAIN):
+            return data
+        if isinstance(data, list):
+            return [self.decode(part) for part in data]
+        if not isinstance(data, dict) or data.get("$") not in _MAKERS:
+            raise ValueError(f"unknown data {str(data)[:80]!r}")
+        return _MAKERS[data["$"]](self, data)
+
+    def _items(self, data):
+        return self.decode(list(data["items"]))
+
+    def _array(self, data):
+        number = data["number"]
+        if not isinstance(number, int) or not 0 <= number < len(self.arrays):
+            raise ValueError(f"there is no array number {number!r}")
+        return self.arrays[number]
+
+    def _objects(self, data):
+        items, shape = self._items(data), tuple(data["shape"])
+        out = np.empty(len(items), dtype=object)
+        out[:] = items
+        return out.reshape(shape)
+
+    def _random(self, data):
+        out = np.random.RandomState()
+        out.set_state(self.decode(data["state"]))
+        return out
+
+    def _named(self, data):
+        return _find(data["name"])
+
+    def _again(self, data):
+        return self.known[data["number"]]
+
+    def _object(self, data):
+        cls = _find(data["class"])
+        if not isclass(cls) or not _may_be_made(cls):
+            raise ValueError(f"{data['class']!r} is no class that a file may name")
+        out = self.known[data["number"]] = cls.__new__(cls)
+        state = self.decode(data["state"])
+        if not isinstance(state, dict):
+            raise ValueError(f"{data['class']!r} has no state")
+        if hasattr(out, "__setstate__"):
+            out.__setstate__(state)
+        else:
+            vars(out).update(state)
+        return out
+
+
+_MAKERS = {
+    "array": _Decoder._array,
+    "scalar": lambda self, data: self._array(data)[()],
+    "bytes": lambda self, data: self._array(data).tobytes(),
+    "objects": _Decoder._objects,
+    "tuple": lambda self, data: tuple(self._items(data)),
+    "set": lambda self, data: set(self._items(data)),
+    "frozenset": lambda self, data: frozenset(self._items(data)),
+    "dict": lambda self, data: dict(map(tuple, self._items(data))),
+    "bunch": lambda self, data: Bunch(**dict(map(tuple, self._items(data)))),
+    "masked": lambda self, data: np.ma.MaskedArray(*self._items(data)),
+    "random": _Decoder._random,
+    "dtype": lambda self, data: np.dtype(str(data["name"])),
+    "partial": lambda self, data: _partial(*self._items(data)),
+    "named": _Decoder._named,
+    "again": _Decoder._again,
+    "object": _Decoder._object,
+}
+
+
+def _partial(function, args, keywords):
+    return partial(function, *args, **keywords)
+
+
+def _find(name):
+    """Return the class or function called "module:name", of packages that may be."""
+    module, _, qualname = str(name).partition(":")
+    if module.split(".")[0] not in (_OURS, _THEIRS):
+        raise ValueError(f"{name!r} is neither of skdinoad nor of scikit-learn")
+    try:
+        item = importlib.import_module(module)
+        for part in qualname.split("."):
+            item = getattr(item, part)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{name!r} is not there: {error}") from error
+    # An alias of something foreign, a module's "os" say, is none of theirs.
+    home = str(getattr(item, "__module__", "")).split(".")[0]
+    if not (isclass(item) or isfunction(item)) or home not in (_OURS, _THEIRS):
+        raise ValueError(f"{name!r} is no class or function of {module}")
+    return item
+
+
+def _may_be_made(cls):
+    home = cls.__module__.split(".")
+    if home[0] == _OURS:
+        return True
+    plain = home[1:2] in (["model_selection"], ["metrics"])  # splitters and scorers
+    return home[0] == _THEIRS and (plain or issubclass(cls, BaseEstimator))
