@@ -27,7 +27,7 @@ from skdinoad import (
     PCAAligner,
     RegionMask,
     ThresholdTunerCV,
-    dump,
+    save,
 )
 from skdinoad._compat.timm import timm
 from skdinoad.cli import main
@@ -166,8 +166,7 @@ def model(photos):
     paths = sorted(str(path) for path in (photos / "good").iterdir())
     detector = AnomalyDINO(features=tiny_features(), masking=False).fit(paths)
     detector.offset_ -= 0.5 * abs(detector.offset_)
-    dump(detector, photos / "m.joblib")
-    return photos / "m.joblib"
+    return save(detector, photos / "m.skd")
 
 
 @pytest.fixture

@@ -63,5 +63,5 @@ def test_every_documented_run_works(tmp_path, monkeypatch, capsys):
         arguments = shlex.split(run)
         if arguments[0] != "weights":  # the packaged ones: a test of its own
             assert main(arguments) == 0, (run, capsys.readouterr().err)
-    for name in ("report.html", "scores.csv", "maps", "regions.json", "tuned.joblib"):
+    for name in ("report.html", "scores.csv", "maps", "regions.json", "tuned.skd"):
         assert (tmp_path / name).exists(), name

@@ -13,7 +13,7 @@ from skdinoad import (
     Pipeline,
     RegionMask,
     ThresholdTunerCV,
-    dump,
+    save,
     suggest,
 )
 from skdinoad._arrays.thresholds import conformal_rank, normals_needed
@@ -28,7 +28,7 @@ def fit(options) -> int:
     paths = good_images(options.folder)
     start = time.perf_counter()
     model = _estimator(options).fit(paths)
-    dump(model, options.output)
+    save(model, options.output)
     said = {
         "model": str(options.output),
         "method": METHODS[options.method],
@@ -72,7 +72,7 @@ def tune(options) -> int:
     else:
         model.offset_ = _by_f1(good, model.score_samples(good_images(options.bad)))
     flagged = int((good < model.offset_).sum())
-    dump(model, options.output or options.model)
+    save(model, options.output or options.model)
     print(
         f"Threshold: {model.offset_:.4g}; {flagged} of these {len(good)} good images "
         f"score below. Saved: {options.output or options.model}"

@@ -4,8 +4,7 @@ import glob
 import sys
 from pathlib import Path
 
-import joblib
-
+from skdinoad import load
 from skdinoad.datasets._folder import normals_in
 from skdinoad.datasets._listing import GOOD, TRUTH, below, list_images
 
@@ -78,19 +77,8 @@ def _lines(text):
 
 
 def load_model(path):
-    """Return the estimator of a model file.
-
-    It is a joblib file, which can run code: open only your own.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"model file {str(path)!r} does not exist.")
-    try:
-        model = joblib.load(path)
-    except Exception as error:  # whatever a damaged pickle brings
-        raise ValueError(
-            f"{str(path)!r} cannot be read as a model "
-            f"({type(error).__name__}: {error})."
-        ) from error
+    """Return the estimator of a file that ``skdinoad.save`` has written."""
+    model = load(path)
     if not hasattr(model, "score_samples"):
         raise ValueError(f"{str(path)!r} holds a {type(model).__name__}, no detector.")
     return model

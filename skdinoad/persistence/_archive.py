@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from skdinoad import __version__
+import skdinoad
 from skdinoad.persistence._dump import _replacing
 from skdinoad.persistence._graph import decode, encode
 
@@ -72,9 +72,11 @@ def save(estimator, path):
     places, end = [], 0
     for array in arrays:
         start = -(-end // _ALIGN) * _ALIGN
-        places.append([array.dtype.str, list(array.shape), start])
+        order = "C" if array.flags.c_contiguous else "F"
+        places.append([array.dtype.str, list(array.shape), order, start])
         end = start + array.nbytes
-    text = json.dumps({"skdinoad": __version__, "arrays": places, "model": data})
+    known = {"skdinoad": skdinoad.__version__, "arrays": places, "model": data}
+    text = json.dumps(known)
     path = Path(path)
     with _replacing(path) as temporary, open(temporary, "rb+") as file:
         _write(file, text.encode(), arrays, places)
@@ -93,9 +95,10 @@ def _write(file, text, arrays, places):
     put(text)
     put(b" " * (-file.tell() % _ALIGN))
     begin = file.tell()
-    for array, (_, _, start) in zip(arrays, places):
+    for array, (_, _, order, start) in zip(arrays, places):
         put(b"\0" * (begin + start - file.tell()))
-        put(memoryview(array.reshape(-1)).cast("B") if array.size else b"")
+        flat = array.reshape(-1, order=order)
+        put(memoryview(flat.view(np.uint8)) if array.size else b"")
     file.seek(0)
     file.write(_MAGIC + f"{FORMAT:04d}\n{digest.hexdigest()}\n".encode())
 
@@ -133,7 +136,7 @@ def load(path, *, mmap=False):
         text, begin = _description(content)
         arrays = [_array(content, begin, *place) for place in text["arrays"]]
         if not mmap:
-            arrays = [array.copy() for array in arrays]
+            arrays = [array.copy(order="K") for array in arrays]
         return decode(text["model"], arrays)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelFileError(
@@ -171,7 +174,7 @@ def _description(content):
     return text, -(-(start + length) // _ALIGN) * _ALIGN
 
 
-def _array(content, begin, dtype, shape, start):
+def _array(content, begin, dtype, shape, order, start):
     """Return an array of the file, if it lies in it."""
     dtype, shape = np.dtype(dtype), tuple(shape)
     if dtype.hasobject or min(shape, default=0) < 0 or start < 0:
@@ -179,4 +182,4 @@ def _array(content, begin, dtype, shape, start):
     stop = begin + start + dtype.itemsize * math.prod(shape)
     if stop > len(content):
         raise ValueError(f"array of shape {shape} ends behind the file")
-    return content[begin + start : stop].view(dtype).reshape(shape)
+    return content[begin + start : stop].view(dtype).reshape(shape, order=order)

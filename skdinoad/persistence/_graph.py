@@ -90,7 +90,8 @@ class _Encoder:
         if id(item) not in self.known:
             self.kept.append(item)  # or its id would go to another
             self.known[id(item)] = len(self.arrays)
-            self.arrays.append(np.ascontiguousarray(item).reshape(item.shape))
+            # Memory order stays: matrix products depend on it in the last bit.
+            self.arrays.append(_packed(item))
         return {"$": "array", "number": self.known[id(item)]}
 
     def _masked(self, item):
@@ -112,8 +113,15 @@ class _Encoder:
 
     def _named(self, item):
         name = f"{item.__module__}:{item.__qualname__}"
-        if _find(name) is not item:
-            raise TypeError(f"{name} cannot be saved: it has no name of its own.")
+        try:
+            same = _find(name) is item
+        except ValueError:
+            same = False
+        if not same:
+            raise TypeError(
+                f"{name} cannot be saved: only functions and classes of skdinoad and "
+                "scikit-learn can. joblib.dump takes more."
+            )
         return {"$": "named", "name": name}
 
     def _object(self, item):
@@ -221,6 +229,12 @@ _MAKERS = {
     "again": _Decoder._again,
     "object": _Decoder._object,
 }
+
+
+def _packed(array):
+    """Return an array without gaps in memory, in its own order where it has one."""
+    dense = array.flags.c_contiguous or array.flags.f_contiguous
+    return np.asarray(array if dense else np.ascontiguousarray(array))
 
 
 def _partial(function, args, keywords):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from skdinoad import DinoPatch, save
 from skdinoad.cli._paths import good_images, images_of, load_model
 
 
@@ -56,8 +57,11 @@ def test_files_that_are_no_models_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist"):
         load_model(path)
     path.write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="cannot be read as a model"):
+    with pytest.raises(ValueError, match="no model file of skdinoad"):
         load_model(path)
-    joblib.dump({"a": 1}, path)
+    joblib.dump(DinoPatch(), path)  # could run code
+    with pytest.raises(ValueError, match=r"joblib\.load"):
+        load_model(path)
+    save({"a": 1}, path)
     with pytest.raises(ValueError, match="holds a dict, no detector"):
         load_model(path)
