@@ -1,8 +1,13 @@
-"""Features of single images, kept by content: in memory, or on disk by joblib."""
+"""Features of single images, kept by content: in memory, or in files."""
 
 import hashlib
+import io
+import os
 import threading
+import warnings
+from contextlib import suppress
 from pathlib import Path
+from uuid import uuid4
 
 import joblib
 import numpy as np
@@ -27,16 +32,16 @@ def open_store(cache):
     Parameters
     ----------
     cache : None, False, path or joblib.Memory
-        None keeps features in this process, False nowhere, a path or a Memory on
-        disk, where other processes find them too.
+        None keeps features in this process, False nowhere, a path on disk, where
+        other processes find them too. Of a Memory its folder is taken.
     """
     if cache is False:
         return _NoStore()
     if cache is None:
         return _MEMORY
-    if isinstance(cache, (str, Path)):
-        cache = joblib.Memory(cache, verbose=0)
-    return _DiskStore(cache)
+    if isinstance(cache, joblib.Memory):
+        cache = cache.location
+    return _NoStore() if cache is None else _DiskStore(Path(cache) / _FOLDER)
 
 
 def clear_memory():
@@ -88,28 +93,64 @@ class _MemoryStore:
 _MEMORY = _MemoryStore()
 
 
-def _stored(key, compute):
-    """The function that joblib remembers: by key alone."""
-    return compute()
-
-
 class _DiskStore:
-    """joblib.Memory: atomic writes, safe under several processes."""
+    """A file for each image: a digest and an array, nothing that could run.
 
-    def __init__(self, memory):
-        self._call = memory.cache(_stored, ignore=["compute"])
+    A file comes whole, under a name of its own first, so that several processes may
+    share the folder and one that is killed leaves no half of it behind.
+    """
+
+    def __init__(self, folder):
+        self._folder = folder
 
     def get(self, key):
-        if not self._call.check_call_in_cache(key, None):
-            return None
+        path = self._path(key)
         try:
-            return self._call(key, _missing)
-        except KeyError:  # the file is damaged: compute it again
+            content = path.read_bytes()
+        except FileNotFoundError:
             return None
+        digest, array = content[:_DIGEST], content[_DIGEST:]
+        if hashlib.sha256(array).hexdigest().encode() == digest:
+            with suppress(ValueError):  # no array, or objects, which could run code
+                return np.load(io.BytesIO(array), allow_pickle=False)
+        warnings.warn(
+            f"The cached features in {path} are damaged; they are computed again. If "
+            "that happens often, look after the disk.",
+            UserWarning,
+            stacklevel=2,
+        )
+        return None
 
     def put(self, key, value):
-        self._call(key, lambda: value)
+        buffer = io.BytesIO()
+        np.save(buffer, value, allow_pickle=False)
+        try:
+            self._write(self._path(key), buffer.getbuffer())
+        except OSError as error:
+            warnings.warn(
+                f"Features cannot be kept in {self._folder} ({error}); work goes on "
+                "without. Is the disk full, or the folder read-only?",
+                UserWarning,
+                stacklevel=2,
+            )
+
+    def _write(self, path, array):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        half = path.with_name(f".{uuid4().hex}")
+        try:
+            with half.open("wb") as file:
+                file.write(hashlib.sha256(array).hexdigest().encode())
+                file.write(array)
+            os.replace(half, path)
+        finally:
+            half.unlink(missing_ok=True)
+
+    def _path(self, key):
+        return self._folder / key[:2] / f"{key[2:]}.npy"
 
 
-def _missing():
-    raise KeyError
+#: Where features lie below the folder that users name; another format, another name.
+_FOLDER = "skdinoad-features-1"
+
+#: Length of a digest in front of an array.
+_DIGEST = 64

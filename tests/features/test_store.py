@@ -1,3 +1,6 @@
+import hashlib
+import pickle
+
 import joblib
 import numpy as np
 import pytest
@@ -71,13 +74,63 @@ def test_alpha_and_shape_are_part_of_the_key(rng):
     assert len(keys) == 3
 
 
+def files(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
 def test_damaged_file_is_computed_again(tmp_path, make_tiny, forwards):
     X = make_images(2)
     expected = make_tiny(cache=tmp_path).transform(X)
-    for path in tmp_path.rglob("output.pkl"):
+    for path in files(tmp_path):
         path.write_bytes(b"damaged")
-    assert np.array_equal(make_tiny(cache=tmp_path).transform(X), expected)
+    with pytest.warns(UserWarning, match="cached features .* are damaged") as caught:
+        assert np.array_equal(make_tiny(cache=tmp_path).transform(X), expected)
+    assert len(caught) == 2
     assert sum(forwards) == 4
+    assert np.array_equal(make_tiny(cache=tmp_path).transform(X), expected)
+    assert sum(forwards) == 4  # mended
+
+
+@pytest.mark.filterwarnings("ignore:The cached features")
+def test_no_flipped_bit_gives_other_features(tmp_path, rng):
+    store = open_store(tmp_path)
+    value = rng.random((3, 4), dtype=np.float32)
+    store.put("abcdef", value)
+    (path,) = files(tmp_path)
+    content = path.read_bytes()
+    for place in range(len(content)):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(flipped)
+        assert store.get("abcdef") is None
+    path.write_bytes(content[:-1])
+    assert store.get("abcdef") is None
+    path.write_bytes(content)
+    assert np.array_equal(store.get("abcdef"), value)
+
+
+def test_an_entry_runs_no_code(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (tmp_path.joinpath("boom").touch, ())
+
+    store = open_store(tmp_path)
+    store.put("abcdef", np.zeros(3))
+    (path,) = files(tmp_path)
+    array = pickle.dumps(Bomb())
+    path.write_bytes(hashlib.sha256(array).hexdigest().encode() + array)
+    with pytest.warns(UserWarning, match="damaged"):
+        assert store.get("abcdef") is None
+    assert not tmp_path.joinpath("boom").exists()
+
+
+def test_a_full_disk_leaves_no_half_of_an_entry(tmp_path, monkeypatch):
+    store = open_store(tmp_path)
+    monkeypatch.setattr("os.replace", lambda *a: (_ for _ in ()).throw(OSError("full")))
+    with pytest.warns(UserWarning, match=r"cannot be kept .* \(full\)"):
+        store.put("abcdef", np.zeros(3))
+    assert files(tmp_path) == []
+    assert store.get("abcdef") is None
 
 
 def test_memory_stays_below_its_limit(monkeypatch):
