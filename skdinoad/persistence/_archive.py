@@ -180,6 +180,4 @@ def _array(content, begin, dtype, shape, order, start):
     if dtype.hasobject or min(shape, default=0) < 0 or start < 0:
         raise ValueError(f"array of dtype {dtype}, shape {shape}, at {start}")
     stop = begin + start + dtype.itemsize * math.prod(shape)
-    if stop > len(content):
-        raise ValueError(f"array of shape {shape} ends behind the file")
     return content[begin + start : stop].view(dtype).reshape(shape, order=order)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from skdinoad import AnomalyDINO
+from skdinoad.detectors._zero_shot import rescored
 from skdinoad.testing import make_images
 
 
@@ -162,3 +163,19 @@ def test_bad_steps_are_refused(grids, how):
 def test_rescoring_needs_class_tokens(grids):
     with pytest.raises(ValueError, match="class tokens"):
         plain().score_batch(grids, rescoring=2)
+
+
+@pytest.mark.parametrize("n", [1, 3, 50])
+def test_rescoring_weighs_images_by_how_alike_they_are(rng, n):
+    scores, tokens = rng.normal(size=7), rng.normal(size=(7, 3))
+    unit = tokens / np.linalg.norm(tokens, axis=1, keepdims=True)
+    expected = []
+    for i in range(7):
+        alike = np.maximum(unit @ unit[i], 0)
+        alike[i] = 1
+        order = [i, *(j for j in np.argsort(-alike) if j != i)]
+        means = []
+        for k in range(1, min(n, 7) + 1):
+            means.append(np.average(scores[order[:k]], weights=alike[order[:k]]))
+        expected.append(np.mean(means))
+    np.testing.assert_allclose(rescored(scores, tokens, n), expected)

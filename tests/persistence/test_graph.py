@@ -106,6 +106,13 @@ def test_files_name_nothing_foreign(name):
         decode(data, [])
 
 
+def test_foreign_modules_are_not_even_imported(tmp_path, monkeypatch):
+    (tmp_path / "foreign_module.py").write_text("raise SystemExit('it ran')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match="neither of skdinoad nor"):
+        decode({"$": "named", "name": "foreign_module:x"}, [])
+
+
 @pytest.mark.parametrize(
     "data",
     [
