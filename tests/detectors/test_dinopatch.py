@@ -234,9 +234,8 @@ def test_orderings_of_the_toy_table(real_features):
         for defect in SCREW_DEFECTS:
             y = [0] * 6 + [1] * 6
             both = np.concatenate([found["good"], found[defect]])
-            # A part of unusual length is placed by an end and differs only where
-            # something is missing, which the last block hardly sees.
-            least = 0.7 if defect in ("no_washer", "shortened") else 1.0
+            # Placed by its ends, a screw without its washer shows good patches alone.
+            least = 0.9 if (radius, defect) == (18, "no_washer") else 1.0
             assert roc_auc_score(y, both) >= least, (radius, defect)
     # (a) the hull steadies the pose: good parts score far lower than with edges
     assert hull[0]["good"].mean() < 0.6 * edges[0]["good"].mean()
