@@ -1,6 +1,6 @@
 """Heat maps of large photographs: what carrying a grid home costs beside OpenCV.
 
-    python benchmarks/carrying_back.py
+python benchmarks/carrying_back.py
 """
 
 import time

@@ -59,7 +59,8 @@ def _jobs(folder):
         features = DinoFeatures(image_size=_VIEW)
         detector = DinoPatch(features=features, neighborhood=_VIEW // 14)
         yield texture, texture_crops(texture), Pipeline([detector])
-    yield "screws-rendered", screws(), Pipeline([PCAAligner(), DinoPatch()])
+    pipe = Pipeline([PCAAligner(placement="ends"), DinoPatch()])
+    yield "screws-rendered", screws(), pipe
 
 
 # -- data ---------------------------------------------------------------------------

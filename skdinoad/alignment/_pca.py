@@ -56,6 +56,14 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
     polarity : {"moment", "features"} or None, default="moment"
         How the two ends of the axis are told apart: by the third moment along it, by
         the features right against left of the centre, or not at all.
+    placement : {"moments", "ends"}, default="moments"
+        Where a part lies whose length for its width is unlike that of all training
+        parts (flag ``unusual``). "moments": as any other; one that lost a third of its
+        length is enlarged to fill the frame, and odd everywhere. "ends": at the usual
+        size, by the end that then agrees best with training parts; it is odd only where
+        something is missing. Take "ends" in front of ``DinoPatch`` with a small
+        ``neighborhood``; a detector that does not mind places sees only good patches
+        there, and misses the part.
     flip : {"rotate", "mirror"}, default="rotate"
         How a reversed part is turned: by 180 degrees, or mirrored as the original
         does, which changes the handedness of threads and print.
@@ -129,8 +137,7 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
     - ``ambiguous``: the two ends look alike (skewness below 0.05, cosine below 0.1):
       not flipped.
     - ``unusual``: longer or shorter for its width than any training part by 8 % and
-      more: placed, at the usual size, by the end that then agrees best with training
-      parts, so that a part that lost a third of its length is odd where it is missing.
+      more; ``placement`` says what is done.
     - ``clamped``: size beyond 4 times, or a quarter of, the training median: limited.
 
     References
@@ -157,6 +164,7 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
         "support": [StrOptions(set(SUPPORTS))],
         "mode": [StrOptions({"full", "centre+scale", "centre", "none"})],
         "polarity": [StrOptions({"moment", "features"}), None],
+        "placement": [StrOptions({"moments", "ends"})],
         "flip": [StrOptions({"rotate", "mirror"})],
         "output_size": [
             StrOptions({"auto"}),
@@ -182,6 +190,7 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
         support="hull",
         mode="full",
         polarity="moment",
+        placement="moments",
         flip="rotate",
         output_size="auto",
         scale=0.9,
@@ -198,6 +207,7 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
         self.support = support
         self.mode = mode
         self.polarity = polarity
+        self.placement = placement
         self.flip = flip
         self.output_size = output_size
         self.scale = scale
@@ -485,10 +495,9 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
         frame = pose_frame(pose.centre, angle, zoom, self.output_size_)
         if self._points_left(pose, flag):
             frame = frame @ self._turn
-        if self._shape is not None and not (
-            flag["isotropic"] or self._shape.fits(pose)
-        ):
-            flag["unusual"] = True
+        if self._shape is not None and not flag["isotropic"]:
+            flag["unusual"] = not self._shape.fits(pose)
+        if flag["unusual"] and self.placement == "ends":
             how = pose, angle, frame, self.output_size_
             frame = self._shape.better_frame(image, *how, mirror=self.flip == "mirror")
         return frame, flag
@@ -551,7 +560,8 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
     def _turn_by_features(self, images, Z, frames, flags):
         rotated = self.mode_ == "full" and not self.isotropic_
         fixed = flags["no_object"] | flags["full_frame"] | flags["isotropic"]
-        fixed |= flags["unusual"]
+        if self.placement == "ends":
+            fixed |= flags["unusual"]
         if not rotated or fixed.all():
             return
         rows = np.flatnonzero(~fixed)

@@ -22,7 +22,7 @@ def peg(length, angle, *, head=True, size=200, zoom=1.0):
 @pytest.fixture(scope="module")
 def aligner():
     X = [peg(120, angle) for angle in range(0, 360, 45)]
-    return PCAAligner(output_size=(112, 224)).fit(X)
+    return PCAAligner(output_size=(112, 224), placement="ends").fit(X)
 
 
 def ends(Z):
@@ -45,6 +45,15 @@ def test_a_shortened_part_lies_as_a_whole_one_does_where_it_is_still_there(
     kept, lost = (start - left, right - stop) if head else (right - stop, start - left)
     assert abs(kept) <= 0.03 * length
     assert abs(lost - length / 3) <= 0.05 * length
+
+
+def test_by_default_moments_place_all_parts_and_the_flag_tells():
+    X = [peg(120, angle) for angle in range(0, 360, 45)]
+    aligner = PCAAligner(output_size=(112, 224)).fit(X)
+    Z, _, flags = aligner.align([peg(80, 30), peg(120, 30)])
+    assert flags["unusual"].tolist() == [True, False]
+    lengths = [np.ptp(ends(z[None])) for z in Z]
+    assert abs(lengths[0] - lengths[1]) < 0.1 * lengths[1]  # both fill the frame
 
 
 def test_what_lost_its_head_lies_by_its_other_end(aligner):
@@ -70,7 +79,7 @@ def test_a_whole_part_of_another_size_is_not_unusual(aligner, zoom):
 )
 def test_other_modes_stay_as_they_are_and_mirrored_parts_are_found(how):
     X = [peg(120, angle) for angle in range(0, 360, 45)]
-    aligner = PCAAligner(output_size=224, **how).fit(X)
+    aligner = PCAAligner(output_size=224, placement="ends", **how).fit(X)
     flags = aligner.align([peg(80, 30)])[2]
     assert flags["unusual"][0] == ("flip" in how)
 
@@ -94,7 +103,8 @@ def test_the_first_candidate_stays_where_it_is_best():
 def test_a_shortened_screw_is_odd_where_its_tip_should_be(real_features):
     X, _ = make_screws(12)
     bad, masks = make_screws(4, defect="shortened", random_state=5)
-    pipe = Pipeline([PCAAligner(), DinoPatch(features=real_features())]).fit(X)
+    aligner = PCAAligner(placement="ends")
+    pipe = Pipeline([aligner, DinoPatch(features=real_features())]).fit(X)
     maps = pipe.predict_map(bad)
     assert aupro_score(list(masks), list(maps)) > 0.9
     for heat, mask in zip(maps, masks):
