@@ -14,7 +14,7 @@ from skdinoad._compat.torch import undisturbed
 from skdinoad._inputs.images import as_images
 from skdinoad.base import TakesImages, forget
 
-__all__ = ["Pipeline", "final_detector", "make_pipeline", "predict_map"]
+__all__ = ["Pipeline", "decider", "final_detector", "make_pipeline", "predict_map"]
 
 #: Images that are aligned and scored at a time: bounds the memory.
 _CHUNK = 32
@@ -108,12 +108,12 @@ def _unwrap(estimator, names=("best_estimator_", "estimator_")):
     return estimator
 
 
-def _decider(estimator):
+def decider(estimator):
     """Return what decides: the detector at the end, or the tuner around it."""
     estimator = _unwrap(estimator, names=("best_estimator_",))
     if not isinstance(estimator, SklearnPipeline):
         return estimator
-    return _decider([None, *_steps(estimator)][-1])
+    return decider([None, *_steps(estimator)][-1])
 
 
 def _leaves(pipeline):
@@ -261,11 +261,11 @@ class Pipeline(SklearnPipeline):
 
     @property
     def offset_(self):
-        return _holder(self, "offset_", _decider).offset_
+        return _holder(self, "offset_", decider).offset_
 
     @offset_.setter
     def offset_(self, value):
-        _holder(self, "offset_", _decider).offset_ = value
+        _holder(self, "offset_", decider).offset_ = value
 
     @property
     def map_limits_(self):

@@ -3,15 +3,13 @@
 import base64
 import html
 import json
-import os
 from datetime import datetime
 from importlib.metadata import version
-from pathlib import Path
-from uuid import uuid4
 
 import cv2
 import numpy as np
 
+from skdinoad.persistence._dump import replacing
 from skdinoad.plotting import overlay_map
 
 __all__ = ["ScoringReport"]
@@ -113,13 +111,8 @@ class ScoringReport:
         ----------
         path : str or path
         """
-        path = Path(path)
-        half = path.with_name(f".{path.name}.{uuid4().hex}")
-        try:
-            half.write_text(self.text(), encoding="utf-8")
-            os.replace(half, path)
-        finally:
-            half.unlink(missing_ok=True)
+        with replacing(path) as temporary:
+            temporary.write_text(self.text(), encoding="utf-8")
 
 
 def _anomaly(card):

@@ -14,10 +14,11 @@ from tqdm.auto import tqdm
 
 from skdinoad import find_regions, predict_map
 from skdinoad._inputs.images import as_shown
-from skdinoad.cli._describe import described
+from skdinoad.cli._describe import described, held_out_scores, threshold_of
 from skdinoad.cli._paths import images_of, load_model
 from skdinoad.datasets._listing import list_images
-from skdinoad.pipeline import final_detector
+from skdinoad.persistence._dump import replacing
+from skdinoad.pipeline import decider, final_detector
 from skdinoad.plotting import overlay_map
 from skdinoad.report import ScoringReport
 
@@ -68,12 +69,12 @@ class Judge:
     @classmethod
     def of(cls, model):
         """Read threshold, held-out scores and display limits from a model."""
-        detector = final_detector(model)
-        limits = tuple(float(x) for x in detector.map_limits_)
-        pixel = getattr(model, "pixel_threshold_", None)
-        pixel = limits[1] if pixel is None or np.isnan(pixel) else float(pixel)
-        held = np.sort(np.asarray(detector.holdout_scores_, float))
-        return cls(model, float(model.offset_), held, limits, pixel)
+        judging = decider(model)
+        limits = tuple(float(x) for x in final_detector(model).map_limits_)
+        pixel = getattr(judging, "pixel_threshold_", None)
+        pixel = limits[1] if pixel is None else float(pixel)
+        held = np.sort(held_out_scores(model))
+        return cls(model, threshold_of(model), held, limits, pixel)
 
     def row(self, path, score):
         """Return what is said of an image."""
@@ -235,7 +236,8 @@ class _Regions(_Sink):
 
     def __exit__(self, kind, *error):
         if kind is None:
-            self.path.write_text(json.dumps(self.found, indent=1) + "\n")
+            with replacing(self.path) as temporary:
+                temporary.write_text(json.dumps(self.found, indent=1) + "\n")
 
 
 def as_json(region):

@@ -7,7 +7,7 @@ import numpy as np
 
 from skdinoad import CNNFeatures, DinoFeatures
 from skdinoad.cli._paths import load_model
-from skdinoad.pipeline import final_detector
+from skdinoad.pipeline import decider, final_detector
 
 __all__ = ["inspect", "weights"]
 
@@ -27,11 +27,10 @@ def inspect(options) -> int:
 
 def described(model) -> dict:
     """Return what a reader of a report should know of a model."""
-    detector = final_detector(model)
-    held = np.asarray(getattr(detector, "holdout_scores_", []), float)
+    held, detector = held_out_scores(model), final_detector(model)
     out = {
         "estimator": " ".join(repr(model).split()),
-        "threshold": float(model.offset_),
+        "threshold": threshold_of(model),
         "held_out_images": len(held),
     }
     if len(held):
@@ -41,6 +40,29 @@ def described(model) -> dict:
         out["weights"] = features.weights_name_
         out["weights_sha256"] = features.weights_digest_
     return out
+
+
+def threshold_of(model) -> float:
+    """Return the score below which a model flags images; it must have one."""
+    threshold = decider(model).offset_
+    if isinstance(threshold, dict):
+        raise ValueError(
+            f"the model has a threshold for each of {list(threshold)}, and images here "
+            "say nothing of groups: score them in Python."
+        )
+    if np.isnan(threshold):
+        raise ValueError(
+            "the model has no threshold, since no good image was held out: learn from "
+            "two or more, or choose one with skdinoad tune."
+        )
+    return float(threshold)
+
+
+def held_out_scores(model) -> np.ndarray:
+    """Return scores of good training images, each by a model without it."""
+    judging = decider(model)
+    scores = np.asarray(judging.holdout_scores_, float)
+    return scores[getattr(judging, "labels_", np.ones(len(scores))) == 1]
 
 
 def weights(options) -> int:

@@ -18,7 +18,9 @@ from skdinoad import (
 )
 from skdinoad._arrays.thresholds import conformal_rank, normals_needed
 from skdinoad.cli import METHODS
+from skdinoad.cli._describe import threshold_of
 from skdinoad.cli._paths import good_images, load_model
+from skdinoad.pipeline import decider
 
 __all__ = ["compare", "fit", "tune"]
 
@@ -28,12 +30,13 @@ def fit(options) -> int:
     paths = good_images(options.folder)
     start = time.perf_counter()
     model = _estimator(options).fit(paths)
+    threshold = threshold_of(model)  # a model that judges nothing is not saved
     save(model, options.output)
     said = {
         "model": str(options.output),
         "method": METHODS[options.method],
         "good_images": len(paths),
-        "threshold": float(model.offset_),
+        "threshold": threshold,
         "seconds": round(time.perf_counter() - start, 1),
     }
     if options.json:
@@ -68,13 +71,14 @@ def tune(options) -> int:
     model = load_model(options.model)
     good = model.score_samples(good_images(options.good))
     if options.bad is None:
-        model.offset_ = _by_rate(good, options.target_fpr)
+        threshold = _by_rate(good, options.target_fpr)
     else:
-        model.offset_ = _by_f1(good, model.score_samples(good_images(options.bad)))
-    flagged = int((good < model.offset_).sum())
+        threshold = _by_f1(good, model.score_samples(good_images(options.bad)))
+    decider(model).offset_ = threshold
+    flagged = int((good < threshold).sum())
     save(model, options.output or options.model)
     print(
-        f"Threshold: {model.offset_:.4g}; {flagged} of these {len(good)} good images "
+        f"Threshold: {threshold:.4g}; {flagged} of these {len(good)} good images "
         f"score below. Saved: {options.output or options.model}"
     )
     return 0

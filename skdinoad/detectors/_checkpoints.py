@@ -2,33 +2,62 @@
 
 from skdinoad.features._state import flat, read_checkpoint, tensors_digest
 
-__all__ = ["fitted_with"]
+__all__ = ["LoadsOfficial"]
 
 
-def fitted_with(detector, path, names, X, y):
-    """Fit a detector that trains with weights that were trained elsewhere.
+class LoadsOfficial:
+    """For trained detectors whose official code saves checkpoints.
 
-    Parameters
-    ----------
-    detector : TrainedDetector
-        Not fitted.
-    path : str or path
-        A file that ``torch.save`` wrote.
-    names : callable
-        Returns our names and weights for what the file holds.
-    X, y :
-        Good images, from which thresholds are learned.
-
-    Returns
-    -------
-    detector
+    A subclass has a function ``_official_weights``, from what such a file holds to our
+    names and weights.
     """
-    tensors = read_checkpoint(path)
-    given = names(tensors)
-    detector._given = {name: value.numpy() for name, value in given.items()}
-    try:
-        detector.fit(X, y)
-    finally:
-        del detector._given
-    detector.official_digest_ = tensors_digest(flat(tensors))
-    return detector
+
+    @classmethod
+    def load_official(cls, path, X, y=None, **parameters):
+        """Return a detector with the weights of a checkpoint of the official code.
+
+        Nothing is trained; ``X`` gives what the checkpoint lacks: the threshold, the
+        maps' display range, and what else is learned from held-out images.
+
+        Parameters
+        ----------
+        path : str or path
+            What the official scripts save, ``model.pth`` (Dinomaly: the state dict; its
+            encoder is not used, ``features`` brings DINOv2) or ``wres50_*.pth`` (DMAD:
+            "offset", "bn" and "decoder", with prototypes or without). It is read
+            without running code.
+        X : array, list of images or paths
+            Good images, best ones that the network has not learned from.
+        y : None, array-like of shape (n,), or masks of shape (n, H, W)
+            Rows labelled anomalous are left out.
+        **parameters
+            Others than those of ``preset="paper"``.
+
+        Returns
+        -------
+        detector
+            Fitted; ``official_digest_`` is the sha256 of the checkpoint's weights.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            If there is no such file, it is damaged or of another method, or the network
+            of another shape.
+
+        Examples
+        --------
+        >>> from skdinoad import Dinomaly
+        >>> Dinomaly.load_official("model.pth", [])
+        Traceback (most recent call last):
+        FileNotFoundError: checkpoint 'model.pth' does not exist.
+        """
+        tensors = read_checkpoint(path)
+        weights = cls._official_weights(tensors)
+        detector = cls(**{"preset": "paper", **parameters})
+        detector._given = {name: value.numpy() for name, value in weights.items()}
+        try:
+            detector.fit(X, y)
+        finally:
+            del detector._given
+        detector.official_digest_ = tensors_digest(flat(tensors))
+        return detector

@@ -14,7 +14,7 @@ from skdinoad._training.detector import COUNT, SPAN, TrainedDetector
 from skdinoad._training.loop import iterations, warm_cosine
 from skdinoad._training.stable_adamw import StableAdamW
 from skdinoad._training.tokens import TokenGrids, check_like, gather, pack
-from skdinoad.detectors._checkpoints import fitted_with
+from skdinoad.detectors._checkpoints import LoadsOfficial
 from skdinoad.features import DinoFeatures
 from skdinoad.networks import (
     Reconstructor,
@@ -45,7 +45,7 @@ _EXTRACTORS = {
 }
 
 
-class Dinomaly(TrainedDetector):
+class Dinomaly(LoadsOfficial, TrainedDetector):
     r"""Rebuild the features of the network's middle; what cannot be rebuilt is odd.
 
     The mean of eight blocks' tokens passes a noisy bottleneck, an MLP with dropout,
@@ -226,6 +226,7 @@ class Dinomaly(TrainedDetector):
 
     _presets = PRESETS
     _weights_name = "decoder_"
+    _official_weights = staticmethod(dinomaly_weights)
 
     def __init__(
         self,
@@ -289,47 +290,6 @@ class Dinomaly(TrainedDetector):
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
-
-    @classmethod
-    def load_official(cls, path, X, y=None, **parameters):
-        """Return a detector with the weights of a checkpoint of the official code.
-
-        Nothing is trained; ``X`` gives what the checkpoint lacks, the threshold and the
-        maps' display range. The encoder in the file is not used: it is DINOv2, which
-        ``features`` brings.
-
-        Parameters
-        ----------
-        path : str or path
-            The state dict that its scripts save as ``model.pth``. It is read without
-            running code.
-        X : array, list of images or paths
-            Good images, best ones that the network has not learned from.
-        y : None, array-like of shape (n,), or masks of shape (n, H, W)
-            Rows labelled anomalous are left out.
-        **parameters
-            Others than those of ``preset="paper"``, ViT-B/14 with registers.
-
-        Returns
-        -------
-        Dinomaly
-            Fitted; ``official_digest_`` is the sha256 of the checkpoint's weights.
-
-        Raises
-        ------
-        FileNotFoundError, ValueError
-            If there is no such file, it is damaged or of another method, or the network
-            of another shape.
-
-        Examples
-        --------
-        >>> from skdinoad import Dinomaly
-        >>> Dinomaly.load_official("model.pth", [])
-        Traceback (most recent call last):
-        FileNotFoundError: checkpoint 'model.pth' does not exist.
-        """
-        parameters = {"preset": "paper", **parameters}
-        return fitted_with(cls(**parameters), path, dinomaly_weights, X, y)
 
     # -- the parts of a detector ------------------------------------------------------
 

@@ -16,7 +16,7 @@ from skdinoad._inputs.grids import name_of, nothing_valid
 from skdinoad._inputs.images import Images
 from skdinoad._training.detector import TrainedDetector
 from skdinoad._training.loop import warm_cosine
-from skdinoad.detectors._checkpoints import fitted_with
+from skdinoad.detectors._checkpoints import LoadsOfficial
 from skdinoad.features import CNNFeatures, DinoFeatures
 from skdinoad.features._levels import on_grid
 from skdinoad.networks import (
@@ -31,13 +31,15 @@ from skdinoad.networks import (
 __all__ = ["DMAD"]
 
 #: What ``preset`` stands for; each can be given as a parameter of its own.
-_OF_PRESETS = ["variant", "n_iter", "batch_size", "learning_rate", "n_codes"]
-_OF_PRESETS += ["student_width", "student_depth", "offset_width", "offset_stem"]
-_OF_PRESETS += ["scale_channels"]
+_TRAINING = ("variant", "n_iter", "batch_size", "learning_rate", "n_codes")
+_STUDENT = ("student_width", "student_depth")
+_OFFSETS = ("offset_width", "offset_stem")
+_OF_PRESETS = (*_TRAINING, *_STUDENT, *_OFFSETS, "scale_channels")
 _VALUES = {
     "fast": ("ppdm", 300, 8, 2e-3, 50, 128, 1, 16, 2, True),
     "vit": ("pdm", 300, 8, 2e-3, 50, 96, 1, 16, 2, True),
-    "paper": ("ppdm", 10_450, 8, 5e-3, 200, 0, (6, 4, 3), 64, 1, False),  # 400 epochs
+    # 400 epochs of 209 images
+    "paper": ("ppdm", 10_450, 8, 5e-3, 200, 0, (6, 4, 3), 64, 1, False),
 }
 PRESETS = {name: dict(zip(_OF_PRESETS, values)) for name, values in _VALUES.items()}
 
@@ -57,7 +59,7 @@ _EXTRACTORS = {
 }
 
 
-class DMAD(TrainedDetector):
+class DMAD(LoadsOfficial, TrainedDetector):
     r"""Move an image towards prototypes, rebuild its features; what is left is odd.
 
     Good parts differ in harmless ways, such as a little shift or stretch. A small
@@ -232,6 +234,7 @@ class DMAD(TrainedDetector):
 
     _presets = PRESETS
     _weights_name = "student_"
+    _official_weights = staticmethod(dmad_weights)
 
     _parameter_constraints = {
         **TrainedDetector._parameter_constraints,
@@ -323,48 +326,6 @@ class DMAD(TrainedDetector):
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
-
-    @classmethod
-    def load_official(cls, path, X, y=None, **parameters):
-        """Return a detector with the weights of a checkpoint of the official code.
-
-        Both of its kinds are read: "I" with prototypes, "P" without. Nothing is
-        trained; ``X`` gives what the checkpoint lacks: the spread of both parts of the
-        score, the threshold and the maps' display range.
-
-        Parameters
-        ----------
-        path : str or path
-            What its ``Train_mvtec.py`` saved: "offset", "bn" and "decoder". It is read
-            without running code.
-        X : array, list of images or paths
-            Good images, best ones that the network has not learned from.
-        y : None, array-like of shape (n,), or masks of shape (n, H, W)
-            Rows labelled anomalous are left out.
-        **parameters
-            Others than those of ``preset="paper"``, whose teacher is torchvision's
-            WideResNet50-2 of 2016 (``"wide_resnet50_2.tv_in1k"``).
-
-        Returns
-        -------
-        DMAD
-            Fitted; ``official_digest_`` is the sha256 of the checkpoint's weights.
-
-        Raises
-        ------
-        FileNotFoundError, ValueError
-            If there is no such file, it is damaged or of another method, or the network
-            of another shape.
-
-        Examples
-        --------
-        >>> from skdinoad import DMAD
-        >>> DMAD.load_official("wres50_screw_I.pth", [])
-        Traceback (most recent call last):
-        FileNotFoundError: checkpoint 'wres50_screw_I.pth' does not exist.
-        """
-        parameters = {"preset": "paper", **parameters}
-        return fitted_with(cls(**parameters), path, dmad_weights, X, y)
 
     # -- the parts of a detector ------------------------------------------------------
 

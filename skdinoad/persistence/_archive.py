@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 import skdinoad
-from skdinoad.persistence._dump import _replacing
+from skdinoad.persistence._dump import replacing
 from skdinoad.persistence._graph import decode, encode
 
 __all__ = ["FORMAT", "ModelFileError", "load", "save"]
@@ -78,7 +78,7 @@ def save(estimator, path):
     known = {"skdinoad": skdinoad.__version__, "arrays": places, "model": data}
     text = json.dumps(known)
     path = Path(path)
-    with _replacing(path) as temporary, open(temporary, "rb+") as file:
+    with replacing(path) as temporary, open(temporary, "rb+") as file:
         _write(file, text.encode(), arrays, places)
     return path
 

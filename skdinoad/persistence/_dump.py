@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import joblib
 
-__all__ = ["dump"]
+__all__ = ["dump", "replacing"]
 
 #: Seconds after which a temporary file beside a model is the litter of a killed save.
 _LITTER_AGE = 24 * 3600
@@ -56,13 +56,13 @@ def dump(estimator, path, *, compress=0):
     DinoPatch(neighborhood=2)
     """
     path = Path(path)
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         joblib.dump(estimator, temporary, compress=compress)
     return path
 
 
 @contextmanager
-def _replacing(path):
+def replacing(path):
     """Yield the path of a new file, which replaces another once it is whole."""
     target = Path(os.path.realpath(path))  # a link stays a link
     temporary = target.with_name(f".{target.name[:100]}.{uuid4().hex}")

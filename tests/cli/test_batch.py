@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from skdinoad import predict_map
+from skdinoad import ThresholdTunerCV, predict_map, save, suggest
 from skdinoad.cli._paths import load_model
 from skdinoad.testing import make_images
 
@@ -120,3 +120,31 @@ def test_no_image_is_a_wrong_usage(run, model):
     status, _, errors = run("score", model)
     assert status == 2
     assert "no image given" in errors
+
+
+def test_a_model_without_a_threshold_says_nothing_is_good(run, photos, model):
+    estimator = load_model(model)
+    estimator.offset_ = np.nan
+    save(estimator, model)
+    status, lines, errors = run("score", model, photos / "new")
+    assert (status, lines) == (2, [])
+    assert "no threshold" in errors
+
+
+def test_p_values_are_those_of_what_decides(run, photos, model):
+    paths = [str(path) for path in sorted((photos / "good").iterdir())]
+    tuner = ThresholdTunerCV(load_model(model), target_fpr=0.3).fit(paths)
+    save(tuner, model)
+    rows = [json.loads(x) for x in run("score", model, photos / "new", "--json")[1]]
+    new = [row["path"] for row in rows]
+    assert [row["p_value"] for row in rows] == pytest.approx(tuner.p_values(new))
+    verdicts = {1: "good", -1: "defect"}
+    assert [row["verdict"] for row in rows] == [verdicts[y] for y in tuner.predict(new)]
+
+
+def test_searches_are_scored_too(run, photos, model):
+    paths = [str(path) for path in sorted((photos / "good").iterdir())]
+    search = suggest(paths, load_model(model), {"top_fraction": [0.01]}, size=0.3)
+    save(search, model)
+    rows = [json.loads(x) for x in run("score", model, photos / "new", "--json")[1]]
+    assert {row["threshold"] for row in rows} == {search.best_estimator_.offset_}

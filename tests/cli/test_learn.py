@@ -88,3 +88,25 @@ def test_a_folder_without_images_is_a_wrong_input(run, tmp_path):
     assert status == 2
     assert "no image to learn from" in errors
     assert not (tmp_path / "m").exists()
+
+
+def test_a_model_that_judges_nothing_is_not_saved(run, photos, tiny_default):
+    for i in range(1, 6):
+        (photos / f"good/{i}.png").unlink()
+    with pytest.warns(UserWarning, match="single image"):
+        status, _, errors = run("fit", photos / "good", "-o", photos / "m")
+    assert status == 2
+    assert "no threshold" in errors
+    assert not (photos / "m").exists()
+
+
+@pytest.mark.usefixtures("tiny_default")
+def test_a_promised_threshold_is_tuned_as_any_other(run, photos):
+    how = ["--target-fpr", "0.3", "-o", photos / "m"]
+    run("fit", photos / "good", *how)
+    run("tune", photos / "m", "--good", photos / "new", "--target-fpr", "0.5")
+    paths = [str(photos / f"new/{i}.png") for i in range(3)]
+    model = load_model(photos / "m")
+    scores = model.score_samples(paths)
+    assert model.offset_ == np.sort(scores)[1]  # floor(4 * 0.5) = 2: the second lowest
+    assert (model.predict(paths) == -1).sum() == 1
