@@ -53,6 +53,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/few_and_many.py
 	$(BIN)/python benchmarks/aupro.py
 	$(BIN)/python benchmarks/carrying_back.py
+	$(BIN)/python benchmarks/placement.py
 
 check-accuracy: $(INSTALLED)
 	@test -n "$(DATA)" || { echo "usage: make check-accuracy DATA=folder"; exit 2; }

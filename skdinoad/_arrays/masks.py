@@ -14,6 +14,7 @@ __all__ = [
     "masking_helps",
     "median_of",
     "warn_of_empty_masks",
+    "with_alpha",
     "without_ground",
 ]
 
@@ -161,6 +162,13 @@ def masking_helps(statistics) -> bool:
     one_object = statistics["centre"] >= 0.35 and statistics["border"] <= 0.2
     some_ground = 0.05 <= statistics["total"] <= 0.7
     return one_object and some_ground and statistics["separation"] >= 0.2
+
+
+def with_alpha(image) -> np.ndarray:
+    """Return a copy of an image (H, W, 3 or 4), uint8, with an alpha channel."""
+    if image.shape[-1] == 4:
+        return image.copy()
+    return np.dstack([image, np.full(image.shape[:2], 255, np.uint8)])
 
 
 def without_ground(grid, mask) -> np.ndarray:

@@ -13,6 +13,7 @@ from skdinoad._arrays.masks import (
     masking_helps,
     median_of,
     warn_of_empty_masks,
+    with_alpha,
 )
 from skdinoad._compat.sklearn import Interval, Options, StrOptions
 from skdinoad._compat.torch import undisturbed
@@ -173,7 +174,7 @@ class ForegroundMask(UsesFeatures, TransformerMixin, BaseEstimator):
         images = self._images_to_score(X)
         frames = np.broadcast_to(np.eye(3), (len(images), 3, 3)).copy()
         if not self.masking_:
-            Z = [_with_alpha(image) for image in images]
+            Z = [with_alpha(image) for image in images]
         else:
             Z = self._masked(images)
         if not isinstance(X, Images):
@@ -208,7 +209,7 @@ class ForegroundMask(UsesFeatures, TransformerMixin, BaseEstimator):
         Z, empty = [], []
         for F, frames in self._batches(images):
             for grid, frame in zip(F, frames):
-                image, mask = _with_alpha(images[len(Z)]), self._mask(grid)
+                image, mask = with_alpha(images[len(Z)]), self._mask(grid)
                 if mask.any():
                     alpha = warp_back(mask * 1.0, frame, image.shape[:2], margin=1.5)
                     image[..., 3] *= alpha >= 0.5
@@ -217,10 +218,3 @@ class ForegroundMask(UsesFeatures, TransformerMixin, BaseEstimator):
                 Z.append(image)
         warn_of_empty_masks(empty, len(images), stacklevel=4)
         return Z
-
-
-def _with_alpha(image):
-    """Return a copy of an image with an alpha channel."""
-    if image.shape[-1] == 4:
-        return image.copy()
-    return np.dstack([image, np.full(image.shape[:2], 255, np.uint8)])

@@ -7,6 +7,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
+from skdinoad._arrays.masks import with_alpha
 from skdinoad._compat.torch import undisturbed
 from skdinoad._inputs.images import Images, as_images, take
 from skdinoad._inputs.labels import normal_rows
@@ -131,12 +132,10 @@ class RegionMask(TakesImages, TransformerMixin, BaseEstimator):
         return (np.stack(Z) if same else Z), frames
 
     def _hidden(self, image, name):
-        whole = np.full(image.shape[:2], 255, np.uint8)
-        alpha = image[..., 3] if image.shape[-1] == 4 else whole
-        region = self._fitting(image, name)
+        out, region = with_alpha(image), self._fitting(image, name)
         if region is not None:
-            alpha = np.where(region, alpha, np.uint8(0))
-        return np.dstack([image[..., :3], alpha])
+            out[..., 3] *= region
+        return out
 
     def _fitting(self, image, name):
         """Return the region in the size of an image, None if there is none."""
