@@ -108,10 +108,7 @@ class Images:
     def __getitem__(self, index):
         if not isinstance(index, (int, np.integer)):
             return self._like(_rows=self._rows[index])
-        pixels, name = self._pixels(index), self.name(index)
-        image = to_uint8(pixels, name, self._range, fill=self._fill)
-        self._note(self._rows[index], image, name)
-        return image
+        return self._as_read(index, self._pixels(index))
 
     def name(self, index) -> str:
         """Return how messages call an image: its row, and its path if it has one."""
@@ -162,7 +159,9 @@ class Images:
     def full(self, index) -> np.ndarray:
         """Return an image with all its bits, hidden pixels filled; to be compared."""
         pixels = self._pixels(index)
-        return full_depth(pixels, self.name(index)) if is_deep(pixels) else self[index]
+        if is_deep(pixels):
+            return full_depth(pixels, self.name(index))
+        return self._as_read(index, pixels)
 
     # -- what was seen ----------------------------------------------------------------
 
@@ -178,6 +177,12 @@ class Images:
     def without_alpha(self):
         """Return the names of the images read so far that have no alpha channel."""
         return [self._name(row) for row in sorted(self._notes.opaque)]
+
+    def _as_read(self, index, pixels):
+        name = self.name(index)
+        image = to_uint8(pixels, name, self._range, fill=self._fill)
+        self._note(self._rows[index], image, name)
+        return image
 
     def _note(self, row, image, name):
         if image.shape[-1] == 3:

@@ -10,7 +10,7 @@ from skdinoad._neighbors._norms import squared_norms
 __all__ = ["k_centre", "k_centre_images", "k_centre_local", "random_subset"]
 
 #: Farthest points among which centres are picked before all distances are updated.
-_CANDIDATES = 2048
+_CANDIDATES = 512
 
 #: Points whose distances to new centres are computed at a time.
 _ROWS = 4096
@@ -81,13 +81,15 @@ def _choose(gap, X, squares, n):
     """Return the next choices, up to n: one at least."""
     gaps, rows = gap.topk(min(_CANDIDATES, len(gap)))
     C, norms, limit = X[rows].float(), squares[rows], gaps[-1].item()
+    # All pairs in one product: a choice then reads one row of this, not all of C.
+    apart = torch.addmm(norms + norms[:, None], C, C.T, alpha=-2)
     chosen = []
     while len(chosen) < n:
         gap_j, j = gaps.max(0)
         if chosen and gap_j.item() <= limit:
             break
         chosen.append(rows[j])
-        gaps = torch.minimum(gaps, norms + norms[j] - 2 * (C @ C[j]))
+        gaps = torch.minimum(gaps, apart[j])
         gaps[j] = -torch.inf
     return torch.stack(chosen)
 

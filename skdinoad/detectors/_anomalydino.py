@@ -481,7 +481,8 @@ class AnomalyDINO(ScoresBatches, LayeredDetector):
             numbered = enumerate(images, start=first)
             quiet = not self.verbose
             for i, image in tqdm(numbered, "turn", len(images), disable=quiet):
-                copies = [rotated(X[image.row], angle) for angle in turns]
+                pixels = X[image.row]
+                copies = [rotated(pixels, angle) for angle in turns]
                 F, _ = self._read_batch(copies)
                 parts += [self._part(_side_by_side(g), i, turned=True) for g in F]
         return parts
