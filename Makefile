@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 DATA ?=
 
-.PHONY: demo test test-browser test-oldest lint bench check-accuracy doc clean
+.PHONY: demo test test-browser test-oldest test-wheel lint bench check-safety check-accuracy doc clean
 
 # Installs into .venv, with the versions that were tested.
 $(INSTALLED): pyproject.toml constraints.txt
@@ -38,6 +38,19 @@ $(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
 		-c constraints-oldest.txt -e '.[offline,test]'
 	touch $@
 
+# The wheel, built from the sdist, in a fresh environment with nothing of this folder:
+# what `pip install skdinoad` would give. It learns, scores and reports.
+WHEEL := build/wheel
+test-wheel: $(INSTALLED)
+	rm -rf $(WHEEL) dist && mkdir -p $(WHEEL)
+	$(BIN)/python -m pip install --quiet build
+	$(BIN)/python -m build --quiet --outdir dist .
+	tar tzf dist/*.tar.gz | grep -q tests/conftest.py
+	tar tzf dist/*.tar.gz | grep -q tests/detectors/test_dfr.py
+	$(PYTHON) -m venv $(WHEEL)/venv
+	$(WHEEL)/venv/bin/pip install --quiet -c constraints.txt "$$(ls dist/*.whl)[offline]"
+	cd $(WHEEL) && SKDINOAD_OFFLINE=1 venv/bin/python ../../tests/try_wheel.py
+
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -54,22 +67,29 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/aupro.py
 	$(BIN)/python benchmarks/carrying_back.py
 	$(BIN)/python benchmarks/placement.py
+	$(BIN)/python benchmarks/tiling.py
+
+# Damage, kills and hostile files: trials and failures of each promise.
+check-safety: $(INSTALLED)
+	$(BIN)/python benchmarks/safety.py
 
 check-accuracy: $(INSTALLED)
 	@test -n "$(DATA)" || { echo "usage: make check-accuracy DATA=folder"; exit 2; }
 	$(BIN)/python benchmarks/layers.py "$(DATA)"
 	$(BIN)/python benchmarks/fusion.py "$(DATA)"
 	$(BIN)/python benchmarks/accuracy.py "$(DATA)"
-	$(BIN)/python benchmarks/anomalydino.py --root "$(DATA)"
+	$(BIN)/python benchmarks/few_shot.py --root "$(DATA)"
 	$(BIN)/python benchmarks/smaller_banks.py "$(DATA)"
 	$(BIN)/python benchmarks/dinomaly.py --root "$(DATA)"
 	$(BIN)/python benchmarks/centring.py "$(DATA)"
 	$(BIN)/python benchmarks/false_alarms.py "$(DATA)"
+	$(BIN)/python benchmarks/drift.py "$(DATA)"
 	$(BIN)/python benchmarks/table.py --root "$(DATA)"
 
 doc: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
 	$(BIN)/python -m sphinx -W -b html doc doc/_build/html
+	$(BIN)/python doc/check_pages.py doc/_build/html
 
 clean:
 	rm -rf .venv .venv-oldest demo_output doc/_build

@@ -1,13 +1,15 @@
 """All methods on every category below a folder: quality, seconds and memory.
 
 Writes ``results/table.csv`` (a row for each method, category and seed), ``table.json``
-(the same with the environment) and ``table.md`` (tables with categories as columns).
+(the same with the environment), ``table.md`` (tables with categories as columns) and
+``means.md`` (one table of means, for README and documentation).
 Rows that are there already are not run again. Default settings throughout; the test
 images are only scored, and only after ``fit``. Methods that draw nothing run once.
 
     python benchmarks/table.py --root ../shared/data
     python benchmarks/table.py --root ../shared/data --methods DFR DMAD --seeds 42 43 44
     python benchmarks/table.py --tables
+    python benchmarks/table.py --picture        # -> doc/images/methods.png
 
 ``holdout=None`` for the trained methods: their seconds are those of one network. "fit
 s" and "score ms" (per image) are from image files on and hold the network. Features
@@ -28,6 +30,7 @@ import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import scipy
 import sklearn
@@ -100,14 +103,20 @@ FIGURES = [*IMAGE, *PIXEL, *COSTS]
 #: What the papers show, categories as columns; then the others.
 TABLES = ["image AUROC", "pixel AUROC", "pixel F1-max"]
 
+#: What ``means.md`` shows.
+SHORT = ["image AUROC", "AUPRO", "fit s", "score ms", "MiB"]
+
+PICTURE = Path(__file__).parent.parent / "doc/images/methods.png"
+
 
 def main():
     options = table_parser(__doc__, "table.csv")
     options.add_argument("--methods", nargs="*", default=[*METHODS], choices=METHODS)
     options.add_argument("--seeds", nargs="*", type=int, default=[42])
+    options.add_argument("--picture", action="store_true", help="only draw it")
     options = options.parse_args()
     path = options.results
-    if not options.tables:
+    if not options.tables and not options.picture:
         if options.root is None:
             sys.exit("usage: python benchmarks/table.py --root FOLDER")
         path.parent.mkdir(exist_ok=True, parents=True)
@@ -115,7 +124,9 @@ def main():
         run(options, path)
     if not path.exists():
         sys.exit(f"{path} does not exist: nothing was measured yet; pass --root.")
-    write(path)
+    rows = write(path)
+    if options.picture:
+        return draw(rows)
     print(path.with_suffix(".md").read_text())
 
 
@@ -281,12 +292,15 @@ def write(path):
     whole = {"environment": known, "rows": rows}
     where.write_text(json.dumps(whole, indent=1) + "\n")
     path.with_suffix(".md").write_text(markdown(rows, known))
+    methods, names = axes_of(rows)
+    means = [[m, *(mean(rows, m, names, f) for f in SHORT)] for m in methods]
+    path.with_name("means.md").write_text(table(["default settings", *SHORT], means))
+    return rows
 
 
 def markdown(rows, known):
     """Return all tables: the papers' three, the means, and the rest."""
-    methods = [m for m in METHODS if any(row["method"] == m for row in rows)]
-    names = list(dict.fromkeys(row["category"] for row in rows))
+    methods, names = axes_of(rows)
     text = ", ".join(f"{k} {v}" for k, v in known.items()) + "\n"
     for figure in TABLES:
         text += table(
@@ -299,6 +313,12 @@ def markdown(rows, known):
             [figure, *names, "mean"], by_category(rows, methods, names, figure)
         )
     return text
+
+
+def axes_of(rows):
+    """Return the methods and the categories that were measured."""
+    methods = [m for m in METHODS if any(row["method"] == m for row in rows)]
+    return methods, list(dict.fromkeys(row["category"] for row in rows))
 
 
 def by_category(rows, methods, names, figure):
@@ -335,6 +355,21 @@ def mean(rows, method, names, figure):
 
 def shown(figure, value):
     return f"{value:.0f}" if figure in COSTS else show(value)
+
+
+def draw(rows):
+    """Draw the quality of each method over the time that an image takes."""
+    methods, names = axes_of(rows)
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    for ax, quality in zip(axes, ("image AUROC", "AUPRO")):
+        for method in methods:
+            x, y = (float(mean(rows, method, names, f)) for f in ("score ms", quality))
+            ax.plot(x, y, "o")
+            ax.annotate(method, (x, y), xytext=(5, 3), textcoords="offset points")
+        ax.set(xlabel="score, ms per image", ylabel=f"{quality}, mean over categories")
+        ax.margins(x=0.3, y=0.1)
+    figure.savefig(PICTURE, dpi=110)
+    print(PICTURE)
 
 
 def table(header, rows):

@@ -12,19 +12,23 @@ version = release = skdinoad.__version__
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "sphinx.ext.mathjax",
+    "sphinx.ext.viewcode",
+    "sphinx-mathjax-offline",
+    "sphinx_copybutton",
     "myst_parser",  # tables that benchmarks write as Markdown
     "numpydoc",
     "sphinx_gallery.gen_gallery",
 ]
-html_theme = "alabaster"
-html_theme_options = {"description": skdinoad.__doc__, "page_width": "1100px"}
-exclude_patterns = ["_build", "examples/README.rst"]
+html_theme = "furo"
+html_title = "skdinoad"
+templates_path = ["_templates"]
+exclude_patterns = ["_build", "_templates", "examples/README.rst"]
 autosummary_generate = True
 # Docstrings inherited from scikit-learn refer to its own glossary.
-suppress_warnings = ["ref.term", "ref.ref"]
+suppress_warnings = ["ref.term", "ref.ref", "ref.doc"]
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
 numpydoc_show_class_members = False
-autodoc_default_options = {"members": True, "inherited-members": False}
 sphinx_gallery_conf = {
     "examples_dirs": "examples",
     "gallery_dirs": "auto_examples",

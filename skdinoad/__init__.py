@@ -22,18 +22,20 @@ _PLACES = {
     "RegionMask": "alignment",
     "SubspaceAD": "detectors",
     "ThresholdTunerCV": "model_selection",
+    "as_classifier": "model_selection",
     "dump": "persistence",
     "find_regions": "regions",
     "load": "persistence",
     "make_pipeline": "pipeline",
     "predict_map": "pipeline",
+    "regions_table": "regions",
     "save": "persistence",
     "suggest": "model_selection",
     "to_labels": "_inputs.labels",
 }
 
 #: Modules that ``import skdinoad`` makes reachable, likewise.
-_MODULES = ("datasets", "metrics", "model_selection", "plotting")
+_MODULES = ("datasets", "metrics", "model_selection", "monitoring", "plotting")
 
 __all__ = [*_PLACES, "__version__"]
 

@@ -11,7 +11,12 @@ from tqdm.auto import tqdm
 
 from skdinoad._arrays.geometry import warp_back
 from skdinoad._arrays.maps import aggregate
-from skdinoad._arrays.thresholds import conformal_rank, normals_needed
+from skdinoad._arrays.thresholds import (
+    conformal_rank,
+    display_limits,
+    lowest_allowed,
+    normals_needed,
+)
 from skdinoad._compat.sklearn import Interval, StrOptions
 from skdinoad._compat.torch import undisturbed
 from skdinoad._inputs.copies import content, first_of_each, warn_of_copies
@@ -312,15 +317,23 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
         scores = -self._aggregate(grids)
         self.holdout_scores_ = scores[np.isfinite(scores)]
         self.offset_ = _offset(self.holdout_scores_, self.contamination)
-        self.map_limits_ = _display_limits(self._shown(grids))
+        shown = self._shown(grids)
+        self.map_limits_ = display_limits(shown)
+        self.pixel_threshold_ = self._pixel_threshold(shown)
 
     def _shown(self, grids):
         """Return what heat maps show of score grids."""
         return grids
 
+    def _pixel_threshold(self, shown):
+        """Return what the maps of good images exceed as rarely as scores the offset."""
+        inside = [grid[np.isfinite(grid)] for grid in shown]
+        hottest = np.array([values.max() for values in inside if values.size])
+        return -lowest_allowed(-hottest, self.contamination)
+
     def _set_no_offset(self):
         self.holdout_scores_, self.offset_ = np.empty(0), np.nan
-        self.map_limits_ = (0.0, 1.0)
+        self.map_limits_, self.pixel_threshold_ = (0.0, 1.0), np.nan
 
     # -- scoring ----------------------------------------------------------------------
 
@@ -513,7 +526,7 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
 
     def _batches(self, X, task):
         """Yield (features, frames) of a few images at a time: memory stays bounded."""
-        size = getattr(self.features_, "batch_size", 16)
+        size = getattr(self.features_, "_images_at_once", 16)
         starts = range(0, len(X), size)
         quiet = not self.verbose or len(starts) == 1
         for start in tqdm(starts, desc=task, unit="batch", disable=quiet):
@@ -544,10 +557,8 @@ def _offset(scores, contamination):
     be flagged: the k-th lowest score, k = floor((n + 1) * alpha), so that a new
     normal image falls below it with probability <= alpha (split conformal bound).
     """
-    if contamination == "auto":
-        return float(scores.min())
-    rank = conformal_rank(len(scores), contamination)
-    if rank < 1:
+    auto = contamination == "auto"
+    if not auto and conformal_rank(len(scores), contamination) < 1:
         needed = normals_needed(contamination)
         warnings.warn(
             f"contamination={contamination} needs {needed} normal images, fit has "
@@ -556,13 +567,4 @@ def _offset(scores, contamination):
             UserWarning,
             stacklevel=5,
         )
-    return float(np.sort(scores)[max(rank, 1) - 1])
-
-
-def _display_limits(grids):
-    """Return (low, high): a normal image's hottest patch is usually half way up."""
-    grids = [grid[np.isfinite(grid)] for grid in grids]
-    low = float(np.median(np.concatenate(grids)))
-    hottest = np.array([grid.max() for grid in grids if grid.size])
-    high = low + 2 * (float(np.median(hottest)) - low)
-    return low, max(high, low + np.finfo(np.float32).eps)
+    return lowest_allowed(scores, contamination)

@@ -183,6 +183,8 @@ class Pipeline(SklearnPipeline):
         detector inside. It may be set; ``clone`` and ``fit`` know nothing of that.
     map_limits_ : (float, float)
         The detector's display range for heat maps; it may be set too.
+    pixel_threshold_ : float, or dict of group to float
+        The threshold on heat maps, of the last step as ``offset_``; it may be set too.
 
     Notes
     -----
@@ -274,6 +276,14 @@ class Pipeline(SklearnPipeline):
     @map_limits_.setter
     def map_limits_(self, value):
         _holder(self, "map_limits_", _last).map_limits_ = value
+
+    @property
+    def pixel_threshold_(self):
+        return _holder(self, "pixel_threshold_", decider).pixel_threshold_
+
+    @pixel_threshold_.setter
+    def pixel_threshold_(self, value):
+        _holder(self, "pixel_threshold_", decider).pixel_threshold_ = value
 
     def __sklearn_tags__(self):
         if not _is_sound(self.steps):

@@ -3,9 +3,14 @@
 Colours mean the same in every image: their limits come from held-out training images.
 """
 
+import os
+from pathlib import Path
+
 import matplotlib
 import numpy as np
+from PIL import Image
 
+from skdinoad._inputs.files import told_apart
 from skdinoad._inputs.images import as_shown
 from skdinoad._inputs.labels import check_labels
 from skdinoad.pipeline import final_detector, predict_map
@@ -15,6 +20,7 @@ __all__ = [
     "AnomalyMapDisplay",
     "ScoreHistogramDisplay",
     "overlay_map",
+    "save_maps",
 ]
 
 
@@ -53,6 +59,70 @@ def overlay_map(image, heat, *, limits, colormap="inferno"):
     color = matplotlib.colormaps[colormap](share)[..., :3] * 255
     cover = 0.8 * share[..., np.newaxis]
     return (image * (1 - cover) + color * cover).round().astype(np.uint8)
+
+
+def save_maps(folder, X, maps, *, limits, names=None):
+    """Write images with their heat maps laid over them as PNG files.
+
+    Parameters
+    ----------
+    folder : str or path
+        Made if it does not exist; files of the same name are replaced.
+    X : array, list of images or paths
+    maps : ndarray of shape (n, H, W) or list of (H, W)
+        Higher = more anomalous, as ``predict_map`` gives them for X.
+    limits : (float, float)
+        As for :func:`overlay_map`: ``map_limits_`` of a detector or Pipeline.
+    names : list of str or None
+        Names of the files without ".png". None: those of the images' files, else
+        their rows; where two are equal, the later gets a number.
+
+    Returns
+    -------
+    paths : list of Path
+
+    Raises
+    ------
+    ValueError
+        If numbers or sizes of images and maps differ.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from skdinoad.plotting import save_maps
+    >>> X, maps = np.zeros((2, 8, 8, 3), dtype=np.uint8), np.zeros((2, 8, 8))
+    >>> folder = tempfile.mkdtemp()
+    >>> [path.name for path in save_maps(folder, X, maps, limits=(0, 1))]
+    ['0.png', '1.png']
+    """
+    images = as_shown(X)
+    _check_lengths(len(images), maps=maps, names=names)
+    stems = _stems(X) if names is None else [str(name) for name in names]
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    paths = [Path(folder) / f"{stem}.png" for stem in told_apart(stems, set())]
+    for i, (image, heat, path) in enumerate(zip(images, maps, paths)):
+        if image.shape[:2] != np.shape(heat):
+            raise ValueError(
+                f"Row {i}: image {image.shape[:2]}, map {np.shape(heat)}; expected one "
+                "shape: pass the images that predict_map was given."
+            )
+        overlay = overlay_map(image[..., :3], heat, limits=limits)
+        Image.fromarray(overlay).save(path)
+    return paths
+
+
+def _stems(X):
+    files = [isinstance(item, (str, os.PathLike)) for item in X]
+    return [
+        Path(x).stem if file else str(i) for i, (x, file) in enumerate(zip(X, files))
+    ]
+
+
+def _check_lengths(n, **parts):
+    for name, part in parts.items():
+        if part is not None and len(part) != n:
+            raise ValueError(f"Got {n} images and {len(part)} {name}.")
 
 
 class AnomalyMapDisplay:
@@ -153,9 +223,7 @@ class AnomalyMapDisplay:
 
     def _check(self, images):
         parts = {"maps": self.maps, "masks": self.masks, "titles": self.titles}
-        for name, part in parts.items():
-            if part is not None and len(part) != len(images):
-                raise ValueError(f"Got {len(images)} images and {len(part)} {name}.")
+        _check_lengths(len(images), **parts)
         for i, heat in enumerate(self.maps):
             mask = (
                 heat if self.masks is None or self.masks[i] is None else self.masks[i]

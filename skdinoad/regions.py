@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-__all__ = ["Region", "find_regions"]
+__all__ = ["Region", "find_regions", "regions_table"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,8 @@ def find_regions(maps, threshold, *, min_area=1):
     maps : array of shape (n, H, W), list of (H, W), or one map (H, W)
         Higher = more anomalous, as ``predict_map`` gives them.
     threshold : float, or array-like of shape (n,)
-        Pixels above it count: ``pixel_threshold_`` of a ThresholdTunerCV or of DFR.
+        Pixels above it count: ``pixel_threshold_`` of a detector, of a Pipeline, or of
+        a ThresholdTunerCV with ``target_pixel_fpr``.
     min_area : int, default=1
         Pixels that a region must have.
 
@@ -81,6 +82,49 @@ def find_regions(maps, threshold, *, min_area=1):
     return [
         _regions(m, t, min_area, i) for i, (m, t) in enumerate(zip(maps, thresholds))
     ]
+
+
+def regions_table(regions, names=None):
+    """Return regions of several images as rows of plain numbers.
+
+    Parameters
+    ----------
+    regions : list of list of Region
+        What :func:`find_regions` gives for several maps.
+    names : sequence or None
+        What to call the images, such as their paths; None = their row.
+
+    Returns
+    -------
+    rows : list of dict
+        One for each region: "image", "top", "left", "bottom", "right" (the box, of
+        which the last two are excluded), "area", "peak", "mean", "row", "column" (of
+        the peak). ``pandas.DataFrame(rows)`` and ``csv.DictWriter`` take them as they
+        are.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdinoad import find_regions, regions_table
+    >>> maps = np.zeros((2, 8, 8))
+    >>> maps[1, 2:4, 5] = 3
+    >>> regions_table(find_regions(maps, 1.0), names=["a.png", "b.png"])
+    [{'image': 'b.png', 'top': 2, 'left': 5, 'bottom': 4, 'right': 6, 'area': 2,
+    'peak': 3.0, 'mean': 3.0, 'row': 2, 'column': 5}]
+    """
+    names = range(len(regions)) if names is None else names
+    if len(names) != len(regions):
+        raise ValueError(
+            f"Got regions of {len(regions)} images and {len(names)} names."
+        )
+    return [_row(name, r) for name, found in zip(names, regions) for r in found]
+
+
+def _row(name, region):
+    box = dict(zip(("top", "left", "bottom", "right"), region.box))
+    place = dict(zip(("row", "column"), region.place))
+    values = {"area": region.area, "peak": region.peak, "mean": region.mean}
+    return {"image": name, **box, **values, **place}
 
 
 def _regions(heat, threshold, min_area, row):

@@ -19,7 +19,7 @@ LAYERS = [
     {"pipeline"},
     {"metrics"},
     {"model_selection"},
-    {"plotting", "persistence", "testing"},
+    {"monitoring", "plotting", "persistence", "testing"},
     {"report"},
     {"cli", "demo"},
     {"__main__"},
@@ -123,7 +123,7 @@ def test_files_stay_readable():
 def test_the_root_shows_what_users_import_and_folders():
     """The listing explains the architecture; a new room needs a reason."""
     found = {p.name for p in ROOT.iterdir() if p.name != "__pycache__"}
-    modules = ("base", "pipeline", "plotting", "regions", "testing")
+    modules = ("base", "monitoring", "pipeline", "plotting", "regions", "testing")
     names = ("__init__", "__main__", "demo", "report", *modules)
     files = {f"{name}.py" for name in names}
     users = {"alignment", "features", "detectors", "model_selection", "metrics"}

@@ -12,7 +12,7 @@ from sklearn.utils import estimator_checks
 
 import skdinoad
 from skdinoad import DFR, DMAD, AnomalyDINO, DinoPatch
-from skdinoad.base import _offset
+from skdinoad.base import BaseDetector, _offset
 from skdinoad.testing import checks_for, make_images
 
 ESTIMATORS = [
@@ -80,11 +80,44 @@ def test_offset_is_the_conformal_order_statistic():
         assert _offset(scores, 0.01) == -19
 
 
+class Plain(BaseDetector):
+    """Scores are the first channel."""
+
+    def __init__(self, features="passthrough", contamination="auto"):
+        self.features, self.contamination = features, contamination
+        self.aggregate, self.top_fraction, self.verbose = "max", 0.01, False
+
+    def _default_features(self):
+        raise NotImplementedError
+
+    def _fit_grid(self, F):
+        self.seen_ = F
+
+    def _score_grid(self, F):
+        return F[..., 0]
+
+    def _holdout_grids(self):
+        return self.seen_[..., 0]
+
+
+def test_pixel_threshold_is_the_order_statistic_of_the_hottest_places(rng):
+    F = rng.random((19, 3, 4, 8)).astype(np.float32)
+    F[0, 0] = np.nan  # invalid
+    hottest = np.sort(np.nanmax(F[..., 0], axis=(1, 2)))
+    assert Plain().fit(F).pixel_threshold_ == hottest[-1]
+    assert Plain(contamination=0.05).fit(F).pixel_threshold_ == hottest[-1]
+    assert Plain(contamination=0.1).fit(F).pixel_threshold_ == hottest[-2]
+    with pytest.warns(UserWarning, match="needs 99") as caught:
+        Plain(contamination=0.01).fit(F)
+    assert len(caught) == 1
+
+
 def test_one_image_fits_but_has_no_threshold(tiny):
     X = make_images(2)
     with pytest.warns(UserWarning, match="single image"):
         detector = DinoPatch(features=tiny).fit(X[:1])
     assert detector.score_samples(X[:1])[0] == 0
+    assert np.isnan(detector.pixel_threshold_)
     assert detector.predict_map(X).shape == X.shape[:3]
     with pytest.raises(ValueError, match="no threshold"):
         detector.predict(X)

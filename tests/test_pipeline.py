@@ -430,11 +430,14 @@ def test_more_images_come_whole_or_not_at_all(make, where, make_tiny, monkeypatc
 def test_threshold_and_limits_by_hand(make_tiny, tmp_path):
     X = make_images(6)
     pipe = two_steps(make_tiny)
-    for name in ("offset_", "map_limits_"):
+    for name in ("offset_", "map_limits_", "pixel_threshold_"):
         with pytest.raises(AttributeError, match=f"no {name}: it is not fitted"):
             getattr(pipe, name)
     pipe.fit(X)
     assert pipe.offset_ == pipe[-1].offset_
+    assert pipe.pixel_threshold_ == pipe[-1].pixel_threshold_
+    pipe.pixel_threshold_ = 7.0
+    assert pipe[-1].pixel_threshold_ == 7
     pipe.offset_, pipe.map_limits_ = 1e9, (0.0, 2.0)
     assert (pipe.predict(X) == -1).all()
     assert (pipe[-1].offset_, pipe[-1].map_limits_) == (1e9, (0.0, 2.0))

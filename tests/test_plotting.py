@@ -1,6 +1,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.model_selection import GridSearchCV, KFold
 
 from skdinoad import DFR, AnomalyDINO, DinoPatch, PCAAligner, Pipeline, ThresholdTunerCV
@@ -9,6 +10,7 @@ from skdinoad.plotting import (
     AnomalyMapDisplay,
     ScoreHistogramDisplay,
     overlay_map,
+    save_maps,
 )
 from skdinoad.testing import make_images
 
@@ -186,3 +188,25 @@ def test_deep_and_hidden_images_are_shown():
     picture = shown.axes_[0, 0].images[0].get_array()
     assert picture[4, 4].tolist() == [255, 255, 255, 0]
     assert picture[0, 0].tolist() == [128, 128, 128, 255]
+
+
+def test_maps_are_saved_as_overlays_named_like_their_files(tmp_path, rng):
+    X = rng.integers(0, 255, (3, 20, 30, 3), dtype=np.uint8)
+    maps, limits = rng.random((3, 20, 30)), (0.2, 0.9)
+    files = []
+    for i, name in enumerate(["one/a", "two/a", "two/b"]):
+        file = tmp_path / f"{name}.png"
+        file.parent.mkdir(exist_ok=True)
+        Image.fromarray(X[i]).save(file)
+        files.append(file)
+    paths = save_maps(tmp_path / "new/maps", files, maps, limits=limits)
+    assert [path.name for path in paths] == ["a.png", "a_2.png", "b.png"]
+    for path, image, heat in zip(paths, X, maps):
+        expected = overlay_map(image, heat, limits=limits)
+        np.testing.assert_array_equal(np.asarray(Image.open(path)), expected)
+    paths = save_maps(tmp_path, X, maps, limits=limits, names=["x", "y", "x"])
+    assert [path.name for path in paths] == ["x.png", "y.png", "x_2.png"]
+    with pytest.raises(ValueError, match=r"Row 1: image \(20, 30\), map \(4, 4\)"):
+        save_maps(tmp_path, X[:2], [maps[0], maps[1, :4, :4]], limits=limits)
+    with pytest.raises(ValueError, match="3 images and 1 maps"):
+        save_maps(tmp_path, X, maps[:1], limits=limits)

@@ -1,8 +1,10 @@
+import json
+
 import numpy as np
 import pytest
 from scipy import ndimage
 
-from skdinoad import find_regions
+from skdinoad import find_regions, regions_table
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -52,3 +54,17 @@ def test_bad_input_is_explained():
         find_regions(np.zeros((1, 2, 2)), {"bolt": 1.0})
     with pytest.raises(ValueError, match="threshold is NaN"):
         find_regions(np.zeros((1, 2, 2)), np.nan)
+
+
+def test_a_table_has_a_row_of_plain_numbers_for_each_region():
+    maps = np.zeros((3, 8, 8), np.float32)
+    maps[0, 2:4, 5:7], maps[0, 7, 0], maps[2, 0, 0] = 3, 9, 2
+    rows = regions_table(find_regions(maps, 1.0), names=["a", "b", "c"])
+    assert [row["image"] for row in rows] == ["a", "a", "c"]
+    first = {"image": "a", "top": 7, "left": 0, "bottom": 8, "right": 1, "area": 1}
+    assert rows[0] == {**first, "peak": 9.0, "mean": 9.0, "row": 7, "column": 0}
+    json.dumps(rows)  # no numbers of numpy
+    numbered = regions_table(find_regions(maps, 1.0))
+    assert [row["image"] for row in numbered] == [0, 0, 2]
+    with pytest.raises(ValueError, match="3 images and 1 names"):
+        regions_table(find_regions(maps, 1.0), names=["a"])

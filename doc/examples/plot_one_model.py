@@ -40,7 +40,7 @@ print(
 # %%
 # Nothing tells the model which tile is which product. One network learns; one image in
 # five is kept from it, and their scores give the threshold.
-detector = Dinomaly(n_iter=200, holdout=0.2, max_time=120).fit(X)
+detector = Dinomaly(n_iter=200, holdout=0.2).fit(X)
 print(f"{detector.n_iter_} iterations, threshold {detector.offset_:.4f}")
 figure, axis = plt.subplots(figsize=(5, 3), layout="constrained")
 axis.semilogy(detector.loss_curve_)

@@ -50,6 +50,11 @@ print(
 )
 
 # %%
+# Ten good parts are too few to see a rate of 5 %: none, one and two false alarms are
+# all likely. The promise is a mean over many draws of forty parts; the benchmarks on
+# decisions show the rates realised over hundreds of them.
+
+# %%
 # A p-value says how often a good part would look at least as odd.
 print(
     "good:", tuner.p_values(good[:5]).round(2), "bad:", tuner.p_values(bad[:5]).round(2)

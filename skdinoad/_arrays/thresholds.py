@@ -15,6 +15,8 @@ __all__ = [
     "conformal_rank",
     "controlled_bin",
     "cost_objective",
+    "display_limits",
+    "lowest_allowed",
     "normals_needed",
     "recall_objective",
 ]
@@ -38,6 +40,32 @@ def conformal_rank(n: int, rate: float) -> int:
 def normals_needed(rate: float) -> int:
     """Return the number of held-out normals from which a rate can be promised."""
     return int(np.ceil(1 / rate - 1e-9)) - 1
+
+
+def lowest_allowed(scores, contamination) -> float:
+    """Return the score below which a new normal image falls rarely enough.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n,)
+        Of held-out normal images, higher = more normal.
+    contamination : "auto" or float
+        "auto": the lowest of them. A number: the share that may fall below, or the
+        lowest where there are too few for it.
+    """
+    rank = 1
+    if contamination != "auto":
+        rank = max(rank, conformal_rank(len(scores), contamination))
+    return float(np.sort(scores)[rank - 1])
+
+
+def display_limits(grids) -> tuple:
+    """Return (low, high) of colours: a normal image's hottest patch is half way up."""
+    grids = [grid[np.isfinite(grid)] for grid in grids]
+    low = float(np.median(np.concatenate(grids)))
+    hottest = np.array([grid.max() for grid in grids if grid.size])
+    high = low + 2 * (float(np.median(hottest)) - low)
+    return low, max(high, low + np.finfo(np.float32).eps)
 
 
 def conformal_p_values(held_out, scores) -> np.ndarray:

@@ -213,3 +213,29 @@ def _upright(pixels, orientation):
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
     return pixels
+
+
+def told_apart(names, taken) -> list:
+    """Return names for files to write, of which none is taken twice.
+
+    Parameters
+    ----------
+    names : iterable of str
+    taken : set of str
+        Names that are taken already; the new ones are added.
+
+    Examples
+    --------
+    >>> from skdinoad._inputs.files import told_apart
+    >>> told_apart(["a", "b", "a", "a"], taken={"b"})
+    ['a', 'b_2', 'a_2', 'a_3']
+    """
+    out = []
+    for name in names:
+        k, new = 1, name
+        while new in taken:
+            k += 1
+            new = f"{name}_{k}"
+        taken.add(new)
+        out.append(new)
+    return out

@@ -47,7 +47,7 @@ class TrainedDetector(BaseDetector):
       number of the image that each of its m rows shows;
     - ``_identity(data)`` -> what two fits must share to be one training;
     - ``_new_network(data, rows)`` -> a network to train on these rows, on the CPU;
-    - ``_optimizer(parameters)``;
+    - ``_optimizer(network)``;
     - ``_loss(network, data, rows)`` -> the function of an iteration to its loss;
     - ``_rate(i)`` -> the learning rate of iteration i;
     - ``_judge(network, data, row)`` -> the score grid of the image of one row;
@@ -208,7 +208,7 @@ class TrainedDetector(BaseDetector):
         if weights is not None:  # loaded from a file: the moments start anew
             _load(network, weights)
         network.to(resolve_device(self.device))
-        return Run(network, self._optimizer(network.parameters()), list(losses))
+        return Run(network, self._optimizer(network), list(losses))
 
     def _train(self, run, data, rows, seconds, name):
         n_iter = self._setting("n_iter")

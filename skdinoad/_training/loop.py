@@ -142,9 +142,12 @@ def _seed(seed, device):
 
 
 def _step(run, loss, i, rate, grad_clip):
-    """Take one step down the gradient of the loss."""
+    """Take one step down the gradient of the loss.
+
+    A group of parameters may learn at a multiple of the rate, its ``factor``.
+    """
     for group in run.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("factor", 1)
     run.optimizer.zero_grad()
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(

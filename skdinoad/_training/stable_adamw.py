@@ -9,8 +9,8 @@ class StableAdamW(torch.optim.Optimizer):
     """AdamW that takes smaller steps in a tensor whose gradients surprise it.
 
     As Dinomaly's official code has it: decoupled weight decay on every tensor, the
-    maximum of the uncorrected second moment, and a learning rate divided by the root
-    mean square of gradient over expected gradient wherever that exceeds 1.
+    maximum of the uncorrected second moment (``amsgrad``), and a learning rate divided
+    by the root mean square of gradient over expected gradient wherever that exceeds 1.
 
     Parameters
     ----------
@@ -19,6 +19,7 @@ class StableAdamW(torch.optim.Optimizer):
     betas : (float, float), default=(0.9, 0.999)
     eps : float, default=1e-8
     weight_decay : float, default=1e-4
+    amsgrad : bool, default=True
 
     References
     ----------
@@ -37,10 +38,17 @@ class StableAdamW(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, params, lr=2e-3, *, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-4
+        self,
+        params,
+        lr=2e-3,
+        *,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        weight_decay=1e-4,
+        amsgrad=True,
     ):
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, defaults)
+        super().__init__(params, {**defaults, "amsgrad": amsgrad})
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -60,14 +68,16 @@ class StableAdamW(torch.optim.Optimizer):
         if not state:
             state["step"] = 0
             state["m"], state["v"] = torch.zeros_like(w), torch.zeros_like(w)
-            state["vmax"] = torch.zeros_like(w)
+            # Without amsgrad one and the same tensor.
+            state["vmax"] = torch.zeros_like(w) if group["amsgrad"] else state["v"]
         state["step"] += 1
         m, v, vmax = state["m"], state["v"], state["vmax"]
         lr, (beta1, beta2) = group["lr"], group["betas"]
         w.mul_(1 - lr * group["weight_decay"])
         m.lerp_(g, 1 - beta1)
         v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
-        torch.maximum(vmax, v, out=vmax)
+        if vmax is not v:
+            torch.maximum(vmax, v, out=vmax)
         # The bias correction is a number: as such it costs no pass over the tensor.
         scale = (1 - beta2 ** state["step"]) ** 0.5
         expected = vmax.sqrt().add_(group["eps"] * scale)

@@ -201,7 +201,7 @@ class ForegroundMask(UsesFeatures, TransformerMixin, BaseEstimator):
         return foreground(grid[..., -last:], self.threshold, self.morphology)
 
     def _batches(self, images):
-        size = getattr(self.features_, "batch_size", 8)
+        size = getattr(self.features_, "_images_at_once", 8)
         for start in range(0, len(images), size):
             yield self.features_.transform_frames(images[start : start + size])
 

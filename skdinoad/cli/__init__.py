@@ -81,6 +81,11 @@ def _score(commands):
         "standard input",
     )
     out.add_argument("--csv", type=Path, help="write a row for each image")
+    out.add_argument(
+        "--resume",
+        action="store_true",
+        help="with --csv: append, and leave out what has a row there (--watch does)",
+    )
     out.add_argument("--maps", type=Path, help="folder for pictures of heat maps")
     out.add_argument("--regions", type=Path, help="JSON file of boxes around defects")
     out.add_argument("--report", type=Path, help="HTML page to look at")

@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from tqdm.auto import tqdm
 
 from skdinoad import find_regions, predict_map
+from skdinoad._inputs.files import told_apart
 from skdinoad._inputs.images import as_shown
 from skdinoad.cli._describe import described, held_out_scores, threshold_of
 from skdinoad.cli._paths import images_of, load_model
 from skdinoad.datasets._listing import list_images
 from skdinoad.persistence._dump import replacing
 from skdinoad.pipeline import decider, final_detector
-from skdinoad.plotting import overlay_map
+from skdinoad.plotting import save_maps
 from skdinoad.report import ScoringReport
 
 __all__ = ["score"]
@@ -37,13 +37,16 @@ def score(options) -> int:
     """Score images, write what was asked for, and print a line for each."""
     if not options.paths and options.watch is None:
         raise ValueError("no image given: pass files, folders, patterns or --watch.")
+    if options.resume and not options.csv:
+        raise ValueError("--resume goes on with a CSV file: pass --csv.")
     judge = Judge.of(load_model(options.model))
     wants_maps = options.maps or options.regions or options.report
-    paths = images_of(options.paths)
+    done = _scored_before(options)
+    paths = [path for path in images_of(options.paths) if path not in done]
     with ExitStack() as stack:
         sinks = [stack.enter_context(sink) for sink in _sinks(options, judge)]
         counts = {"good": 0, "defect": 0, "broken": 0}
-        for row, image, heat in _rows(judge, _chunks(paths, options), wants_maps):
+        for row, image, heat in _rows(judge, _chunks(paths, options, done), wants_maps):
             if row["error"] and options.strict:
                 raise ValueError(row["error"])
             counts[row["verdict"]] += 1
@@ -51,7 +54,8 @@ def score(options) -> int:
                 sink.add(row, image, heat)
     if counts["broken"]:
         print(f"{counts['broken']} images could not be scored.", file=sys.stderr)
-    if counts["broken"] and (options.gate or not counts["good"] + counts["defect"]):
+    judged = counts["good"] + counts["defect"] + len(done)
+    if counts["broken"] and (options.gate or not judged):
         return 2
     return int(options.gate and counts["defect"] > 0)
 
@@ -69,10 +73,11 @@ class Judge:
     @classmethod
     def of(cls, model):
         """Read threshold, held-out scores and display limits from a model."""
-        judging = decider(model)
-        limits = tuple(float(x) for x in final_detector(model).map_limits_)
-        pixel = getattr(judging, "pixel_threshold_", None)
-        pixel = limits[1] if pixel is None else float(pixel)
+        detector = final_detector(model)
+        limits = tuple(float(x) for x in detector.map_limits_)
+        known = [decider(model), detector]  # a tuner may have chosen none
+        pixel = [getattr(part, "pixel_threshold_", np.nan) for part in known]
+        pixel = next((float(x) for x in pixel if np.isfinite(x)), limits[1])
         held = np.sort(held_out_scores(model))
         return cls(model, threshold_of(model), held, limits, pixel)
 
@@ -123,13 +128,30 @@ def _broken(path, error):
     }
 
 
-def _chunks(paths, options):
+def _scored_before(options):
+    """Return the paths that have a row in the CSV file to append to.
+
+    A row that a kill has cut off is dropped, and its image scored again.
+    """
+    appends = options.csv and (options.resume or options.watch is not None)
+    if not appends or not options.csv.exists():
+        return set()
+    text = options.csv.read_bytes()
+    whole = text[: text.rfind(b"\n") + 1]
+    if whole != text:
+        with replacing(options.csv) as temporary:
+            temporary.write_bytes(whole)
+    lines = whole.decode("utf-8").splitlines(keepends=True)
+    return {row["path"] for row in csv.DictReader(lines)}
+
+
+def _chunks(paths, options, done):
     """Yield lists of paths; with ``--watch`` those that arrive, too."""
     starts = range(0, len(paths), _CHUNK)
     for start in tqdm(starts, "score", unit="batch", disable=len(starts) < 2):
         yield paths[start : start + _CHUNK]
     if options.watch is not None:
-        yield from _arriving(options.watch, set(paths), options.idle)
+        yield from _arriving(options.watch, done.union(paths), options.idle)
 
 
 def _arriving(folder, known, idle):
@@ -154,7 +176,7 @@ def _sinks(options, judge):
     """Yield what was asked for: each has ``add`` and is a context manager."""
     yield _Printed(options.json)
     if options.csv:
-        yield _Csv(options.csv, append=options.watch is not None)
+        yield _Csv(options.csv, append=options.resume or options.watch is not None)
     if options.maps:
         yield _Pictures(options.maps, judge.limits)
     if options.regions:
@@ -209,20 +231,9 @@ class _Pictures(_Sink):
         self.folder, self.limits, self.names = folder, limits, set()
 
     def add(self, row, image, heat):
-        if heat is None:
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        picture = overlay_map(image[..., :3], heat, limits=self.limits)
-        Image.fromarray(picture).save(self.folder / self._name(row["path"]))
-
-    def _name(self, path):
-        """Return a file name that no other image of this run has."""
-        stem, name, n = Path(path).stem, Path(path).stem, 1
-        while name in self.names:
-            n += 1
-            name = f"{stem}_{n}"
-        self.names.add(name)
-        return f"{name}.png"
+        if heat is not None:
+            names = told_apart([Path(row["path"]).stem], self.names)
+            save_maps(self.folder, [image], [heat], limits=self.limits, names=names)
 
 
 class _Regions(_Sink):

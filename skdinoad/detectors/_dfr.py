@@ -296,16 +296,6 @@ class DFR(TrainedDetector):
     def _default_features(self):
         return _EXTRACTORS[self.preset]()
 
-    def _holdout_grids(self):
-        grids = super()._holdout_grids()
-        if grids is not None:
-            self.pixel_threshold_ = self._pixel_threshold(self._shown(grids))
-        return grids
-
-    def _set_no_offset(self):
-        super()._set_no_offset()
-        self.pixel_threshold_ = np.nan
-
     def _aggregate(self, D):
         """Return image scores, of grids enlarged to the image and smoothed there.
 
@@ -398,8 +388,8 @@ class DFR(TrainedDetector):
     def _from_weights(self, weights):
         return RowAutoencoder.like(weights)
 
-    def _optimizer(self, parameters):
-        parameters = list(parameters)
+    def _optimizer(self, network):
+        parameters = list(network.parameters())
         if not parameters:
             return None  # linear: nothing to train
         return torch.optim.Adam(parameters, weight_decay=self.weight_decay)
@@ -510,7 +500,7 @@ class DFR(TrainedDetector):
                 f"{int(np.ceil(1 / self.expected_fpr))} held-out places, there are "
                 f"{len(scores)}: pixel_threshold_ is their largest score.",
                 UserWarning,
-                stacklevel=7,
+                stacklevel=6,
             )
         share = 1 - self.expected_fpr
         return float(np.quantile(scores, share, method="higher"))

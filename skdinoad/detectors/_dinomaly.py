@@ -27,21 +27,57 @@ from skdinoad.networks import (
 __all__ = ["Dinomaly"]
 
 #: What ``preset`` stands for; each can be given as a parameter of its own.
-_OF_PRESETS = ("depth", "n_iter", "batch_size", "warm_up", "mining_ramp")
+_PAPER = {
+    "depth": 8,
+    "n_iter": 5000,
+    "batch_size": 16,
+    "warm_up": 100,
+    "mining_ramp": 1000,
+    "dropout": 0.2,
+    "neck": 0,
+    "recenter": False,
+}
 PRESETS = {
-    "fast": dict(zip(_OF_PRESETS, (2, 600, 4, 0.1, 0.1))),
-    "paper": dict(zip(_OF_PRESETS, (8, 5000, 16, 100, 1000))),
+    "fast": {
+        **_PAPER,
+        "depth": 2,
+        "n_iter": 600,
+        "batch_size": 4,
+        "warm_up": 0.1,
+        "mining_ramp": 0.1,
+    },
+    "paper": _PAPER,
+    "dinomaly2": {
+        **_PAPER,
+        "n_iter": 40_000,
+        "dropout": 0.4,
+        "neck": 256,
+        "recenter": True,
+    },
 }
 
+#: What the optimiser of a preset has; the rate ends at this share of its peak.
+_OFFICIAL = {"amsgrad": True, "eps": 1e-8, "last": 0.1}
+_OPTIMIZERS = {
+    "fast": _OFFICIAL,
+    "paper": _OFFICIAL,
+    "dinomaly2": {"amsgrad": False, "eps": 1e-10, "last": 1.0},
+}
+
+#: The neck learns at this share of the rate, or large networks break down.
+_NECK_RATE = 0.1
+
 #: The extractors of the presets.
+_OFFICIAL_EXTRACTOR = {
+    "model": "vit_base_patch14_reg4_dinov2.lvd142m",
+    "image_size": (448, 448),
+    "crop_size": 392,
+    "interpolation": "bilinear",
+}
 _EXTRACTORS = {
     "fast": {"image_size": (224, 224)},
-    "paper": {
-        "model": "vit_base_patch14_reg4_dinov2.lvd142m",
-        "image_size": (448, 448),
-        "crop_size": 392,
-        "interpolation": "bilinear",
-    },
+    "paper": _OFFICIAL_EXTRACTOR,
+    "dinomaly2": _OFFICIAL_EXTRACTOR,
 }
 
 
@@ -65,12 +101,15 @@ class Dinomaly(LoadsOfficial, TrainedDetector):
         Extractor of the features. None stands for the preset's, with the layers
         "middle" in two groups; feature grids are taken as they are, and then without
         the class token.
-    preset : {"fast", "paper"}, default="fast"
-        What ``features``, ``depth``, ``n_iter``, ``batch_size``, ``warm_up`` and
-        ``mining_ramp`` are where they are None. "fast", for a CPU: ViT-S at 224 x 224
-        pixels, 2 decoder blocks, 600 iterations of 4 images. "paper", for a GPU: ViT-B
-        with registers, 448 pixels of which the central 392 are seen, 8 blocks, 5000
-        iterations of 16 images (for one product; the paper has 10 000 for several).
+    preset : {"fast", "paper", "dinomaly2"}, default="fast"
+        What ``features``, ``depth``, ``n_iter``, ``batch_size``, ``warm_up``,
+        ``mining_ramp``, ``dropout``, ``neck`` and ``recenter`` are where they are
+        None. "fast", for a CPU: ViT-S at 224 x 224 pixels, 2 decoder blocks, 600
+        iterations of 4 images. "paper", for a GPU: ViT-B with registers, 448 pixels of
+        which the central 392 are seen, 8 blocks, 5000 iterations of 16 images (for one
+        product; the paper has 10 000 for several). "dinomaly2", for a GPU and several
+        products: as "paper" with recentred targets, a neck of 256 channels, dropout
+        0.4 and 40 000 iterations of an optimiser without AMSGrad, whose rate stays up.
     groups : int, default=1
         Groups of layers that lie side by side in the channels of feature grids. An
         extractor tells by itself.
@@ -85,8 +124,12 @@ class Dinomaly(LoadsOfficial, TrainedDetector):
     warm_up : int, float or None, default=None
         Iterations of the rise; a float is a share of ``n_iter``. None: the preset's,
         a tenth of ``n_iter`` at most.
-    dropout : float, default=0.2
-        Rate in the bottleneck; 0.4 in the paper for the most varied data.
+    dropout : float or None, default=None
+        Rate in the bottleneck. None: the preset's, 0.2; 0.4 in the paper for the most
+        varied data.
+    neck : int or None, default=None
+        Channels of a linear layer in front of the bottleneck, as in Dinomaly2, which
+        learns at a tenth of the rate; 0 = none. None: the preset's, 0.
     mining_fraction : float, default=0.9
         Share of patches, those rebuilt best, whose gradient is damped.
     mining_factor : float, default=0.1
@@ -101,9 +144,10 @@ class Dinomaly(LoadsOfficial, TrainedDetector):
     input_scaling : {None, "standard"}, default=None
         "standard" brings each channel of the bottleneck's input to mean 0 and variance
         1. Learns faster in the first hundred iterations; not in the paper.
-    recenter : bool, default=False
+    recenter : bool or None, default=None
         Subtract the class token from the features to rebuild and normalise them, as
-        Dinomaly2 does; needs an extractor that gives class tokens.
+        Dinomaly2 does; needs an extractor that gives class tokens. None: the preset's,
+        False.
     augmentation : {None, "dihedral", "crops"}, default=None
         Copies of each image to learn from: the eight right-angled poses, or seven
         random crops. They pass the network once. For few images, and only where
@@ -169,6 +213,9 @@ class Dinomaly(LoadsOfficial, TrainedDetector):
         Threshold on ``score_samples``; NaN without held-out images.
     map_limits_ : (float, float)
         Display range for heat maps, from held-out normal maps.
+    pixel_threshold_ : float
+        Threshold on heat maps: good images exceed it anywhere as rarely as their
+        scores fall below ``offset_``. NaN without held-out images.
 
     See Also
     --------
@@ -183,13 +230,17 @@ class Dinomaly(LoadsOfficial, TrainedDetector):
     darkens two pixels. Attention divides by its sum plus 1e-6, which the official code
     takes without: 1e-6 of a sum of some hundreds.
 
+    "dinomaly2" follows the description and the preview of its code, for whole images;
+    a gradient that is not finite is an error here, where that code skips the step.
+
     A patch that is invalid is neither learned, nor looked at by others, nor scored.
 
     References
     ----------
     Guo, Lu, Zhang, Chen, Li, Liao, "Dinomaly: The Less Is More Philosophy in
     Multi-Class Unsupervised Anomaly Detection", CVPR 2025, arXiv 2405.14325; official
-    code github.com/guojiajeremy/Dinomaly. Recentering: "Dinomaly2", arXiv 2510.17611.
+    code github.com/guojiajeremy/Dinomaly. Recentering and neck: "Dinomaly2", arXiv
+    2510.17611.
 
     Examples
     --------
@@ -211,14 +262,15 @@ class Dinomaly(LoadsOfficial, TrainedDetector):
         "depth": COUNT,
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "warm_up": SPAN,
-        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "dropout": [None, Interval(Real, 0, 1, closed="left")],
+        "neck": [None, Interval(Integral, 0, None, closed="left")],
         "mining_fraction": [Interval(Real, 0, 1, closed="left")],
         "mining_factor": [Interval(Real, 0, 1, closed="both")],
         "mining_ramp": SPAN,
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "grad_clip": [Interval(Real, 0, None, closed="neither")],
         "input_scaling": [None, StrOptions({"standard"})],
-        "recenter": ["boolean"],
+        "recenter": [None, "boolean"],
         "augmentation": [None, StrOptions({"dihedral", "crops"})],
         "map_size": [None, Interval(Integral, 3, None, closed="left")],
         "smoothing_sigma": [Interval(Real, 0, None, closed="left")],
@@ -239,14 +291,15 @@ class Dinomaly(LoadsOfficial, TrainedDetector):
         batch_size=None,
         learning_rate=2e-3,
         warm_up=None,
-        dropout=0.2,
+        dropout=None,
+        neck=None,
         mining_fraction=0.9,
         mining_factor=0.1,
         mining_ramp=None,
         weight_decay=1e-4,
         grad_clip=0.1,
         input_scaling=None,
-        recenter=False,
+        recenter=None,
         augmentation=None,
         holdout=3,
         map_size=256,
@@ -270,6 +323,7 @@ class Dinomaly(LoadsOfficial, TrainedDetector):
         self.learning_rate = learning_rate
         self.warm_up = warm_up
         self.dropout = dropout
+        self.neck = neck
         self.mining_fraction = mining_fraction
         self.mining_factor = mining_factor
         self.mining_ramp = mining_ramp
@@ -340,7 +394,9 @@ class Dinomaly(LoadsOfficial, TrainedDetector):
 
     def _check_recentring(self):
         """Refuse to recentre without class tokens; a register is none."""
-        if self.recenter and not getattr(self.features_, "has_class_token_", False):
+        if self._setting("recenter") and not getattr(
+            self.features_, "has_class_token_", False
+        ):
             model = getattr(self.features_, "model", None)
             who = f"model={model!r} has" if model else "feature grids have"
             raise ValueError(
@@ -373,12 +429,14 @@ class Dinomaly(LoadsOfficial, TrainedDetector):
 
     def _identity(self, data):
         content = hashlib.sha1(data.tokens.numpy(), usedforsecurity=False).hexdigest()
-        shape = (self._setting("depth"), self.n_groups_)
-        return (content, *shape, self.input_scaling, self.recenter)
+        names = ("depth", "neck", "recenter")
+        shape = (self.n_groups_, *map(self._setting, names))
+        return (content, *shape, self.input_scaling)
 
     def _new_network(self, data, rows):
         depth, channels = self._setting("depth"), data.tokens.shape[-1]
-        network = Reconstructor(channels, self.n_groups_, depth, self.dropout)
+        kind = {"neck": self._setting("neck")}
+        network = Reconstructor(channels, self.n_groups_, depth, **kind)
         if self.input_scaling is not None:
             network.standardise(data.tokens[rows], data.valid[rows])
         return network
@@ -386,8 +444,12 @@ class Dinomaly(LoadsOfficial, TrainedDetector):
     def _from_weights(self, weights):
         return Reconstructor.like(weights, self.n_groups_)
 
-    def _optimizer(self, parameters):
-        return StableAdamW(parameters, weight_decay=self.weight_decay)
+    def _optimizer(self, network):
+        own = [w for n, w in network.named_parameters() if ".neck." in n]
+        rest = [w for n, w in network.named_parameters() if ".neck." not in n]
+        groups = [{"params": rest}, {"params": own, "factor": _NECK_RATE}]
+        how = {k: _OPTIMIZERS[self.preset][k] for k in ("amsgrad", "eps")}
+        return StableAdamW(groups[: 1 + bool(own)], **how)
 
     def _risen(self):
         return self._span("warm_up", most=0.1)
@@ -395,7 +457,8 @@ class Dinomaly(LoadsOfficial, TrainedDetector):
     def _rate(self, i):
         n_iter, peak = self._setting("n_iter"), self.learning_rate
         warm_up = self._risen()
-        return warm_cosine(i, n_iter, warm_up=warm_up, peak=peak, final=peak / 10)
+        final = peak * _OPTIMIZERS[self.preset]["last"]
+        return warm_cosine(i, n_iter, warm_up=warm_up, peak=peak, final=final)
 
     def _loss(self, network, data, rows):
         """Return the function of an iteration to its loss."""
@@ -403,7 +466,7 @@ class Dinomaly(LoadsOfficial, TrainedDetector):
         whole, p = bool(data.valid.all()), self._n_prefix
         low = self._low(device)
         ramp = self._span("mining_ramp", most=0.2)
-        network.bottleneck.rate = self.dropout
+        network.bottleneck.rate = self._setting("dropout")
 
         def loss(i):
             batch = self._batch(rows, i)
@@ -420,8 +483,8 @@ class Dinomaly(LoadsOfficial, TrainedDetector):
 
     def _rebuild(self, network, tokens, valid, low=False):
         """Return the patches' features and what the network makes of them."""
-        kind = {"prefix": self._n_prefix, "recenter": self.recenter, "low": low}
-        return rebuild(network, tokens, valid, **kind)
+        kind = {"prefix": self._n_prefix, "recenter": self._setting("recenter")}
+        return rebuild(network, tokens, valid, low=low, **kind)
 
     # -- private: distances -----------------------------------------------------------
 

@@ -123,6 +123,9 @@ class DinoPatch(LayeredDetector):
         Patch scores that ``threshold_quantile`` stands for, likewise.
     map_limits_ : (float, float)
         Display range for heat maps, from held-out normal maps.
+    pixel_threshold_ : float
+        Threshold on heat maps: good images exceed it anywhere as rarely as their
+        scores fall below ``offset_``. NaN without held-out images.
 
     See Also
     --------

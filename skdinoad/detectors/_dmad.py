@@ -191,6 +191,9 @@ class DMAD(LoadsOfficial, TrainedDetector):
         Threshold on ``score_samples``; NaN without held-out images.
     map_limits_ : (float, float)
         Display range for heat maps, from held-out normal maps.
+    pixel_threshold_ : float
+        Threshold on heat maps: good images exceed it anywhere as rarely as their
+        scores fall below ``offset_``. NaN without held-out images.
 
     See Also
     --------
@@ -520,9 +523,9 @@ class DMAD(LoadsOfficial, TrainedDetector):
     def _from_weights(self, weights):
         return MovingStudent.of(**self._spec)
 
-    def _optimizer(self, parameters):
+    def _optimizer(self, network):
         how = {"betas": (0.5, 0.999), "weight_decay": self.weight_decay}
-        return torch.optim.AdamW(parameters, **how)
+        return torch.optim.AdamW(network.parameters(), **how)
 
     def _rate(self, i):
         n_iter, peak = self._setting("n_iter"), self._setting("learning_rate")

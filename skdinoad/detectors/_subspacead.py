@@ -91,6 +91,9 @@ class SubspaceAD(LayeredDetector):
         Threshold on ``score_samples``; NaN after a fit on one image.
     map_limits_ : (float, float)
         Display range for heat maps, from held-out normal maps.
+    pixel_threshold_ : float
+        Threshold on heat maps: good images exceed it anywhere as rarely as their
+        scores fall below ``offset_``. NaN without held-out images.
 
     See Also
     --------

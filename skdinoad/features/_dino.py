@@ -1,6 +1,6 @@
 """Patch features of a frozen Vision Transformer."""
 
-from numbers import Integral
+from numbers import Integral, Real
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from skdinoad._compat.torch import resolve_device, resolve_dtype, undisturbed
 from skdinoad.features._backbones import load_backbone
 from skdinoad.features._blocks import block_tokens, grid_problem, has_class_token
 from skdinoad.features._extractor import Extractor
+from skdinoad.features._tiles import tiled_tokens
 
 __all__ = ["DinoFeatures"]
 
@@ -70,6 +71,13 @@ class DinoFeatures(Extractor):
     crop_size : int, (int, int) or None, default=None
         Size of the central part of the resized image that is looked at; what lies
         around it is never scored.
+    tile_size : int or None, default=None
+        For large images with small defects: the network sees square tiles of this many
+        pixels, whole patches, one after the other, and the image gets one grid. With
+        ``image_size=None`` it is seen at its full resolution. None: as a whole.
+    tile_overlap : float, default=0.25
+        Least share of a tile that the next one shows too. There features are averaged,
+        weighted down towards a tile's edges.
     interpolation : {"bicubic", "bilinear"}, default="bicubic"
         How pixels are resized, antialiased in either case.
     dtype : {"float32", "bfloat16", "float16"}, default="float32"
@@ -77,7 +85,7 @@ class DinoFeatures(Extractor):
     device : str, default="auto"
         "auto" takes a GPU if there is one.
     batch_size : int, default=8
-        Images per forward pass.
+        Images per forward pass; with ``tile_size`` tiles, and images one by one.
     min_valid : float, default=0.5
         A patch is invalid (NaN) if a smaller share of its pixels has alpha >= 128.
     cache : None, False, path or joblib.Memory, default=None
@@ -140,6 +148,8 @@ class DinoFeatures(Extractor):
         "groups": [None, Interval(Integral, 1, None, closed="left")],
         "resize": [StrOptions({"stretch", "crop"})],
         "crop_size": [Interval(Integral, 1, None, closed="left"), tuple, list, None],
+        "tile_size": [Interval(Integral, 1, None, closed="left"), None],
+        "tile_overlap": [Interval(Real, 0, 1, closed="left")],
     }
 
     _kind = "vit"
@@ -156,6 +166,8 @@ class DinoFeatures(Extractor):
         image_size="auto",
         resize="stretch",
         crop_size=None,
+        tile_size=None,
+        tile_overlap=0.25,
         interpolation="bicubic",
         dtype="float32",
         device="auto",
@@ -173,6 +185,8 @@ class DinoFeatures(Extractor):
         self.image_size = image_size
         self.resize = resize
         self.crop_size = crop_size
+        self.tile_size = tile_size
+        self.tile_overlap = tile_overlap
         self.interpolation = interpolation
         self.dtype = dtype
         self.device = device
@@ -233,6 +247,15 @@ class DinoFeatures(Extractor):
 
     # -- private ----------------------------------------------------------------------
 
+    @property
+    def _most_patches(self):
+        """The patches that an image may have; attention sees those of a tile only."""
+        return Extractor._most_patches * (1 if self.tile_size is None else 4)
+
+    @property
+    def _images_at_once(self):
+        return self.batch_size if self.tile_size is None else 1
+
     def _look_at_blocks(self, backbone):
         """Set which layers are taken, and what the network's tokens are."""
         self.layers_, self.norm_ = self._layers(backbone)
@@ -281,9 +304,14 @@ class DinoFeatures(Extractor):
     def _check_sizes(self):
         """Refuse a network that does not take images of the sizes it will be given."""
         network = load_backbone(self.model, str(self.weights)).network
+        if self.tile_size is not None and self.tile_size % self.patch_size_:
+            raise ValueError(
+                f"tile_size={self.tile_size} does not hold whole patches of "
+                f"{self.patch_size_} pixels: pass a multiple of it."
+            )
         problem = grid_problem(network, self.patch_size_, (2, 3))
         if problem and np.ndim(self.image_size):  # then all images get one grid
-            grid = self._plan(self.image_size)[1]
+            grid = self._tile(self._plan(self.image_size)[1])
             problem = grid_problem(network, self.patch_size_, grid)
         if problem:
             own = network.pretrained_cfg["input_size"][1:]
@@ -296,7 +324,15 @@ class DinoFeatures(Extractor):
 
     def _shaping(self):
         looking = (self.resize, self.crop_size)
+        if self.tile_size is not None:
+            looking = (*looking, self.tile_size, self.tile_overlap)
         return (*looking, self.layers_, self.norm_, self.n_groups_, self.concatenate)
+
+    def _tile(self, grid):
+        """Return the patches (h, w) that the network sees of a grid at a time."""
+        if self.tile_size is None:
+            return grid
+        return tuple(min(edge, self.tile_size // self.patch_size_) for edge in grid)
 
     def _frame(self, size):
         """Return the frame that takes a patch to the pixel of the image it shows."""
@@ -352,6 +388,15 @@ class DinoFeatures(Extractor):
         top, left = self._corner(resized, covered)
         x = self._pixels(images, resized)
         x = x[..., top : top + covered[0], left : left + covered[1]]
+        if self._tile(grid) == grid:
+            return self._tokens_of(x)
+        size, patch = self.tile_size // self.patch_size_, self.patch_size_
+        how = (patch, size, self.tile_overlap, self.batch_size)
+        parts = [tiled_tokens(self._tokens_of, image, *how) for image in x.split(1)]
+        return np.concatenate(parts)
+
+    def _tokens_of(self, x):
+        """Return the tokens of images as the network takes them."""
         layers = self._blocks(x)
         layers = [torch.cat([a, b.flatten(2).mT], dim=1) for a, b in layers]
         tokens = torch.stack(layers, dim=2).unflatten(2, (self.n_groups_, -1)).mean(3)

@@ -50,6 +50,8 @@ class Extractor(TakesImages, TransformerMixin, BaseEstimator):
     them is not.
     """
 
+    _most_patches = _MAX_PATCHES
+
     _parameter_constraints = {
         "model": [str],
         "weights": [str, Path],
@@ -126,15 +128,17 @@ class Extractor(TakesImages, TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If the extractor crops: what is cut off could not be moved.
+            If the extractor crops or tiles: what is cut off could not be moved.
         """
         check_is_fitted(self, "weights_digest_")
-        if getattr(self, "resize", "stretch") == "crop" or getattr(
-            self, "crop_size", None
-        ):
+        parts = getattr(self, "resize", "stretch") == "crop" or any(
+            getattr(self, name, None) for name in ("crop_size", "tile_size")
+        )
+        if parts:
             raise ValueError(
-                "This extractor crops images, and here they are moved whole: pass "
-                "resize='stretch' and crop_size=None."
+                "This extractor crops images or cuts them into tiles, and here they "
+                "are moved whole: pass resize='stretch', crop_size=None and "
+                "tile_size=None."
             )
         grids, frames = [], []
         for image in self._images_to_score(X):
@@ -161,6 +165,11 @@ class Extractor(TakesImages, TransformerMixin, BaseEstimator):
             self.value_range_ = images.own_range
         return images
 
+    @property
+    def _images_at_once(self):
+        """How many images are read together."""
+        return self.batch_size
+
     def _load(self):
         """Check the parameters, record which weights are used, return the network."""
         self._validate_params()
@@ -186,7 +195,7 @@ class Extractor(TakesImages, TransformerMixin, BaseEstimator):
         """Return grids, tokens before them, and frames, batch by batch."""
         images = self._images_to_score(X)
         extract = self._extractor()
-        batches = torch.arange(len(images)).split(self.batch_size)
+        batches = torch.arange(len(images)).split(self._images_at_once)
         # A single batch is over in a moment, and would only make bars flicker.
         quiet = not self.verbose or len(batches) == 1
         parts = [
@@ -272,11 +281,12 @@ class Extractor(TakesImages, TransformerMixin, BaseEstimator):
         return np.multiply(size, self.image_size / min(size))
 
     def _check_grid(self, size, grid):
-        if grid[0] * grid[1] > _MAX_PATCHES:
+        if grid[0] * grid[1] > self._most_patches:
             raise ValueError(
                 f"An image of shape {size} would need a grid of {grid} patches, more "
-                f"than {_MAX_PATCHES}: image_size={self.image_size} is the smaller "
-                "edge. Lower it, pass (height, width), or cut the image in parts."
+                f"than {self._most_patches}: image_size={self.image_size} is the "
+                "smaller edge. Lower it, pass (height, width), or look at tiles of it "
+                "by DinoFeatures(tile_size=...)."
             )
 
     def _tokens(self, images, resized, size):

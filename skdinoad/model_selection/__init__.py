@@ -1,6 +1,7 @@
-"""Thresholds by cross-validation, and settings without defects."""
+"""Thresholds by cross-validation, settings without defects, classifiers."""
 
+from skdinoad.model_selection._classifier import DetectorClassifier, as_classifier
 from skdinoad.model_selection._suggest import suggest
 from skdinoad.model_selection._tuner import ThresholdTunerCV
 
-__all__ = ["ThresholdTunerCV", "suggest"]
+__all__ = ["DetectorClassifier", "ThresholdTunerCV", "as_classifier", "suggest"]

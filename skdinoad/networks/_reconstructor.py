@@ -40,9 +40,11 @@ class Reconstructor(nn.Module):
     eps : float
         Keeps linear attention from dividing by zero; 0 in the official code, which
         then meets NaN where all queries of a head are very negative.
+    neck : int
+        Width of a linear layer in front of the bottleneck, Dinomaly2's; 0 = none.
     """
 
-    def __init__(self, channels, groups, depth, dropout=0.2, eps=1e-6):
+    def __init__(self, channels, groups, depth, dropout=0.2, eps=1e-6, neck=0):
         super().__init__()
         if depth % groups:
             raise ValueError(
@@ -52,7 +54,7 @@ class Reconstructor(nn.Module):
         self.groups = groups
         self.register_buffer("shift", torch.zeros(channels))
         self.register_buffer("scale", torch.ones(channels))
-        self.bottleneck = NoisyBottleneck(channels, dropout)
+        self.bottleneck = NoisyBottleneck(channels, dropout, neck)
         self.blocks = nn.ModuleList(Block(channels, eps) for _ in range(depth))
         self.apply(_initialise)
 
@@ -60,7 +62,8 @@ class Reconstructor(nn.Module):
     def like(cls, weights, groups):
         """Return a new network of the shape of weights, a dict of name to array."""
         depth = sum(name.endswith(".qkv.bias") for name in weights)
-        return cls(len(weights["shift"]), groups, depth)
+        neck = len(weights.get("bottleneck.neck.bias", ()))
+        return cls(len(weights["shift"]), groups, depth, neck=neck)
 
     def forward(self, tokens, valid=None):
         """Return reconstructions (b, g, t, c) from mean tokens (b, t, c).
@@ -90,16 +93,20 @@ class Reconstructor(nn.Module):
 
 
 class NoisyBottleneck(nn.Module):
-    """An MLP with dropout before, within and after; no LayerNorm, no residual."""
+    """An MLP with dropout before, within and after; no LayerNorm, no residual.
 
-    def __init__(self, channels, rate):
+    Where there is a neck, it stands before the first dropout.
+    """
+
+    def __init__(self, channels, rate, neck=0):
         super().__init__()
         self.rate = rate
-        self.inner = nn.Linear(channels, 4 * channels)
+        self.neck = nn.Linear(channels, neck) if neck else nn.Identity()
+        self.inner = nn.Linear(neck or channels, 4 * channels)
         self.outer = nn.Linear(4 * channels, channels)
 
     def forward(self, x):
-        x = nn.functional.gelu(self.inner(self._noisy(x)))
+        x = nn.functional.gelu(self.inner(self._noisy(self.neck(x))))
         return self._noisy(self.outer(self._noisy(x)))
 
     def _noisy(self, x):

@@ -61,8 +61,8 @@ class MeanDetector(TrainedDetector):
     def _from_weights(self, weights):
         return Mean(len(weights["value"]))
 
-    def _optimizer(self, parameters):
-        return torch.optim.Adam(parameters)
+    def _optimizer(self, network):
+        return torch.optim.Adam(network.parameters())
 
     def _risen(self):
         return 4

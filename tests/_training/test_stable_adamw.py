@@ -7,7 +7,7 @@ import torch
 from skdinoad._training.stable_adamw import StableAdamW
 
 
-def literal(w, gradients, lr, wd, eps=1e-8, b1=0.9, b2=0.999):
+def literal(w, gradients, lr, wd, amsgrad=True, eps=1e-8, b1=0.9, b2=0.999):
     """Return the weights after each gradient, one number at a time."""
     w, m, v, vmax, out = w.copy(), 0 * w, 0 * w, 0 * w, []
     for t, (g, rate) in enumerate(zip(gradients, lr), start=1):
@@ -17,7 +17,7 @@ def literal(w, gradients, lr, wd, eps=1e-8, b1=0.9, b2=0.999):
             w[i] *= 1 - rate * wd
             m[i] = b1 * m[i] + (1 - b1) * g[i]
             v[i] = b2 * v[i] + (1 - b2) * g[i] ** 2
-            vmax[i] = max(vmax[i], v[i])
+            vmax[i] = max(vmax[i], v[i]) if amsgrad else v[i]
             expected[i] = np.sqrt(vmax[i]) / np.sqrt(1 - b2**t) + eps
             size += (g[i] / expected[i]) ** 2
         clip = max(1.0, np.sqrt(size / len(w)))
@@ -27,14 +27,16 @@ def literal(w, gradients, lr, wd, eps=1e-8, b1=0.9, b2=0.999):
     return out
 
 
-def test_steps_equal_a_literal_loop(rng):
+@pytest.mark.parametrize("amsgrad", [True, False])
+def test_steps_equal_a_literal_loop(rng, amsgrad):
     start, gradients = rng.normal(size=6), rng.normal(size=(5, 6))
     gradients[3] *= 50  # a surprise, which the update clipping must catch
     gradients[4] *= 0.01  # where AMSGrad remembers the surprise
     lr = [0.0, 0.01, 0.02, 0.02, 0.01]
     w = torch.nn.Parameter(torch.tensor(start))
-    optimizer = StableAdamW([w], weight_decay=0.1)
-    for g, rate, expected in zip(gradients, lr, literal(start, gradients, lr, wd=0.1)):
+    optimizer = StableAdamW([w], weight_decay=0.1, amsgrad=amsgrad)
+    steps = literal(start, gradients, lr, wd=0.1, amsgrad=amsgrad)
+    for g, rate, expected in zip(gradients, lr, steps):
         optimizer.param_groups[0]["lr"] = rate
         w.grad = torch.tensor(g)
         optimizer.step()

@@ -112,8 +112,24 @@ def test_files_are_scored_as_they_arrive(run, photos, model):
     run("score", model, "--watch", watched, "--idle", 2, "--csv", out)
     text = out.read_text().splitlines()
     assert text[: len(rows) + 1] == [",".join(rows[0]), *text[1 : len(rows) + 1]]
-    assert len(text) > len(rows) + 1  # appended, under one header
+    assert len(text) == len(rows) + 2  # appended, under one header, nothing twice
     assert sum(line.startswith("path,") for line in text) == 1
+
+
+def test_a_run_that_was_killed_goes_on_where_it_stopped(run, photos, model):
+    out, new = photos / "out.csv", photos / "new"
+    run("score", model, new, "--csv", out)
+    whole = out.read_bytes()
+    cut = whole[: whole.rfind(b"\n", 0, -1) + 9]  # in the middle of the last row
+    out.write_bytes(cut)
+    _, lines, _ = run("score", model, new, "--csv", out, "--resume")
+    assert [line.split("/")[-1] for line in lines] == ["2.png"]
+    assert out.read_bytes() == whole
+    status, lines, _ = run("score", model, new, "--csv", out, "--resume")
+    assert (status, lines) == (0, [])
+    status, _, errors = run("score", model, new, "--resume")
+    assert status == 2
+    assert "pass --csv" in errors
 
 
 def test_no_image_is_a_wrong_usage(run, model):

@@ -54,6 +54,7 @@ def grids(rng):
     [
         ("fast", "vit_small_patch14_dinov2.lvd142m", (224, 224), None),
         ("paper", "vit_base_patch14_reg4_dinov2.lvd142m", (448, 448), 392),
+        ("dinomaly2", "vit_base_patch14_reg4_dinov2.lvd142m", (448, 448), 392),
     ],
 )
 def test_presets_are_what_is_documented(preset, model, size, crop):
@@ -65,12 +66,16 @@ def test_presets_are_what_is_documented(preset, model, size, crop):
         crop,
     )
     assert (features.layers, features.groups, features.norm) == ("middle", 2, False)
-    assert features.interpolation == ("bilinear" if preset == "paper" else "bicubic")
-    expected = {"fast": (2, 600, 4), "paper": (8, 5000, 16)}[preset]
-    names = ("depth", "n_iter", "batch_size")
+    assert features.interpolation == ("bicubic" if preset == "fast" else "bilinear")
+    expected = {
+        "fast": (2, 600, 4, 0.2, 0, False),
+        "paper": (8, 5000, 16, 0.2, 0, False),
+        "dinomaly2": (8, 40_000, 16, 0.4, 256, True),
+    }[preset]
+    names = ("depth", "n_iter", "batch_size", "dropout", "neck", "recenter")
     assert tuple(map(detector._setting, names)) == expected
     assert Dinomaly(preset=preset, depth=6)._setting("depth") == 6
-    spans = {"fast": (60, 60), "paper": (100, 1000)}[preset]
+    spans = {"fast": (60, 60), "paper": (100, 1000), "dinomaly2": (100, 1000)}[preset]
     found = detector._span("warm_up", 0.1), detector._span("mining_ramp", 0.2)
     assert found == spans
 
@@ -78,7 +83,6 @@ def test_presets_are_what_is_documented(preset, model, size, crop):
 def test_defaults_are_the_papers():
     papers = {
         "learning_rate": 2e-3,
-        "dropout": 0.2,
         "mining_fraction": 0.9,
         "mining_factor": 0.1,
         "weight_decay": 1e-4,
@@ -223,17 +227,19 @@ def test_learning_beats_the_best_constant(grids):
     assert np.mean(detector.loss_curve_[-20:]) < 0.6 * (1 - cosine.mean())
 
 
-def official_training(X, detector, n_iter, warm_up, ramp):
+def official_training(X, detector, n_iter, warm_up, ramp, second=False):
     """The official training step by step, in other words than ours: losses, weights.
 
     With hooks on the decoder's outputs, a learning rate from a list, and the optimiser
     written out. Dropout is off; features, first weights and batches are ours.
+    ``second``: Dinomaly2's, with a neck, recentred targets, no AMSGrad and a learning
+    rate that stays up.
     """
     grids, prefix, _ = detector.features_.transform_tokens(X)
     tokens = np.concatenate([prefix, np.stack(grids).reshape(len(X), 16, -1)], axis=1)
     encoder = torch.tensor(tokens).half().float().chunk(2, dim=-1)  # two groups
     with seeded(detector._seed):
-        network = Reconstructor(64, 2, 4, dropout=0.0)
+        network = Reconstructor(64, 2, 4, dropout=0.0, neck=256 if second else 0)
     names, weights = zip(*network.named_parameters())
     m, v, vmax = ([torch.zeros_like(w) for w in weights] for _ in range(3))
     rates = np.r_[
@@ -242,10 +248,16 @@ def official_training(X, detector, n_iter, warm_up, ramp):
         + 0.9e-3
         * (1 + np.cos(np.pi * np.arange(n_iter - warm_up) / (n_iter - warm_up))),
     ]
+    if second:
+        rates[warm_up:] = 2e-3
     losses = []
     for it in range(n_iter):
         rows = batch_rows(len(X), 4, it, detector._seed)
         en = [group[rows, 1:] for group in encoder]
+        if second:
+            en = [e - group[rows, :1] for e, group in zip(en, encoder)]
+            centred = [e - e.mean(-1, keepdim=True) for e in en]
+            en = [e / e.square().mean(-1, keepdim=True).sqrt() for e in centred]
         decoded = network((encoder[0][rows] + encoder[1][rows]) / 2)
         loss, share = 0, min(0.9 * it / ramp, 0.9)
         for g in range(2):
@@ -265,20 +277,27 @@ def official_training(X, detector, n_iter, warm_up, ramp):
             g = gradients[i] * min(1, 0.1 / (norm.item() + 1e-6))
             m[i] = 0.9 * m[i] + 0.1 * g
             v[i] = 0.999 * v[i] + 0.001 * g * g
-            vmax[i] = torch.maximum(vmax[i], v[i])
-            expected = vmax[i].sqrt() / np.sqrt(1 - 0.999 ** (it + 1)) + 1e-8
+            vmax[i] = v[i] if second else torch.maximum(vmax[i], v[i])
+            expected = vmax[i].sqrt() / np.sqrt(1 - 0.999 ** (it + 1))
+            expected = expected + (1e-10 if second else 1e-8)
             clip = max(1, (g / expected).square().mean().sqrt().item())
-            new = w.data * (1 - rates[it] * 1e-4)
-            w.data = new - rates[it] / (1 - 0.9 ** (it + 1)) / clip * m[i] / expected
+            rate = rates[it] / 10 if ".neck." in names[i] else rates[it]
+            new = w.data * (1 - rate * 1e-4)
+            w.data = new - rate / (1 - 0.9 ** (it + 1)) / clip * m[i] / expected
     return losses, dict(zip(names, weights))
 
 
-def test_training_equals_the_official_procedure():
+@pytest.mark.parametrize("preset", ["paper", "dinomaly2"])
+def test_training_equals_the_official_procedure(preset):
     X = make_images(6, size=(64, 64))
     schedule = {"n_iter": 12, "warm_up": 4, "mining_ramp": 6}
     exact = {"dropout": 0.0, "batch_size": 4, "precision": "float32", "depth": 4}
-    detector = quick(**schedule, **exact).fit(X)
-    losses, weights = official_training(X, detector, n_iter=12, warm_up=4, ramp=6)
+    detector = quick(preset=preset, **schedule, **exact).fit(X)
+    second = preset == "dinomaly2"
+    losses, weights = official_training(
+        X, detector, n_iter=12, warm_up=4, ramp=6, second=second
+    )
+    assert ("bottleneck.neck.weight" in weights) == second
     np.testing.assert_allclose(detector.loss_curve_, losses, rtol=1e-3)
     assert losses[-1] < losses[0]
     for name, w in weights.items():
@@ -344,6 +363,7 @@ def test_warm_start_after_a_fit_without_it(grids):
     [
         {"depth": 4},
         {"recenter": True},
+        {"neck": 8},
         {"input_scaling": "standard"},
         {"holdout": 0.34},
         {"random_state": 7},
@@ -450,6 +470,7 @@ def test_scores_do_not_depend_on_the_precision_of_training(grids):
     [
         {"input_scaling": "standard"},
         {"recenter": True},
+        {"neck": 8},
         {"augmentation": "dihedral"},
         {"augmentation": "crops"},
         {"mining_factor": 1.0},

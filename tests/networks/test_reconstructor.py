@@ -76,6 +76,25 @@ def test_bottleneck_drops_out_three_times_in_training_only():
     assert (bottleneck(torch.ones(1, n, 64)) != 0).all()
 
 
+def test_a_neck_stands_before_the_first_dropout():
+    bottleneck = make(channels=64, dropout=0.5, neck=16).bottleneck.train()
+    seen = []
+    bottleneck.neck.register_forward_pre_hook(lambda _, x: seen.append(x[0]))
+    bottleneck.inner.register_forward_pre_hook(lambda _, x: seen.append(x[0]))
+    x = torch.ones(1, 50, 64)
+    assert bottleneck(x).shape == x.shape
+    assert (seen[0] == 1).all()
+    assert seen[1].shape == (1, 50, 16)
+    assert (seen[1] == 0).float().mean().item() == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_network_like_weights_has_their_neck():
+    weights = make(neck=16).state_dict()
+    other = Reconstructor.like(weights, groups=2)
+    other.load_state_dict(weights)
+    assert other.bottleneck.neck.out_features == 16
+
+
 def test_forward_equals_a_literal_oracle():
     network, tokens = make(), torch.randn(2, 7, 128, generator=_generator())
     state = {k: v.numpy().astype(float) for k, v in network.state_dict().items()}

@@ -1,0 +1,44 @@
+"""A detector in thirty lines: how far a patch lies from the mean patch at its place."""
+
+import numpy as np
+
+from skdinoad import DinoFeatures
+from skdinoad.base import BaseDetector
+
+
+class MeanDetector(BaseDetector):
+    def __init__(
+        self,
+        *,
+        features=None,
+        aggregate="top",
+        top_fraction=0.01,
+        contamination="auto",
+        verbose=False,
+    ):
+        self.features = features
+        self.aggregate = aggregate
+        self.top_fraction = top_fraction
+        self.contamination = contamination
+        self.verbose = verbose
+
+    def _default_features(self):
+        return DinoFeatures()
+
+    def _fit_grid(self, F):
+        """Learn from features (n, h, w, c); NaN = invalid patch."""
+        self.mean_ = F.mean(axis=0)
+        others = [np.delete(F, i, axis=0).mean(axis=0) for i in range(len(F))]
+        self._held = np.linalg.norm(F - others, axis=-1) if len(F) > 1 else None
+
+    def _score_grid(self, F):
+        """Return scores (n, h, w), higher = more anomalous, NaN = invalid."""
+        return np.linalg.norm(F - self.mean_, axis=-1)
+
+    def _holdout_grids(self):
+        """Return such scores of the training images, each held out."""
+        return self._held
+
+    def _grid_shape(self):
+        """Return the (h, w, c) that every image must have."""
+        return self.mean_.shape

@@ -1,0 +1,283 @@
+"""Are today's images still like the training images? A dirty lens, a new lamp."""
+
+from bisect import bisect_left, bisect_right, insort
+from numbers import Integral, Real
+
+import cv2
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from skdinoad._compat.sklearn import Interval
+from skdinoad._compat.torch import undisturbed
+from skdinoad._inputs.images import as_images
+from skdinoad._inputs.pixels import hidden_pixels
+from skdinoad.base import UsesFeatures
+from skdinoad.features import DinoFeatures
+
+__all__ = ["DriftMonitor"]
+
+#: Exponents of the bets; a small one wins by few very odd images, a large one by many
+#: that are a little odd.
+_EXPONENTS = np.array([0.2, 0.5, 0.8])
+
+#: Cells along each side into which features are averaged: coarse, but a shifted camera
+#: changes them.
+_CELLS = 4
+
+
+class DriftMonitor(UsesFeatures, BaseEstimator):
+    r"""Watch whether images are still like those of the first days.
+
+    A detector judges parts; what it says is worth nothing once the lens is dirty, the
+    lamp dim or the camera moved. The monitor looks at a few properties of whole
+    images: how far their features lie from the mean of the good ones, their
+    brightness, sharpness and colour, each in both directions. Each new image has a
+    rank among all images before it. While nothing changes all ranks are equally
+    likely; bets against that win as soon as new images have low or high ranks, and the
+    alarm is raised when they have won enough. Defective parts now and then are no
+    drift; a defect in every image is.
+
+    Parameters
+    ----------
+    features : DinoFeatures or None, default=None
+        Extractor of the features; None stands for ``DinoFeatures()``, whose features of
+        an image are shared with a detector's.
+    false_alarm_every : int, default=10000
+        Images without a change to the first false alarm, in the mean and at least:
+        the average run length. A change is noticed a few images later the larger it is.
+    batch_size : int, default=8
+        Images that are read together.
+    random_state : int, RandomState instance or None, default=0
+        Draws ranks between equal values.
+
+    Attributes
+    ----------
+    statistics_ : list of str
+        What is looked at.
+    evidence_ : float
+        Mean of the bets' wealth; an alarm is raised at ``false_alarm_every``.
+    evidence_of_ : dict of str to float
+        That of each statistic.
+    alarm_ : bool
+        Whether evidence has reached ``false_alarm_every`` since ``fit`` or ``reset``.
+    n_seen_ : int
+        Images given to ``update`` since then.
+
+    Notes
+    -----
+    Conformal p-values of each image among all before it are independent and uniform
+    as long as images are exchangeable [1]_. A bet wins :math:`\epsilon p^{\epsilon-1}`
+    times its stake; the Shiryaev-Roberts sum :math:`M_t = (1 + M_{t-1}) \epsilon
+    p_t^{\epsilon - 1}` is an e-detector [2]_, and so is the mean of several. Their
+    average run length is at least the threshold, whatever images are like. Training
+    images are described by the mean of all others, new ones by the mean of all, which
+    makes new ones look a little more usual: the promise is kept on that side.
+
+    Twelve good images are enough to begin with; with fewer than about eight a change
+    needs long to show, because the first image after it is only the oddest of nine.
+
+    References
+    ----------
+    .. [1] Vovk, Petej, Nouretdinov, Ahlberg, Carlsson, Gammerman, "Retrain or Not
+       Retrain: Conformal Test Martingales for Change-Point Detection", COPA 2021,
+       PMLR 152.
+    .. [2] Shin, Ramdas, Rinaldo, "E-detectors: a Nonparametric Framework for
+       Sequential Change Detection", New England Journal of Statistics in Data
+       Science 2, 2023, arXiv 2203.03532 (theorem 2.4).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdinoad import DinoFeatures, DriftMonitor
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.integers(90, 110, (20, 32, 32, 3), dtype=np.uint8)
+    >>> features = DinoFeatures(model="test_vit", weights="random:0", image_size=32)
+    >>> monitor = DriftMonitor(features=features, false_alarm_every=1000).fit(X[:12])
+    >>> bool(monitor.update(X[12:])[-1])
+    False
+    >>> dim = (X * 0.7).astype(np.uint8)
+    >>> bool(monitor.update(dim)[-1])
+    True
+    """
+
+    _parameter_constraints = {
+        "features": "no_validation",
+        "false_alarm_every": [Interval(Real, 1, None, closed="neither")],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(
+        self,
+        *,
+        features=None,
+        false_alarm_every=10_000,
+        batch_size=8,
+        random_state=0,
+    ):
+        self.features = features
+        self.false_alarm_every = false_alarm_every
+        self.batch_size = batch_size
+        self.random_state = random_state
+
+    @undisturbed()
+    def fit(self, X, y=None):
+        """Learn what images look like while all is well.
+
+        Parameters
+        ----------
+        X : array, list of images or paths
+            Good images; those that a detector learned from will do. Colours in the
+            order RGB, not OpenCV's BGR: ``image[..., ::-1]``.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If there are fewer than two images.
+        """
+        self._validate_params()
+        X = as_images(X)
+        if len(X) < 2:
+            raise ValueError(
+                f"X holds {len(X)} image; what is usual takes two, better twelve or "
+                "more, to be seen."
+            )
+        with self._learning():
+            X = self._images_to_fit(X)
+            self.features_ = self._fitted_extractor(X)
+            self._learn(*self._described(X))
+            self._learn_seen(X)
+        return self
+
+    @undisturbed()
+    def update(self, X) -> np.ndarray:
+        """Look at further images in the order in which they were taken.
+
+        Parameters
+        ----------
+        X : array, list of images or paths
+
+        Returns
+        -------
+        alarms : ndarray of shape (n,), bool
+            Whether the alarm has been raised by then; it stays until ``reset``.
+        """
+        check_is_fitted(self)
+        pooled, pixels = self._described(self._images_to_score(X))
+        alarms = [self._bet(row) for row in _with_distance(pooled - self.mean_, pixels)]
+        return np.array(alarms, bool)
+
+    def reset(self):
+        """Forget all images since ``fit``: the lens is clean again.
+
+        Returns
+        -------
+        self
+        """
+        check_is_fitted(self, "mean_")
+        self._history = [column.tolist() for column in self._usual.T]
+        self._wealth = np.zeros((len(self.statistics_), len(_EXPONENTS)))
+        self.alarm_, self.n_seen_ = False, 0
+        self._tell()
+        return self
+
+    # -- private ----------------------------------------------------------------------
+
+    def _default_features(self):
+        return DinoFeatures()
+
+    def _learn(self, pooled, pixels):
+        """Learn from what ``_described`` says of good images."""
+        n = len(pooled)
+        self.mean_, self.n_learned_ = pooled.mean(axis=0), n
+        others = (n * self.mean_ - pooled) / (n - 1)
+        self._usual = np.sort(_with_distance(pooled - others, pixels), axis=0)
+        sides = ("low", "high")
+        self.statistics_ = [f"{name}, {side}" for name in _NAMES for side in sides]
+        self._seed = check_random_state(self.random_state).randint(2**31)
+        self.reset()
+
+    def _described(self, X):
+        """Return features averaged in cells (n, c), and properties of pixels (n, k)."""
+        pooled, pixels = [], []
+        for start in range(0, len(X), self.batch_size):
+            batch = X[start : start + self.batch_size]
+            F, _ = self.features_.transform_frames(batch)
+            pooled += [_pooled(grid) for grid in F]
+            pixels += [_properties(image) for image in batch]
+        return np.array(pooled, np.float64), np.array(pixels)
+
+    def _bet(self, row):
+        """Bet on one image, and return whether the alarm has been raised."""
+        # Of the image's number alone: a monitor from a file goes on as it would have.
+        ties = np.random.default_rng([self._seed, self.n_seen_]).uniform(size=len(row))
+        p = np.array([self._p_value(*part) for part in zip(self._history, row, ties)])
+        p = np.stack([p, 1 - p], axis=1).ravel()  # low, high
+        won = _EXPONENTS * p[:, None].clip(1e-12) ** (_EXPONENTS - 1)
+        self._wealth = (1 + self._wealth) * won
+        self.n_seen_ += 1
+        self._tell()
+        return self.alarm_
+
+    def _p_value(self, known, value, share):
+        """Return the rank of a value among all before, as a number in 0..1."""
+        below, until = bisect_left(known, value), bisect_right(known, value)
+        equal = until - below + 1  # itself included
+        insort(known, float(value))
+        return (below + share * equal) / len(known)
+
+    def _tell(self):
+        wealth = self._wealth.mean(axis=1)
+        self.evidence_of_ = dict(zip(self.statistics_, wealth.tolist()))
+        self.evidence_ = float(wealth.mean())
+        self.alarm_ = self.alarm_ or self.evidence_ >= self.false_alarm_every
+
+
+#: Properties of an image, the distance of its features first.
+_NAMES = ["distance of features", "brightness", "sharpness", "warmth"]
+
+
+def _with_distance(away, pixels):
+    return np.column_stack([np.linalg.norm(away, axis=1), pixels])
+
+
+def _pooled(grid):
+    """Return the features (h, w, c) of an image averaged in cells, of unit length.
+
+    Invalid patches count as the image's mean.
+    """
+    valid = np.isfinite(grid).all(-1, keepdims=True)
+    mean = np.where(valid, grid, 0).sum((0, 1)) / max(1, valid.sum())
+    grid = np.where(valid, grid, mean).astype(np.float32)
+    rows = [part.mean(0) for part in np.array_split(grid, min(_CELLS, len(grid)))]
+    cells = [
+        part.mean(0)
+        for row in rows
+        for part in np.array_split(row, min(_CELLS, len(row)))
+    ]
+    vector = np.concatenate(cells)
+    return vector / max(np.linalg.norm(vector), 1e-12)
+
+
+def _properties(image):
+    """Return brightness, sharpness and warmth of an image's valid pixels.
+
+    Sharpness is the mean size of what a Gaussian of 1.5 pixels smooths away, relative
+    to the brightness, and warmth is red over blue: a dimmer lamp changes neither.
+    """
+    color = image[..., :3].astype(np.float32)
+    whole = np.ones(image.shape[:2], bool)
+    valid = ~hidden_pixels(image) if image.shape[-1] == 4 else whole
+    grey = color.mean(-1)
+    fine = np.abs(grey - cv2.GaussianBlur(grey, (0, 0), 1.5))
+    shown = np.dstack([grey, fine, color[..., 0], color[..., 2]])[valid]
+    level, detail, red, blue = shown.mean(0) if len(shown) else np.zeros(4)
+    return level, detail / (level + 1), (red + 1) / (blue + 1)

@@ -1,0 +1,170 @@
+"""Drift: its promise on numbers, and alarms on images that change."""
+
+import pickle
+
+import cv2
+import numpy as np
+import pytest
+from conftest import tiny_features
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+
+from skdinoad import load, save
+from skdinoad.monitoring import DriftMonitor, _pooled, _properties
+from skdinoad.testing import make_images
+
+
+def monitor(**parameters):
+    return DriftMonitor(
+        **{"features": tiny_features(), "false_alarm_every": 1000, **parameters}
+    )
+
+
+def bare(values, every):
+    """Return a monitor that has learned numbers (n, k) instead of images."""
+    out = DriftMonitor(false_alarm_every=every)
+    out.mean_, out._usual, out._seed = 0, np.sort(values, axis=0), 0
+    out.statistics_ = [f"{i}, {s}" for i in range(values.shape[1]) for s in "lh"]
+    return out.reset()
+
+
+def run_length(out, draw, most):
+    return next((t for t in range(1, most + 1) if out._bet(draw())), most)
+
+
+def test_false_alarms_are_as_rare_as_promised(rng):
+    lengths = [
+        run_length(bare(rng.normal(size=(20, 4)), 100), lambda: rng.normal(size=4), 800)
+        for _ in range(60)
+    ]
+    assert np.mean(lengths) > 100
+
+
+@pytest.mark.parametrize("n", [12, 50])
+def test_a_change_is_noticed_within_tens_of_images_however_long_all_was_well(rng, n):
+    out = bare(rng.normal(size=(n, 4)), 10_000)
+    for _ in range(200):
+        assert not out._bet(rng.normal(size=4))
+    change = np.array([0, 0, 4, 0])
+    assert run_length(out, lambda: rng.normal(size=4) + change, 100) < 30
+    assert max(out.evidence_of_, key=out.evidence_of_.get) == "2, h"
+
+
+def test_single_odd_images_are_no_drift(rng):
+    out = bare(rng.normal(size=(30, 4)), 1000)
+    for t in range(300):
+        odd = 20 if t % 50 == 49 else 0  # two in a hundred
+        assert not out._bet(rng.normal(size=4) + odd)
+
+
+def test_ranks_are_uniform_also_with_ties(rng):
+    out = bare(np.zeros((9, 1)), 10)
+    p = [out._p_value([0.0] * 9, 0.0, share) for share in np.linspace(0, 1, 11)]
+    np.testing.assert_allclose(p, np.linspace(0, 1, 11))
+    assert out._p_value([1.0, 2.0, 3.0], 2.5, 0.5) == (2 + 0.5) / 4
+    assert out._p_value([1.0, 2.0, 3.0], 2.0, 0.0) == 1 / 4
+
+
+CHANGES = {
+    "dim": lambda X: (X * 0.6).astype(np.uint8),
+    "bright": lambda X: (X * 1.25).clip(0, 255).astype(np.uint8),
+    "blurred": lambda X: np.stack([cv2.GaussianBlur(x, (0, 0), 3) for x in X]),
+    "warm": lambda X: (X * [1.2, 1, 0.8]).clip(0, 255).astype(np.uint8),
+    "shifted": lambda X: np.roll(X, 12, axis=2),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_changed_images_raise_the_alarm_and_equal_ones_do_not(change):
+    X = make_images(60)
+    out = monitor().fit(X[:20])
+    assert not out.update(X[20:40]).any()
+    before = out.evidence_
+    alarms = out.update(CHANGES[change](X[40:]))
+    assert alarms[-1]
+    assert out.alarm_
+    assert (np.diff(alarms.astype(int)) >= 0).all()  # it stays
+    assert out.evidence_ > 1000 > before
+    assert out.n_seen_ == 40
+
+
+def test_reset_begins_anew():
+    X = make_images(40)
+    out = monitor().fit(X[:20])
+    first = out.update(X[20:]), out.evidence_
+    out.update(CHANGES["dim"](X))
+    assert out.reset() is out
+    assert (out.alarm_, out.n_seen_, out.evidence_) == (False, 0, 0.0)
+    again = out.update(X[20:]), out.evidence_
+    assert np.array_equal(first[0], again[0])
+    assert first[1] == again[1]
+
+
+@pytest.mark.parametrize("batch_size", [1, 7])
+def test_batches_and_calls_do_not_matter(batch_size):
+    X = make_images(30)
+    whole = monitor().fit(X[:12])
+    parts = monitor(batch_size=batch_size).fit(X[:12])
+    expected = whole.update(X[12:])
+    found = np.concatenate([parts.update(X[12:15]), parts.update(X[15:])])
+    assert np.array_equal(found, expected)
+    assert parts.evidence_ == pytest.approx(whole.evidence_, rel=1e-6)
+
+
+def test_one_from_a_file_goes_on_as_it_would_have(tmp_path):
+    X = make_images(30)
+    out = monitor().fit(X[:12])
+    out.update(X[12:20])
+    save(out, tmp_path / "m.skd")
+    others = [load(tmp_path / "m.skd"), pickle.loads(pickle.dumps(out))]
+    out.update(X[20:])
+    for other in others:
+        other.update(X[20:])
+        assert other.evidence_of_ == out.evidence_of_
+
+
+def test_what_lies_outside_a_region_never_matters():
+    X = make_images(30)
+    alpha = np.zeros((30, 48, 64, 1), np.uint8)
+    alpha[:, :, :32] = 255
+    noisy = X.copy()
+    noisy[:, :, 32:] = np.random.default_rng(1).integers(0, 255, noisy[:, :, 32:].shape)
+    found = []
+    for images in (X, noisy):
+        images = np.concatenate([images, alpha], axis=-1)
+        out = monitor().fit(images[:12])
+        out.update(images[12:])
+        found.append(list(out.evidence_of_.values()))
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
+
+
+def test_properties_of_a_known_image():
+    image = np.full((8, 8, 3), [120, 60, 30], np.uint8)
+    level, detail, warmth = _properties(image)
+    assert (level, detail) == (70, 0)
+    assert warmth == pytest.approx(121 / 31)
+    image = np.dstack([image, np.zeros((8, 8, 1), np.uint8)])
+    assert _properties(image) == (0, 0, 1)
+
+
+def test_pooled_features_are_means_of_cells_and_of_unit_length():
+    grid = np.zeros((8, 8, 1), np.float32)
+    grid[:2, :2] = 3  # one cell of sixteen
+    vector = _pooled(grid)
+    assert vector.shape == (16,)
+    assert (vector[0], abs(vector[1:]).max()) == (1, 0)
+    grid[7, 7] = np.nan
+    assert np.isfinite(_pooled(grid)).all()
+
+
+def test_bad_use_is_explained():
+    with pytest.raises(ValueError, match="X holds 1 image"):
+        monitor().fit(make_images(1))
+    with pytest.raises(ValueError, match="false_alarm_every"):
+        monitor(false_alarm_every=0.5).fit(make_images(3))
+    with pytest.raises(NotFittedError):
+        monitor().update(make_images(1))
+    fitted = monitor().fit(make_images(3))
+    with pytest.raises(ValueError, match=r"X\[1\]"):
+        fitted.update([make_images(1)[0], np.zeros((0, 3, 3), np.uint8)])
+    assert not hasattr(clone(fitted), "evidence_")
