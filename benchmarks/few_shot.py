@@ -37,7 +37,6 @@ _SAME = {"mode": "none", "output_size": 224}
 
 DETECTORS = {
     "AnomalyDINO": AnomalyDINO,
-    "AnomalyDINO, always masked": lambda: AnomalyDINO(masking=True),
     "SubspaceAD": SubspaceAD,
     "DinoPatch": lambda: Pipeline([PCAAligner(**_SAME), DinoPatch()]),
 }
