@@ -1,7 +1,8 @@
 """AnomalyDINO fitted on 1 to 200 photographs of 512 pixels: seconds and peak memory.
 
-Rendered screws at the default 448 pixels, each case in a process of its own; the memory
-is all that the process ever held: Python, torch, network, images, features and bank.
+Rendered screws at the default size of the input, each case in a process of its own; the
+memory is all that the process ever held: Python, torch, network, images, features and
+bank.
 
     python benchmarks/few_and_many.py
 """
@@ -18,7 +19,7 @@ from _common import environment, parser, print_table
 from skdinoad import AnomalyDINO
 from skdinoad.datasets import make_screws
 
-CASES = [(1, 10_000), (8, 10_000), (200, 10_000), (200, None)]
+CASES = [(1, 4000), (8, 4000), (200, 4000), (200, None)]
 
 
 def child(n, size):

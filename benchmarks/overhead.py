@@ -1,7 +1,8 @@
 """What the detectors cost beyond the network itself.
 
 (fit + score_samples + predict_map) / (raw forward of the same network on the same
-batches), both in this process, for 1 and for 50 photographs of 512 pixels at 448.
+batches and pixels), both in this process, for 1 and for 50 photographs of 512 pixels at
+the default size of the network's input.
 score_samples and predict_map see the same images, so their features come from the
 cache, as in use; the raw network sees each image once. Median of several runs.
 
@@ -14,7 +15,7 @@ import time
 import torch
 from _common import environment, parser, print_table
 
-from skdinoad import AnomalyDINO, DinoFeatures, DinoPatch, PCAAligner, Pipeline
+from skdinoad import AnomalyDINO, DinoPatch, PCAAligner, Pipeline
 from skdinoad.datasets import make_screws
 from skdinoad.features._backbones import get_backbone
 from skdinoad.features._store import clear_memory
@@ -27,12 +28,12 @@ def clock(call):
 
 
 @torch.inference_mode()
-def raw(features, n):
+def raw(features, n, size):
     """The bare network on n tensors in batches: no reading, resizing or cache."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = get_backbone(features.model, "auto", device, torch.float32).network
     for start in range(0, n, features.batch_size):
-        x = torch.zeros(min(features.batch_size, n - start), 3, 448, 448, device=device)
+        x = torch.zeros(min(features.batch_size, n - start), 3, *size, device=device)
         out = network.forward_intermediates(
             x,
             indices=list(features.layers_),
@@ -50,29 +51,33 @@ def main():
     options.add_argument("--single", action="store_true", help="only one image")
     options = options.parse_args()
     print(environment() + "\n")
-    features = DinoFeatures().fit()
     X, _ = make_screws(50, size=512)
     rows = []
     for name, make in _estimators().items():
         if options.estimators and name not in options.estimators:
             continue
         fitted = make().fit(X[:20])
-        measure(features, make, fitted, X[:0], X[:1])  # warm-up
+        measure(make, fitted, X[:0], X[:1])  # warm-up
         for label, train, test in list(_cases(X))[: 1 if options.single else None]:
-            times = [
-                measure(features, make, fitted, train, test)
-                for _ in range(options.repeats)
-            ]
+            times = [measure(make, fitted, train, test) for _ in range(options.repeats)]
             ratio = statistics.median(total / bare for bare, total in times)
             bare, total = (statistics.median(part) for part in zip(*times))
             rows.append([name, label, f"{bare:.2f}", f"{total:.2f}", f"{ratio:.3f}"])
     print_table(["estimator", "work", "raw seconds", "our seconds", "ratio"], rows)
 
 
-def measure(features, make, fitted, train, test):
+def measure(make, fitted, train, test):
     """Return seconds of the bare network and of all our work on the same images."""
-    bare = clock(lambda: raw(features, len(train) + len(test)))
+    features, size = seen(fitted, test)
+    bare = clock(lambda: raw(features, len(train) + len(test), size))
     return bare, clock(lambda: work(make, fitted, train, test))
+
+
+def seen(fitted, X):
+    """Return a detector's extractor, and the pixels that its network sees of images."""
+    if isinstance(fitted, Pipeline):
+        X, fitted = fitted[0].transform(X[:1]), fitted[-1]
+    return fitted.features_, fitted.features_._plan(X.shape[1:3])[0]
 
 
 def _estimators():
