@@ -83,7 +83,9 @@ def run(options, path):
     done = {tuple(row[: len(KEY)]) for row in read_rows(path)}
     for name, data in categories(options.root, options.categories):
         clear_memory()
-        DinoFeatures().fit().transform(data.test)
+        same = PCAAligner(**_SAME).fit(data.train)
+        for images in (data.test, same.transform(data.test)):
+            DinoFeatures().fit().transform(images)  # kept
         for method, shots, seed in plan(options):
             key = (method, str(shots), name, str(seed))
             if key not in done:
