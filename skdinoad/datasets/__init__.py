@@ -1,7 +1,7 @@
 """Images to try things on: rendered parts, planted defects, folders on disk."""
 
 from skdinoad.datasets._defects import DEFECT_KINDS, plant_defect, plant_defects
-from skdinoad.datasets._folder import load_folder
+from skdinoad.datasets._folder import load_folder, load_images
 from skdinoad.datasets._lazy import LazyMasks
 from skdinoad.datasets._mask_files import read_mask
 from skdinoad.datasets._public import (
@@ -23,6 +23,7 @@ __all__ = [
     "LazyMasks",
     "load_btad",
     "load_folder",
+    "load_images",
     "load_kolektor_sdd",
     "load_mpdd",
     "load_mvtec_3d",

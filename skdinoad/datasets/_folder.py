@@ -19,7 +19,58 @@ from skdinoad.datasets._listing import (
     shown,
 )
 
-__all__ = ["bunch_of", "kinds_of", "load_folder", "masks_of", "normals_in"]
+__all__ = [
+    "bunch_of",
+    "kinds_of",
+    "load_folder",
+    "load_images",
+    "masks_of",
+    "normals_in",
+]
+
+
+def load_images(folder):
+    """List the images of a flat folder, and of the folders in it; none is read.
+
+    Parameters
+    ----------
+    folder : str or path
+
+    Returns
+    -------
+    paths : ndarray of shape (n,), str
+        Sorted; what every ``fit`` and ``predict`` takes.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such folder, or no image in it.
+    ValueError
+        If it is a category in MVTec AD's layout, whose test images would be taken for
+        good ones.
+
+    Warns
+    -----
+    UserWarning
+        If other files than images lie there; they are left out.
+
+    Examples
+    --------
+    >>> from skdinoad.datasets import load_images
+    >>> X = load_images("photographs/good")                         # doctest: +SKIP
+    """
+    files = list_images(folder)
+    if below(files, "test") or below(files, TRUTH):
+        raise ValueError(
+            f"{folder} holds folders 'test' or 'ground_truth' besides others: a "
+            "category in MVTec AD's layout, which load_folder reads. For its good "
+            "images alone pass the folder of these."
+        )
+    if not files:
+        there = sorted(path.name for path in Path(folder).iterdir())
+        what = f"there are {shown(there)}" if there else "it is empty"
+        raise FileNotFoundError(f"{folder} holds no image; {what}.")
+    return np.array([str(Path(folder) / path) for path in files])
 
 
 def load_folder(folder):
@@ -29,8 +80,8 @@ def load_folder(folder):
     ----------
     folder : str or path
         ``train/good/*``, ``test/good/*``, ``test/<kind>/*`` and, optionally,
-        ``ground_truth/<kind>/<stem>_mask.png``. There may be more folders in
-        ``good`` and ``<kind>``; a mask lies in the same ones as its image.
+        ``ground_truth/<kind>/<stem>_mask.png`` or ``<stem>.png``. There may be more
+        folders in ``good`` and ``<kind>``; a mask lies in the same ones as its image.
 
     Returns
     -------
@@ -80,7 +131,8 @@ def load_folder(folder):
             )
     masks = {path: place.with_suffix("") for path, place in below(files, TRUTH).items()}
     kinds = kinds_of(folder, test)
-    return bunch_of(folder, train, test, kinds, masks_of(folder, test, masks))
+    masks = masks_of(folder, test, masks, "{}_mask", "{}")
+    return bunch_of(folder, train, test, kinds, masks)
 
 
 def bunch_of(root, train, test, kinds, masks, validation=()):
@@ -142,7 +194,7 @@ def kinds_of(root, test):
     return ["good" if is_good(kind) else kind for kind in kinds]
 
 
-def masks_of(root, test, masks, name="{}_mask"):
+def masks_of(root, test, masks, *names):
     """Return the mask files of each test image, None where there are none.
 
     Parameters
@@ -152,12 +204,16 @@ def masks_of(root, test, masks, name="{}_mask"):
         The place of each image below the folder of all images.
     masks : dict of Path to Path
         The place of each mask below the folder of all masks, without its suffix.
-    name : str
-        What the mask of an image is called, "{}" being its stem.
+    *names : str
+        What the mask of an image is called, "{}" being its stem; the first that is
+        there counts.
     """
     exact, folded = _by_name(masks, Path.as_posix), _by_name(masks, fold)
-    places = [place.with_name(name.format(place.stem)) for place in test.values()]
-    found = [exact.get(p.as_posix()) or folded.get(fold(p)) for p in places]
+    found = []
+    for place in test.values():
+        places = [place.with_name(name.format(place.stem)) for name in names]
+        known = [exact.get(p.as_posix()) or folded.get(fold(p)) for p in places]
+        found.append(next(filter(None, known), None))
     _check_shared(root, list(test), found)
     used = {path for files in found for path in files or ()}
     _tell_unused(root, [path for path in masks if path not in used])

@@ -109,7 +109,8 @@ def load_mvtec_ad2(root, category, *, test="public"):
     good_first = sorted(found, key=lambda path: not is_good(path.parts[1]))
     tested = {path: found[path] for path in good_first if path not in truth}
     named = {path: place.with_suffix("") for path, place in truth.items()}
-    masks, kinds = masks_of(folder, tested, named), kinds_of(folder, tested)
+    masks = masks_of(folder, tested, named, "{}_mask")
+    kinds = kinds_of(folder, tested)
     return bunch_of(folder, train, tested, kinds, masks, validation)
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from skdinoad import DinoPatch
 from skdinoad._inputs.labels import labels_of
-from skdinoad.datasets import load_folder
+from skdinoad.datasets import load_folder, load_images
 
 
 @pytest.fixture
@@ -128,9 +128,42 @@ def test_masks_in_any_format(category):
 
 
 def test_masks_without_an_image_are_told(category):
-    save_mask(category / "ground_truth/dent/c.png")
-    with pytest.warns(UserWarning, match=r"belong to no image: 1 .*c\.png"):
+    save_mask(category / "ground_truth/dent/d.png")
+    with pytest.warns(UserWarning, match=r"belong to no image: 1 .*d\.png"):
         load_folder(category)
+
+
+def test_a_mask_may_be_named_like_its_image(category):
+    save_mask(category / "ground_truth/dent/c.png")
+    data = load_folder(category)
+    assert data.masks.known.all()
+    assert data.masks[1].sum() == 1
+    save_mask(category / "ground_truth/dent/b.png")  # there is a b_mask.png
+    with pytest.warns(UserWarning, match=r"belong to no image: 1 .*b\.png"):
+        load_folder(category)
+
+
+def test_flat_folders_are_lists_of_paths(tmp_path):
+    for name in ("b.png", "a.JPG", "more/c.png", ".hidden.png"):
+        save_image(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("not an image")
+    X = load_images(str(tmp_path))
+    found = [Path(path).relative_to(tmp_path).as_posix() for path in X]
+    assert found == ["a.JPG", "b.png", "more/c.png"]
+    assert X.dtype.kind == "U"
+
+
+def test_what_is_no_flat_folder_is_explained(category, tmp_path):
+    with pytest.raises(ValueError, match="load_folder reads"):
+        load_images(category)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="holds no image; it is empty"):
+        load_images(tmp_path / "empty")
+    (tmp_path / "empty/notes.txt").write_text("")
+    with pytest.raises(FileNotFoundError, match=r"there are notes\.txt"):
+        load_images(tmp_path / "empty")
+    with pytest.raises(FileNotFoundError, match="is no folder"):
+        load_images(tmp_path / "nowhere")
 
 
 def test_masks_of_good_images_are_not_looked_at(category):
