@@ -1,5 +1,6 @@
 """What all detectors share: input, features, batches, scores, offset, maps."""
 
+import inspect
 import warnings
 from contextlib import contextmanager
 from numbers import Real
@@ -22,6 +23,7 @@ from skdinoad._compat.torch import undisturbed
 from skdinoad._inputs.copies import content, first_of_each, warn_of_copies
 from skdinoad._inputs.grids import (
     check_grids,
+    empty_grids,
     holds_images,
     name_of,
     nothing_valid,
@@ -45,6 +47,12 @@ class TakesImages:
     A ``fit`` that fails, or is interrupted, leaves them unfitted: what is half new,
     half old would work in silence. ``fit`` learns inside ``with self._learning():``.
     """
+
+    def __setstate__(self, state):
+        """Give parameters that a file of an earlier version lacks their defaults."""
+        known = inspect.signature(type(self)).parameters.values()
+        defaults = {p.name: p.default for p in known if p.default is not p.empty}
+        super().__setstate__({**defaults, **state})
 
     def _forget(self):
         forget(self)
@@ -251,7 +259,7 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
             for grid in F:
                 self._check_features(grid)
                 if bank is None:
-                    bank = _empty_bank(len(X), grid.shape)
+                    bank = empty_grids(len(X), grid.shape)
                 self._check_shape(grid.shape, bank.shape[1:], name_of(X, start))
                 bank[len(kept)] = grid
                 if np.isfinite(grid).any():
@@ -537,17 +545,6 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
         if self.features_ is not None:
             return self.features_.transform_frames(batch)
         return batch, np.broadcast_to(np.eye(3), (len(batch), 3, 3))
-
-
-def _empty_bank(n, shape):
-    """Return an array for n grids (h, w, c) or (h, w, l, c).
-
-    It is stored as ([l,] h, w, n, c): detectors that keep a bank for each location get
-    it without a second copy.
-    """
-    h, w, *layers, c = shape
-    stored = np.empty((*layers, h, w, n, c), np.float32)
-    return stored.transpose((3, 1, 2, 0, 4) if layers else (2, 0, 1, 3))
 
 
 def _offset(scores, contamination):

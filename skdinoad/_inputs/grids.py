@@ -4,7 +4,14 @@ import numpy as np
 
 from skdinoad._inputs.images import Images
 
-__all__ = ["check_grids", "holds_images", "name_of", "nothing_valid", "size_of"]
+__all__ = [
+    "check_grids",
+    "empty_grids",
+    "holds_images",
+    "name_of",
+    "nothing_valid",
+    "size_of",
+]
 
 
 def holds_images(X):
@@ -60,3 +67,14 @@ def name_of(X, row):
 def size_of(X, row):
     """Return (H, W) of an image, or (h, w) of a grid."""
     return X.size(row) if isinstance(X, Images) else X[row].shape[:2]
+
+
+def empty_grids(n, shape):
+    """Return an array for n grids (h, w, c) or (h, w, l, c).
+
+    It is stored as ([l,] h, w, n, c): detectors that keep a bank for each location get
+    it without a second copy.
+    """
+    h, w, *layers, c = shape
+    stored = np.empty((*layers, h, w, n, c), np.float32)
+    return stored.transpose((3, 1, 2, 0, 4) if layers else (2, 0, 1, 3))
