@@ -90,7 +90,8 @@ class DriftMonitor(UsesFeatures, BaseEstimator):
     Examples
     --------
     >>> import numpy as np
-    >>> from skdinoad import DinoFeatures, DriftMonitor
+    >>> from skdinoad import DinoFeatures
+    >>> from skdinoad.monitoring import DriftMonitor
     >>> rng = np.random.default_rng(0)
     >>> X = rng.integers(90, 110, (20, 32, 32, 3), dtype=np.uint8)
     >>> features = DinoFeatures(model="test_vit", weights="random:0", image_size=32)

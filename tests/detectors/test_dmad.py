@@ -63,7 +63,7 @@ def test_the_papers_setting():
     weights = ("vq_weight", "strength_weight", "smooth_weight", "cycle_weight")
     assert [getattr(detector, name) for name in weights] == [1, 1, 1, 1]
     assert (paper["scale_channels"], paper["variant"]) == (False, "ppdm")
-    (group,) = detector._optimizer([torch.nn.Parameter(torch.zeros(1))]).param_groups
+    (group,) = detector._optimizer(torch.nn.Linear(1, 1)).param_groups
     assert (group["betas"], group["weight_decay"]) == ((0.5, 0.999), 1e-2)
     assert detector.scales == ((8 / 256, 8), (3 / 256, 2))
     rates = [detector._rate(i) for i in (0, 5225, 10449)]
