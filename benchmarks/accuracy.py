@@ -1,6 +1,7 @@
 """DinoPatch with and without alignment on every category below a folder.
 
-One default setting for all categories; the test images are only scored.
+One default setting for all categories; the test images are only scored. ``--layers``
+compares these blocks, without the final norm, in place of the default's.
 
     python benchmarks/accuracy.py ../shared/data
     python benchmarks/accuracy.py ../shared/data --posed hazelnut aliens screws \
@@ -29,8 +30,9 @@ from skdinoad.demo import pixel_auroc
 from skdinoad.metrics import image_auroc_score
 
 
-def build(kind, size, neighborhood, mixed):
-    features = DinoFeatures(image_size=size)
+def build(kind, size, neighborhood, mixed, layers):
+    blocks = {"layers": layers, "norm": False} if layers else {}
+    features = DinoFeatures(image_size=size, **blocks)
     detector = DinoPatch(features=features, neighborhood=neighborhood)
     if kind == "plain":
         # Only to bring images of slightly different sizes to one.
@@ -121,6 +123,7 @@ def main():
     options.add_argument("--kinds", nargs="*", default=["plain", "aligned"])
     options.add_argument("--neighborhoods", nargs="*", type=int, default=[1])
     options.add_argument("--posed", nargs="*", help="turn and shift these categories")
+    options.add_argument("--layers", nargs="*", type=int, help="blocks to compare")
     options = options.parse_args()
     print(environment() + "\n")
     header = ["category", "pixels", "pipeline", "neighborhood", "image AUROC"]
@@ -128,7 +131,8 @@ def main():
     for name, data in chosen(options):
         choices = product(options.sizes, options.kinds, options.neighborhoods)
         for size, kind, radius in choices:
-            figures = measure(build(kind, size, radius, mixed(data)), data)
+            pipe = build(kind, size, radius, mixed(data), options.layers)
+            figures = measure(pipe, data)
             row = [name, str(size), kind, str(radius), *map(show, figures)]
             print("| " + " | ".join(row) + " |", flush=True)
 

@@ -55,7 +55,7 @@ def main():
 
 def populations(options):
     """Yield (name, features of normal images, how many of them each way fits on)."""
-    extractor = DinoFeatures(image_size=(SIZE, SIZE)).fit()
+    extractor = DinoFeatures(image_size=(SIZE, SIZE), layers=10, norm=False).fit()
     if not options.categories:
         X, _ = make_screws(450, size=256, random_state=0)
         Z = PCAAligner(output_size=SIZE).fit_transform(X)
