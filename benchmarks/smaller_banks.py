@@ -1,8 +1,9 @@
 """What smaller banks and other wishes cost or bring, on every category below a folder.
 
-Features are those of one block, computed once for each category; up to 30 training images, the first of
-the sorted files. One line for each setting: image AUROC by category and on average, the
-bank's size and the seconds of fitting and of scoring one image, network not counted.
+Features are those of one block, computed once for each category; up to 30 training
+images, the first of the sorted files. One line for each setting: image AUROC by
+category and on average, the bank's size and the seconds of fitting and of scoring one
+image, network not counted.
 
     python benchmarks/smaller_banks.py ../shared/data --size 224
     python benchmarks/smaller_banks.py ../shared/data --method AnomalyDINO --size 448
