@@ -27,7 +27,7 @@ def wanted():
     for module in (skdinoad, datasets, metrics, monitoring, plotting, report):
         for name in module.__all__:
             item = getattr(module, name)
-            if name.startswith("__"):
+            if not callable(item):
                 continue
             full = f"{module.__name__}.{name}"
             yield full
