@@ -363,11 +363,14 @@ def draw(rows):
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     for ax, quality in zip(axes, ("image AUROC", "AUPRO")):
         for method in methods:
-            x, y = (float(mean(rows, method, names, f)) for f in ("score ms", quality))
-            ax.plot(x, y, "o")
-            ax.annotate(method, (x, y), xytext=(5, 3), textcoords="offset points")
+            found = [mean(rows, method, names, f) for f in ("score ms", quality)]
+            if "-" in found:
+                continue
+            x, y = map(float, found)
+            ax.plot(x, y, "o", label=method)
         ax.set(xlabel="score, ms per image", ylabel=f"{quality}, mean over categories")
-        ax.margins(x=0.3, y=0.1)
+        ax.margins(0.1)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
     figure.savefig(PICTURE, dpi=110)
     print(PICTURE)
 
