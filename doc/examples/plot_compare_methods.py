@@ -38,9 +38,12 @@ for name, method in methods.items():
     print(f"{name:18} {auroc:11.3f}  {aupro:.3f}")
 
 # %%
-# A screw without its washer has no odd patch: only a detector that knows where things
-# belong tells it. Planted marks cannot show that; think of what can go wrong with your
-# parts before you choose.
+# Planted marks lie anywhere, on the ground too, which the aligned detector does not look
+# at: that is what its low figures say. Real defects are on the part. ``plant_defects``
+# takes ``where``, the places that matter.
+#
+# Nor do planted marks know what can be wrong with a part that is whole. A screw without
+# its washer is told best by the detector that knows where things belong.
 wrong, _ = make_screws(10, size=224, defect="no_washer", random_state=3)
 for name, method in methods.items():
     scores = method.score_samples(np.concatenate([good, wrong]))
