@@ -38,9 +38,9 @@ for name, method in methods.items():
     print(f"{name:18} {auroc:11.3f}  {aupro:.3f}")
 
 # %%
-# Planted marks lie anywhere, on the ground too, which the aligned detector does not look
-# at: that is what its low figures say. Real defects are on the part. ``plant_defects``
-# takes ``where``, the places that matter.
+# Planted marks lie anywhere, on the ground too, which the aligned detector does not
+# look at: that is what its low figures say. Real defects are on the part.
+# ``plant_defects`` takes ``where``, the places that matter.
 #
 # Nor do planted marks know what can be wrong with a part that is whole. A screw without
 # its washer is told best by the detector that knows where things belong.
