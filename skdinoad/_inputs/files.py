@@ -1,4 +1,7 @@
-"""Image files: read whole, upright and with all their bits, or refused by name."""
+"""Image files: read whole, upright and with all their bits, or refused by name.
+
+And names for those to write.
+"""
 
 import os
 import stat
@@ -8,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-__all__ = ["file_size", "from_pillow", "pillow_size", "read_file"]
+__all__ = ["file_size", "from_pillow", "pillow_size", "read_file", "told_apart"]
 
 #: EXIF's tag for how the camera was held.
 _ORIENTATION = 0x0112

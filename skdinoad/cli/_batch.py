@@ -1,6 +1,7 @@
 """``score``: any number of images, a few at a time."""
 
 import csv
+import io
 import json
 import sys
 import time
@@ -37,15 +38,17 @@ def score(options) -> int:
     """Score images, write what was asked for, and print a line for each."""
     if not options.paths and options.watch is None:
         raise ValueError("no image given: pass files, folders, patterns or --watch.")
-    if options.resume and not options.csv:
-        raise ValueError("--resume goes on with a CSV file: pass --csv.")
+    _check_resume(options)
     judge = Judge.of(load_model(options.model))
     wants_maps = options.maps or options.regions or options.report
-    done = _scored_before(options)
+    before = _scored_before(options)
+    done = {row["path"] for row in before}
     paths = [path for path in images_of(options.paths) if path not in done]
     with ExitStack() as stack:
-        sinks = [stack.enter_context(sink) for sink in _sinks(options, judge)]
+        sinks = [stack.enter_context(sink) for sink in _sinks(options, judge, before)]
         counts = {"good": 0, "defect": 0, "broken": 0}
+        for row in before if options.resume else ():  # part of the same run
+            counts[row["verdict"]] += 1
         for row, image, heat in _rows(judge, _chunks(paths, options, done), wants_maps):
             if row["error"] and options.strict:
                 raise ValueError(row["error"])
@@ -54,8 +57,7 @@ def score(options) -> int:
                 sink.add(row, image, heat)
     if counts["broken"]:
         print(f"{counts['broken']} images could not be scored.", file=sys.stderr)
-    judged = counts["good"] + counts["defect"] + len(done)
-    if counts["broken"] and (options.gate or not judged):
+    if counts["broken"] and (options.gate or not counts["good"] + counts["defect"]):
         return 2
     return int(options.gate and counts["defect"] > 0)
 
@@ -128,21 +130,30 @@ def _broken(path, error):
     }
 
 
+def _check_resume(options):
+    if options.resume and not options.csv:
+        raise ValueError("--resume goes on with a CSV file: pass --csv.")
+    if options.resume and (options.regions or options.report):
+        raise ValueError(
+            "--regions and --report hold one whole run, and --resume scores only what "
+            "is left: leave one of them out."
+        )
+
+
 def _scored_before(options):
-    """Return the paths that have a row in the CSV file to append to.
+    """Return the rows of the CSV file to append to.
 
     A row that a kill has cut off is dropped, and its image scored again.
     """
     appends = options.csv and (options.resume or options.watch is not None)
     if not appends or not options.csv.exists():
-        return set()
+        return []
     text = options.csv.read_bytes()
     whole = text[: text.rfind(b"\n") + 1]
     if whole != text:
         with replacing(options.csv) as temporary:
             temporary.write_bytes(whole)
-    lines = whole.decode("utf-8").splitlines(keepends=True)
-    return {row["path"] for row in csv.DictReader(lines)}
+    return list(csv.DictReader(io.StringIO(whole.decode("utf-8"), newline="")))
 
 
 def _chunks(paths, options, done):
@@ -172,13 +183,13 @@ def _arriving(folder, known, idle):
 # -- what becomes of rows -------------------------------------------------------------
 
 
-def _sinks(options, judge):
+def _sinks(options, judge, before):
     """Yield what was asked for: each has ``add`` and is a context manager."""
     yield _Printed(options.json)
     if options.csv:
         yield _Csv(options.csv, append=options.resume or options.watch is not None)
     if options.maps:
-        yield _Pictures(options.maps, judge.limits)
+        yield _Pictures(options.maps, judge.limits, before)
     if options.regions:
         yield _Regions(options.regions, judge.pixel_threshold)
     if options.report:
@@ -227,8 +238,10 @@ class _Csv(_Sink):
 
 
 class _Pictures(_Sink):
-    def __init__(self, folder, limits):
+    def __init__(self, folder, limits, before):
         self.folder, self.limits, self.names = folder, limits, set()
+        shown = [row for row in before if row["verdict"] != "broken"]
+        told_apart([Path(row["path"]).stem for row in shown], self.names)
 
     def add(self, row, image, heat):
         if heat is not None:

@@ -130,6 +130,29 @@ def test_a_run_that_was_killed_goes_on_where_it_stopped(run, photos, model):
     status, _, errors = run("score", model, new, "--resume")
     assert status == 2
     assert "pass --csv" in errors
+    status, _, errors = run(
+        "score", model, new, "--csv", out, "--resume", "--report", photos / "r.html"
+    )
+    assert status == 2
+    assert "one whole run" in errors
+
+
+def test_the_gate_of_a_resumed_run_knows_of_the_defects_before(run, photos, model):
+    out, new = photos / "out.csv", photos / "new"
+    run("score", model, new / "2.png", "--csv", out)
+    assert run("score", model, new, "--csv", out, "--resume", "--gate")[0] == 1
+
+
+def test_a_resumed_run_replaces_no_picture_of_another_image(run, photos, model):
+    out, maps, other = photos / "out.csv", photos / "maps", photos / "other"
+    other.mkdir()
+    (other / "0.png").write_bytes((photos / "new/2.png").read_bytes())
+    run("score", model, photos / "new", "--csv", out, "--maps", maps)
+    before = {path.name: path.read_bytes() for path in maps.iterdir()}
+    run("score", model, other, "--csv", out, "--maps", maps, "--resume")
+    after = {path.name: path.read_bytes() for path in maps.iterdir()}
+    assert set(after) - set(before) == {"0_2.png"}
+    assert before.items() <= after.items()
 
 
 def test_no_image_is_a_wrong_usage(run, model):
