@@ -1,12 +1,11 @@
 """What all detectors share: input, features, batches, scores, offset, maps."""
 
-import inspect
 import warnings
 from contextlib import contextmanager
 from numbers import Real
 
 import numpy as np
-from sklearn.base import BaseEstimator, OutlierMixin, clone
+from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
@@ -15,12 +14,14 @@ from skdinoad._arrays.maps import aggregate
 from skdinoad._arrays.thresholds import (
     conformal_rank,
     display_limits,
+    hottest_of,
     lowest_allowed,
     normals_needed,
 )
 from skdinoad._compat.sklearn import Interval, StrOptions
 from skdinoad._compat.torch import undisturbed
 from skdinoad._inputs.copies import content, first_of_each, warn_of_copies
+from skdinoad._inputs.estimators import UsesFeatures
 from skdinoad._inputs.grids import (
     check_grids,
     empty_grids,
@@ -32,111 +33,7 @@ from skdinoad._inputs.grids import (
 from skdinoad._inputs.images import Images, as_images, take
 from skdinoad._inputs.labels import normal_rows
 
-__all__ = ["BaseDetector", "TakesImages", "UsesFeatures", "forget"]
-
-
-def forget(estimator):
-    """Drop all that was learned: what ends in an underscore, as by convention."""
-    for name in [name for name in vars(estimator) if name.endswith("_")]:
-        delattr(estimator, name)
-
-
-class TakesImages:
-    """For estimators whose X holds images, and not rows of numbers.
-
-    A ``fit`` that fails, or is interrupted, leaves them unfitted: what is half new,
-    half old would work in silence. ``fit`` learns inside ``with self._learning():``.
-    """
-
-    def __setstate__(self, state):
-        """Give parameters that a file of an earlier version lacks their defaults."""
-        known = inspect.signature(type(self)).parameters.values()
-        defaults = {p.name: p.default for p in known if p.default is not p.empty}
-        super().__setstate__({**defaults, **state})
-
-    def _forget(self):
-        forget(self)
-
-    @contextmanager
-    def _learning(self):
-        """Forget what was learned before, and all of it if the block fails."""
-        self._forget()
-        try:
-            yield
-        except BaseException:
-            self._forget()
-            raise
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = False
-        tags.input_tags.three_d_array = True
-        return tags
-
-    def _images_to_fit(self, images):
-        """Return training images, read by the range of values that they have."""
-        if images.has_reader:  # whoever hands them over has learned it
-            return images
-        return images.by_own_range()
-
-    def _images_to_score(self, X):
-        """Return images, read by the range that fit has learned."""
-        images = as_images(X)
-        if images.has_reader:
-            return images
-        return images.read_by(getattr(self, "value_range_", None))
-
-    def _learn_seen(self, images, stacklevel=4):
-        """Keep what all training images, read by now, have shown of themselves."""
-        self.value_range_ = images.own_range
-        self.hidden_pixels_ = images.hidden
-        self._warn_without_alpha(images, stacklevel)
-
-    def _warn_without_alpha(self, images, stacklevel=4):
-        """Say which images, read by now, lack the alpha that fit has seen."""
-        names = images.without_alpha()
-        if names and getattr(self, "hidden_pixels_", False):
-            others = f" and {len(names) - 1} more images" if len(names) > 1 else ""
-            warnings.warn(
-                f"{names[0]}{others} without alpha channel, but training images hide "
-                "pixels by theirs: here nothing is hidden, and what fit has never "
-                "seen counts. Pass the same region as alpha.",
-                UserWarning,
-                stacklevel=stacklevel,
-            )
-
-
-class UsesFeatures(TakesImages):
-    """For estimators whose ``features=None`` stands for a default extractor."""
-
-    def set_params(self, **params):
-        """Set parameters; ``features__...`` reaches the default extractor too."""
-        nested = {k: params[k] for k in params if k.startswith("features__")}
-        super().set_params(**{k: params[k] for k in params if k not in nested})
-        if nested and self.features is None:
-            self.features = self._default_features()
-        return super().set_params(**nested)
-
-    def _fitted_extractor(self, X):
-        """Return a fitted copy of the extractor."""
-        extractor = self.features
-        if extractor is None:
-            extractor = self._default_features()
-        lacking = [m for m in ("fit", "transform_frames") if not hasattr(extractor, m)]
-        if lacking:
-            raise TypeError(
-                f"features={extractor!r} lacks {' and '.join(lacking)}; expected an "
-                "extractor such as DinoFeatures, 'passthrough' or None."
-            )
-        return clone(extractor).fit(X, None)
-
-    def _check_features(self, grid):
-        if grid.ndim != 3 or grid.dtype.kind != "f":
-            raise ValueError(
-                f"The features of an image have shape {grid.shape}, dtype {grid.dtype};"
-                " expected float (h, w, c). Is features= an extractor, and its "
-                "concatenate=True?"
-            )
+__all__ = ["BaseDetector"]
 
 
 class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
@@ -335,9 +232,7 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
 
     def _pixel_threshold(self, shown):
         """Return what the maps of good images exceed as rarely as scores the offset."""
-        inside = [grid[np.isfinite(grid)] for grid in shown]
-        hottest = np.array([values.max() for values in inside if values.size])
-        return -lowest_allowed(-hottest, self.contamination)
+        return -lowest_allowed(-hottest_of(shown), self.contamination)
 
     def _set_no_offset(self):
         self.holdout_scores_, self.offset_ = np.empty(0), np.nan
@@ -534,8 +429,7 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
 
     def _batches(self, X, task):
         """Yield (features, frames) of a few images at a time: memory stays bounded."""
-        size = getattr(self.features_, "_images_at_once", 16)
-        starts = range(0, len(X), size)
+        starts = range(0, len(X), size := self._images_at_once())
         quiet = not self.verbose or len(starts) == 1
         for start in tqdm(starts, desc=task, unit="batch", disable=quiet):
             yield self._read_batch(X[start : start + size])

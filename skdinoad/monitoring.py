@@ -11,9 +11,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from skdinoad._compat.sklearn import Interval
 from skdinoad._compat.torch import undisturbed
+from skdinoad._inputs.estimators import UsesFeatures
 from skdinoad._inputs.images import as_images
 from skdinoad._inputs.pixels import hidden_pixels
-from skdinoad.base import UsesFeatures
 from skdinoad.features import DinoFeatures
 
 __all__ = ["DriftMonitor"]

@@ -11,10 +11,17 @@ from sklearn.utils.validation import check_is_fitted
 
 from skdinoad._compat.sklearn import name_estimators
 from skdinoad._compat.torch import undisturbed
+from skdinoad._inputs.estimators import TakesImages, forget
 from skdinoad._inputs.images import as_images
-from skdinoad.base import TakesImages, forget
 
-__all__ = ["Pipeline", "decider", "final_detector", "make_pipeline", "predict_map"]
+__all__ = [
+    "Pipeline",
+    "decider",
+    "final_detector",
+    "make_pipeline",
+    "pixel_decider",
+    "predict_map",
+]
 
 #: Images that are aligned and scored at a time: bounds the memory.
 _CHUNK = 32
@@ -116,6 +123,15 @@ def decider(estimator):
     return decider([None, *_steps(estimator)][-1])
 
 
+def pixel_decider(estimator):
+    """Return what has the threshold on heat maps: what decides, or the detector.
+
+    A tuner chooses one only where it is asked to.
+    """
+    judging = decider(estimator)
+    return judging if hasattr(judging, "pixel_threshold_") else _last(estimator)
+
+
 def _leaves(pipeline):
     """Return the estimators that ``pipeline.fit`` fits, also of Pipelines inside."""
     if isinstance(pipeline, SklearnPipeline):
@@ -184,7 +200,8 @@ class Pipeline(SklearnPipeline):
     map_limits_ : (float, float)
         The detector's display range for heat maps; it may be set too.
     pixel_threshold_ : float, or dict of group to float
-        The threshold on heat maps, of the last step as ``offset_``; it may be set too.
+        The threshold on heat maps, as ``offset_``; of a ThresholdTunerCV without
+        ``target_pixel_fpr`` that of the detector inside. It may be set too.
 
     Notes
     -----
@@ -279,11 +296,11 @@ class Pipeline(SklearnPipeline):
 
     @property
     def pixel_threshold_(self):
-        return _holder(self, "pixel_threshold_", decider).pixel_threshold_
+        return _holder(self, "pixel_threshold_", pixel_decider).pixel_threshold_
 
     @pixel_threshold_.setter
     def pixel_threshold_(self, value):
-        _holder(self, "pixel_threshold_", decider).pixel_threshold_ = value
+        _holder(self, "pixel_threshold_", pixel_decider).pixel_threshold_ = value
 
     def __sklearn_tags__(self):
         if not _is_sound(self.steps):

@@ -112,18 +112,6 @@ def test_pixel_threshold_is_the_order_statistic_of_the_hottest_places(rng):
     assert len(caught) == 1
 
 
-@pytest.mark.parametrize("cls", ESTIMATORS)
-def test_parameters_that_an_earlier_version_lacked_have_their_defaults(cls):
-    estimator, X = build(cls).fit(make_images()), make_images(2)
-    state, later = estimator.__getstate__(), set(estimator.get_params(deep=False))
-    later &= {"tile_size", "tile_overlap", "map_layers", "placement", "neck", "verbose"}
-    old = cls.__new__(cls)
-    old.__setstate__({k: v for k, v in state.items() if k not in later})
-    method = "score_samples" if hasattr(estimator, "score_samples") else "transform"
-    expected = getattr(estimator, method)(X)
-    np.testing.assert_array_equal(getattr(old, method)(X), expected)
-
-
 def test_one_image_fits_but_has_no_threshold(tiny):
     X = make_images(2)
     with pytest.warns(UserWarning, match="single image"):

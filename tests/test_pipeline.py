@@ -454,6 +454,10 @@ def test_threshold_and_limits_by_hand(make_tiny, tmp_path):
     outer.offset_ = 1e9
     assert tuner.offset_ == 1e9
     assert (outer.predict(X) == -1).all()
+    inside = tuner.estimator_[-1]
+    assert outer.pixel_threshold_ == inside.pixel_threshold_
+    tuner.set_params(target_pixel_fpr=0.3).fit(X)
+    assert outer.pixel_threshold_ == tuner.pixel_threshold_
 
 
 def test_steps_are_judged_in_fit_and_named_by_set_params(make_tiny):

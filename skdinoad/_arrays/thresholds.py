@@ -16,6 +16,7 @@ __all__ = [
     "controlled_bin",
     "cost_objective",
     "display_limits",
+    "hottest_of",
     "lowest_allowed",
     "normals_needed",
     "recall_objective",
@@ -61,11 +62,15 @@ def lowest_allowed(scores, contamination) -> float:
 
 def display_limits(grids) -> tuple:
     """Return (low, high) of colours: a normal image's hottest patch is half way up."""
-    grids = [grid[np.isfinite(grid)] for grid in grids]
-    low = float(np.median(np.concatenate(grids)))
-    hottest = np.array([grid.max() for grid in grids if grid.size])
-    high = low + 2 * (float(np.median(hottest)) - low)
+    low = float(np.median(np.concatenate([grid[np.isfinite(grid)] for grid in grids])))
+    high = low + 2 * (float(np.median(hottest_of(grids))) - low)
     return low, max(high, low + np.finfo(np.float32).eps)
+
+
+def hottest_of(grids) -> np.ndarray:
+    """Return the largest finite value of each grid that has one."""
+    finite = [grid[np.isfinite(grid)] for grid in grids]
+    return np.array([values.max() for values in finite if values.size])
 
 
 def conformal_p_values(held_out, scores) -> np.ndarray:

@@ -68,19 +68,19 @@ class StableAdamW(torch.optim.Optimizer):
         if not state:
             state["step"] = 0
             state["m"], state["v"] = torch.zeros_like(w), torch.zeros_like(w)
-            # Without amsgrad one and the same tensor.
-            state["vmax"] = torch.zeros_like(w) if group["amsgrad"] else state["v"]
+            if group["amsgrad"]:
+                state["vmax"] = torch.zeros_like(w)
         state["step"] += 1
-        m, v, vmax = state["m"], state["v"], state["vmax"]
+        m, v = state["m"], state["v"]
         lr, (beta1, beta2) = group["lr"], group["betas"]
         w.mul_(1 - lr * group["weight_decay"])
         m.lerp_(g, 1 - beta1)
         v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
-        if vmax is not v:
-            torch.maximum(vmax, v, out=vmax)
+        if group["amsgrad"]:
+            v = torch.maximum(state["vmax"], v, out=state["vmax"])
         # The bias correction is a number: as such it costs no pass over the tensor.
         scale = (1 - beta2 ** state["step"]) ** 0.5
-        expected = vmax.sqrt().add_(group["eps"] * scale)
+        expected = v.sqrt().add_(group["eps"] * scale)
         surprise = (g / expected).norm().item() * scale / w.numel() ** 0.5
         size = lr * scale / (1 - beta1 ** state["step"]) / max(1, surprise)
         w.addcdiv_(m, expected, value=-size)

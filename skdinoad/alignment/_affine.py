@@ -15,9 +15,9 @@ from sklearn.utils.validation import check_is_fitted
 from skdinoad._arrays.geometry import BORDERS, pose_frame, resize_frame, warp, warp_rgba
 from skdinoad._compat.sklearn import Interval, StrOptions
 from skdinoad._compat.torch import undisturbed
+from skdinoad._inputs.estimators import UsesFeatures
 from skdinoad._inputs.images import Images, as_images, take
 from skdinoad._inputs.labels import normal_rows
-from skdinoad.base import UsesFeatures
 from skdinoad.features import DinoFeatures
 
 __all__ = ["AffineAligner"]

@@ -17,9 +17,9 @@ from skdinoad._arrays.masks import (
 )
 from skdinoad._compat.sklearn import Interval, Options, StrOptions
 from skdinoad._compat.torch import undisturbed
+from skdinoad._inputs.estimators import UsesFeatures
 from skdinoad._inputs.images import Images, as_images, take
 from skdinoad._inputs.labels import normal_rows
-from skdinoad.base import UsesFeatures
 from skdinoad.features import DinoFeatures
 
 __all__ = ["ForegroundMask"]
@@ -201,7 +201,7 @@ class ForegroundMask(UsesFeatures, TransformerMixin, BaseEstimator):
         return foreground(grid[..., -last:], self.threshold, self.morphology)
 
     def _batches(self, images):
-        size = getattr(self.features_, "_images_at_once", 8)
+        size = self._images_at_once()
         for start in range(0, len(images), size):
             yield self.features_.transform_frames(images[start : start + size])
 

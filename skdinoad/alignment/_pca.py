@@ -16,13 +16,13 @@ from skdinoad._arrays.geometry import (
 )
 from skdinoad._compat.sklearn import Interval, StrOptions
 from skdinoad._compat.torch import undisturbed
+from skdinoad._inputs.estimators import TakesImages
 from skdinoad._inputs.images import Images, as_images, take
 from skdinoad._inputs.labels import normal_rows
 from skdinoad.alignment._polarity import common_direction, cosines, side_vectors
 from skdinoad.alignment._pose import SUPPORTS, find_pose
 from skdinoad.alignment._shape import learn_shape
 from skdinoad.alignment._sizes import FILL, frame_of_parts, frame_of_photographs, square
-from skdinoad.base import TakesImages
 
 __all__ = ["PCAAligner"]
 

@@ -9,9 +9,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from skdinoad._arrays.masks import with_alpha
 from skdinoad._compat.torch import undisturbed
+from skdinoad._inputs.estimators import TakesImages
 from skdinoad._inputs.images import Images, as_images, take
 from skdinoad._inputs.labels import normal_rows
-from skdinoad.base import TakesImages
 from skdinoad.datasets import read_mask
 
 __all__ = ["RegionMask"]

@@ -19,7 +19,7 @@ from skdinoad.cli._describe import described, held_out_scores, threshold_of
 from skdinoad.cli._paths import images_of, load_model
 from skdinoad.datasets._listing import list_images
 from skdinoad.persistence._dump import replacing
-from skdinoad.pipeline import decider, final_detector
+from skdinoad.pipeline import final_detector, pixel_decider
 from skdinoad.plotting import save_maps
 from skdinoad.report import ScoringReport
 
@@ -77,9 +77,9 @@ class Judge:
         """Read threshold, held-out scores and display limits from a model."""
         detector = final_detector(model)
         limits = tuple(float(x) for x in detector.map_limits_)
-        known = [decider(model), detector]  # a tuner may have chosen none
-        pixel = [getattr(part, "pixel_threshold_", np.nan) for part in known]
-        pixel = next((float(x) for x in pixel if np.isfinite(x)), limits[1])
+        # Models saved before detectors had one lack it.
+        pixel = getattr(pixel_decider(model), "pixel_threshold_", np.nan)
+        pixel = float(pixel) if np.isfinite(pixel) else limits[1]
         held = np.sort(held_out_scores(model))
         return cls(model, threshold_of(model), held, limits, pixel)
 

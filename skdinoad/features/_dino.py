@@ -253,7 +253,7 @@ class DinoFeatures(Extractor):
         return Extractor._most_patches * (1 if self.tile_size is None else 4)
 
     @property
-    def _images_at_once(self):
+    def images_at_once(self):
         return self.batch_size if self.tile_size is None else 1
 
     def _look_at_blocks(self, backbone):

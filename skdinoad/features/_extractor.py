@@ -13,9 +13,9 @@ from tqdm.auto import tqdm
 from skdinoad._arrays.geometry import is_size, resize_frame
 from skdinoad._compat.sklearn import Interval, Options, StrOptions
 from skdinoad._compat.torch import resolve_device, resolve_dtype, undisturbed
+from skdinoad._inputs.estimators import TakesImages
 from skdinoad._inputs.images import as_images, take
 from skdinoad._inputs.labels import normal_rows
-from skdinoad.base import TakesImages
 from skdinoad.features._backbones import get_backbone
 from skdinoad.features._preprocess import invalidate, resize
 from skdinoad.features._store import image_key, open_store
@@ -166,7 +166,7 @@ class Extractor(TakesImages, TransformerMixin, BaseEstimator):
         return images
 
     @property
-    def _images_at_once(self):
+    def images_at_once(self):
         """How many images are read together."""
         return self.batch_size
 
@@ -195,7 +195,7 @@ class Extractor(TakesImages, TransformerMixin, BaseEstimator):
         """Return grids, tokens before them, and frames, batch by batch."""
         images = self._images_to_score(X)
         extract = self._extractor()
-        batches = torch.arange(len(images)).split(self._images_at_once)
+        batches = torch.arange(len(images)).split(self.images_at_once)
         # A single batch is over in a moment, and would only make bars flicker.
         quiet = not self.verbose or len(batches) == 1
         parts = [

@@ -5,8 +5,8 @@ from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clo
 from sklearn.utils.validation import check_is_fitted
 
 from skdinoad._compat.torch import undisturbed
+from skdinoad._inputs.estimators import TakesImages
 from skdinoad._inputs.labels import check_labels
-from skdinoad.base import TakesImages
 from skdinoad.pipeline import predict_map
 
 __all__ = ["DetectorClassifier", "as_classifier"]

@@ -23,10 +23,10 @@ from skdinoad._arrays.thresholds import (
 from skdinoad._compat.sklearn import Interval, StrOptions
 from skdinoad._compat.torch import undisturbed
 from skdinoad._inputs.copies import content, first_of_each, warn_of_copies
+from skdinoad._inputs.estimators import TakesImages
 from skdinoad._inputs.grids import holds_images
 from skdinoad._inputs.images import as_images, take
 from skdinoad._inputs.labels import are_masks, labels_of
-from skdinoad.base import TakesImages
 from skdinoad.metrics._streaming import upper_edges
 from skdinoad.model_selection._folds import (
     check_scores,

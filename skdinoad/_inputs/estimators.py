@@ -1,0 +1,120 @@
+"""What all estimators of images share: range, alpha, all or nothing, an extractor."""
+
+import inspect
+import warnings
+from contextlib import contextmanager
+
+from sklearn.base import clone
+
+from skdinoad._inputs.images import as_images
+
+__all__ = ["TakesImages", "UsesFeatures", "forget"]
+
+
+def forget(estimator):
+    """Drop all that was learned: what ends in an underscore, as by convention."""
+    for name in [name for name in vars(estimator) if name.endswith("_")]:
+        delattr(estimator, name)
+
+
+class TakesImages:
+    """For estimators whose X holds images, and not rows of numbers.
+
+    A ``fit`` that fails, or is interrupted, leaves them unfitted: what is half new,
+    half old would work in silence. ``fit`` learns inside ``with self._learning():``.
+    """
+
+    def __setstate__(self, state):
+        """Give parameters that a file of an earlier version lacks their defaults."""
+        known = inspect.signature(type(self)).parameters.values()
+        defaults = {p.name: p.default for p in known if p.default is not p.empty}
+        super().__setstate__({**defaults, **state})
+
+    def _forget(self):
+        forget(self)
+
+    @contextmanager
+    def _learning(self):
+        """Forget what was learned before, and all of it if the block fails."""
+        self._forget()
+        try:
+            yield
+        except BaseException:
+            self._forget()
+            raise
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.three_d_array = True
+        return tags
+
+    def _images_to_fit(self, images):
+        """Return training images, read by the range of values that they have."""
+        if images.has_reader:  # whoever hands them over has learned it
+            return images
+        return images.by_own_range()
+
+    def _images_to_score(self, X):
+        """Return images, read by the range that fit has learned."""
+        images = as_images(X)
+        if images.has_reader:
+            return images
+        return images.read_by(getattr(self, "value_range_", None))
+
+    def _learn_seen(self, images, stacklevel=4):
+        """Keep what all training images, read by now, have shown of themselves."""
+        self.value_range_ = images.own_range
+        self.hidden_pixels_ = images.hidden
+        self._warn_without_alpha(images, stacklevel)
+
+    def _warn_without_alpha(self, images, stacklevel=4):
+        """Say which images, read by now, lack the alpha that fit has seen."""
+        names = images.without_alpha()
+        if names and getattr(self, "hidden_pixels_", False):
+            others = f" and {len(names) - 1} more images" if len(names) > 1 else ""
+            warnings.warn(
+                f"{names[0]}{others} without alpha channel, but training images hide "
+                "pixels by theirs: here nothing is hidden, and what fit has never "
+                "seen counts. Pass the same region as alpha.",
+                UserWarning,
+                stacklevel=stacklevel,
+            )
+
+
+class UsesFeatures(TakesImages):
+    """For estimators whose ``features=None`` stands for a default extractor."""
+
+    def set_params(self, **params):
+        """Set parameters; ``features__...`` reaches the default extractor too."""
+        nested = {k: params[k] for k in params if k.startswith("features__")}
+        super().set_params(**{k: params[k] for k in params if k not in nested})
+        if nested and self.features is None:
+            self.features = self._default_features()
+        return super().set_params(**nested)
+
+    def _images_at_once(self):
+        """How many images are read together: what the extractor says, if any."""
+        own = getattr(self.features_, "batch_size", 16)
+        return getattr(self.features_, "images_at_once", own)
+
+    def _fitted_extractor(self, X):
+        """Return a fitted copy of the extractor."""
+        extractor = self.features
+        if extractor is None:
+            extractor = self._default_features()
+        lacking = [m for m in ("fit", "transform_frames") if not hasattr(extractor, m)]
+        if lacking:
+            raise TypeError(
+                f"features={extractor!r} lacks {' and '.join(lacking)}; expected an "
+                "extractor such as DinoFeatures, 'passthrough' or None."
+            )
+        return clone(extractor).fit(X, None)
+
+    def _check_features(self, grid):
+        if grid.ndim != 3 or grid.dtype.kind != "f":
+            raise ValueError(
+                f"The features of an image have shape {grid.shape}, dtype {grid.dtype};"
+                " expected float (h, w, c). Is features= an extractor, and its "
+                "concatenate=True?"
+            )
