@@ -75,6 +75,8 @@ class DriftMonitor(UsesFeatures, BaseEstimator):
     images are described by the mean of all others, new ones by the mean of all, which
     makes new ones look a little more usual: the promise is kept on that side.
 
+    Four numbers are kept of each image seen, to rank the next ones among.
+
     Twelve good images are enough to begin with; with fewer than about eight a change
     needs long to show, because the first image after it is only the oddest of nine.
 
@@ -172,9 +174,11 @@ class DriftMonitor(UsesFeatures, BaseEstimator):
             Whether the alarm has been raised by then; it stays until ``reset``.
         """
         check_is_fitted(self)
-        pooled, pixels = self._described(self._images_to_score(X))
-        alarms = [self._bet(row) for row in _with_distance(pooled - self.mean_, pixels)]
-        return np.array(alarms, bool)
+        images = self._images_to_score(X)
+        pooled, pixels = self._described(images)
+        self._warn_without_alpha(images)
+        values = _with_distance(pooled - self.mean_, pixels)
+        return np.array([self._bet(row) for row in values], bool)
 
     def reset(self):
         """Forget all images since ``fit``: the lens is clean again.
@@ -202,7 +206,8 @@ class DriftMonitor(UsesFeatures, BaseEstimator):
         others = (n * self.mean_ - pooled) / (n - 1)
         self._usual = np.sort(_with_distance(pooled - others, pixels), axis=0)
         sides = ("low", "high")
-        self.statistics_ = [f"{name}, {side}" for name in _NAMES for side in sides]
+        both = [f"{name}, {side}" for name in _NAMES for side in sides]
+        self.statistics_ = both[1:]
         self._seed = check_random_state(self.random_state).randint(2**31)
         self.reset()
 
@@ -221,7 +226,8 @@ class DriftMonitor(UsesFeatures, BaseEstimator):
         # Of the image's number alone: a monitor from a file goes on as it would have.
         ties = np.random.default_rng([self._seed, self.n_seen_]).uniform(size=len(row))
         p = np.array([self._p_value(*part) for part in zip(self._history, row, ties)])
-        p = np.stack([p, 1 - p], axis=1).ravel()  # low, high
+        # Low, high; features nearer than usual are no drift.
+        p = np.stack([p, 1 - p], axis=1).ravel()[1:]
         won = _EXPONENTS * p[:, None].clip(1e-12) ** (_EXPONENTS - 1)
         self._wealth = (1 + self._wealth) * won
         self.n_seen_ += 1
@@ -258,14 +264,17 @@ def _pooled(grid):
     valid = np.isfinite(grid).all(-1, keepdims=True)
     mean = np.where(valid, grid, 0).sum((0, 1)) / max(1, valid.sum())
     grid = np.where(valid, grid, mean).astype(np.float32)
-    rows = [part.mean(0) for part in np.array_split(grid, min(_CELLS, len(grid)))]
-    cells = [
-        part.mean(0)
-        for row in rows
-        for part in np.array_split(row, min(_CELLS, len(row)))
-    ]
-    vector = np.concatenate(cells)
+    rows, columns = map(_cells, grid.shape[:2])
+    vector = np.concatenate([grid[r, c].mean((0, 1)) for r in rows for c in columns])
     return vector / max(np.linalg.norm(vector), 1e-12)
+
+
+def _cells(n):
+    """Return the parts of n patches along a side; where these are few, parts share."""
+    starts = np.arange(_CELLS) * n // _CELLS
+    return [
+        slice(a, max(a + 1, -(-(i + 1) * n // _CELLS))) for i, a in enumerate(starts)
+    ]
 
 
 def _properties(image):

@@ -10,7 +10,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 from skdinoad import load, save
-from skdinoad.monitoring import DriftMonitor, _pooled, _properties
+from skdinoad.monitoring import DriftMonitor, _cells, _pooled, _properties
 from skdinoad.testing import make_images
 
 
@@ -24,7 +24,7 @@ def bare(values, every):
     """Return a monitor that has learned numbers (n, k) instead of images."""
     out = DriftMonitor(false_alarm_every=every)
     out.mean_, out._usual, out._seed = 0, np.sort(values, axis=0), 0
-    out.statistics_ = [f"{i}, {s}" for i in range(values.shape[1]) for s in "lh"]
+    out.statistics_ = [f"{i}, {s}" for i in range(values.shape[1]) for s in "lh"][1:]
     return out.reset()
 
 
@@ -155,6 +155,27 @@ def test_pooled_features_are_means_of_cells_and_of_unit_length():
     assert (vector[0], abs(vector[1:]).max()) == (1, 0)
     grid[7, 7] = np.nan
     assert np.isfinite(_pooled(grid)).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (16, 39)])
+def test_any_grid_has_sixteen_cells_that_hold_all_of_it(size):
+    grid = np.arange(1.0, size[0] * size[1] + 1).reshape(*size, 1)
+    assert _pooled(grid).shape == (16,)
+    covered = np.zeros(size)
+    for rows in _cells(size[0]):
+        for columns in _cells(size[1]):
+            assert covered[rows, columns].size
+            covered[rows, columns] += 1
+    assert (covered > 0).all()
+
+
+def test_missing_alpha_is_told():
+    X = make_images(12)
+    alpha = np.full((12, 48, 64, 1), 255, np.uint8)
+    alpha[:, :10] = 0
+    out = monitor().fit(np.concatenate([X, alpha], axis=-1))
+    with pytest.warns(UserWarning, match=r"X\[0\] and 11 more images without alpha"):
+        out.update(X)
 
 
 def test_bad_use_is_explained():
