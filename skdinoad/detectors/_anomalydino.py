@@ -86,6 +86,12 @@ class AnomalyDINO(ScoresBatches, LayeredDetector):
         Storage of the bank; distances are computed in float32 from it.
     search : {"exact", "approximate"}, default="exact"
         "approximate" asks an index of faiss (``pip install 'skdinoad[faiss]'``).
+    nearest_images : int or None, default=None
+        An image is compared with the vectors of so many training images alone, those
+        most like it as a whole: whose mean patch has the highest cosine similarity.
+        For thousands of training images with ``bank_size=None``, of several products
+        say: the cost of a score then does not grow with their number. None compares
+        with all.
     smoothing_sigma : float, default=4
         Standard deviation, in pixels of the image given, of a Gaussian over the map.
         It is for the eye and for pixel metrics; the image score does not see it. Maps
@@ -159,6 +165,10 @@ class AnomalyDINO(ScoresBatches, LayeredDetector):
     ``bank_size`` is what keeps scoring fast with many images. One choice of vectors
     serves all layers.
 
+    Looking at the nearest images first is RAD's idea [1]_. There the class tokens are
+    compared; the mean patch needs none, does not see what alpha hides or the mask
+    leaves out, and is there for feature grids too.
+
     References
     ----------
     Damm, Laszkiewicz, Lederer, Fischer, "AnomalyDINO: Boosting Patch-Based Few-Shot
@@ -166,6 +176,10 @@ class AnomalyDINO(ScoresBatches, LayeredDetector):
     github.com/dammsi/AnomalyDINO. Our defaults differ from it in the automatic verdict
     and relative threshold of the masks, two-dimensional morphology, and heat maps that
     land where the patches are; :meth:`from_paper` gives its configuration.
+
+    .. [1] Zhang, Li, Henderson, Aragon-Camarasa, Long, "Is Training Necessary for
+       Anomaly Detection?", 2026, arXiv 2601.22763: global context retrieval before
+       patches are matched.
 
     Examples
     --------
@@ -202,6 +216,7 @@ class AnomalyDINO(ScoresBatches, LayeredDetector):
         "sampling": [StrOptions({"coreset", "random"})],
         "bank_dtype": [StrOptions({"float32", "float16"})],
         "search": [StrOptions({"exact", "approximate"})],
+        "nearest_images": [None, Interval(Integral, 1, None, closed="left")],
         "smoothing_sigma": [Interval(Real, 0, None, closed="left")],
         "device": [str],
         "random_state": ["random_state"],
@@ -221,6 +236,7 @@ class AnomalyDINO(ScoresBatches, LayeredDetector):
         sampling="coreset",
         bank_dtype="float32",
         search="exact",
+        nearest_images=None,
         smoothing_sigma=4.0,
         aggregate="top",
         top_fraction=0.01,
@@ -242,6 +258,7 @@ class AnomalyDINO(ScoresBatches, LayeredDetector):
         self.sampling = sampling
         self.bank_dtype = bank_dtype
         self.search = search
+        self.nearest_images = nearest_images
         self.smoothing_sigma = smoothing_sigma
         self.aggregate = aggregate
         self.top_fraction = top_fraction
@@ -349,7 +366,7 @@ class AnomalyDINO(ScoresBatches, LayeredDetector):
 
     def _fit_images(self, X):
         if self.search == "approximate":
-            import_faiss()  # its absence should not show after minutes of work
+            self._check_index()
         images = self._read(X)
         self.masking_, self.mask_statistics_ = self._verdict(images)
         n, can_turn = len(self._distinct()), self.features_ is not None
@@ -433,6 +450,14 @@ class AnomalyDINO(ScoresBatches, LayeredDetector):
         use = self.masking_ and image.mask.any()
         return valid & image.mask if use else valid
 
+    def _check_index(self):
+        import_faiss()  # its absence should not show after minutes of work
+        if self.nearest_images is not None:
+            raise ValueError(
+                f"nearest_images={self.nearest_images} with search='approximate': an "
+                "index holds the vectors of all images. Leave one of the two out."
+            )
+
     def _verdict(self, images):
         """Return whether to mask, and what speaks for it."""
         if self.masking != "auto":
@@ -451,7 +476,9 @@ class AnomalyDINO(ScoresBatches, LayeredDetector):
         bank = self.bank_.extend(bank) if first else bank
         for image in images:
             valid, scored = np.isfinite(image.grid).all(-1), self._to_score(image)
-            self._images.append(Bunch(valid=valid, scored=scored, held=None))
+            whole = _mean_patch(image.grid[scored])
+            known = Bunch(valid=valid, scored=scored, whole=whole, held=None)
+            self._images.append(known)
         informed = isinstance(self.rotations, str) and self.rotations == "informed"
         if informed and not first:
             bank = self._keep_useful_turns(bank, grids)
@@ -534,9 +561,20 @@ class AnomalyDINO(ScoresBatches, LayeredDetector):
         valid = np.isfinite(grid).all(-1)
         D = np.full((self._n_layers, *valid.shape), np.nan, np.float32)
         how = {"k": self.n_neighbors, "device": resolve_device(self.device)}
+        if self.nearest_images is not None and valid.any():
+            bank = self._nearest_images(bank, grid[valid], without)
         # Between unit vectors 1 - cos is half the squared distance.
         D[:, valid] = bank.squared_distances(grid[valid], without=without, **how) / 2
         return D
+
+    def _nearest_images(self, bank, vectors, without):
+        """Return the part of a bank that comes from the images most like this one."""
+        images = np.setdiff1d(bank.image, [] if without is None else without)
+        if len(images) <= self.nearest_images:
+            return bank
+        wholes = np.stack([self._images[i].whole for i in images])
+        order = np.argsort(-(wholes @ _mean_patch(vectors)), kind="stable")
+        return bank.select(np.isin(bank.image, images[order[: self.nearest_images]]))
 
     def _fill(self, D):
         """Give masked patches the distance that masked_score asks for."""
@@ -547,6 +585,11 @@ class AnomalyDINO(ScoresBatches, LayeredDetector):
 def _side_by_side(grid):
     """Return features (h, w, l, c) of unit length as (h, w, l * c)."""
     return unit(np.asarray(grid, np.float32)).reshape(*grid.shape[:2], -1)
+
+
+def _mean_patch(vectors):
+    """Return the mean direction (l * c,) of patches (m, l * c)."""
+    return unit(vectors.mean(0, dtype=np.float32))
 
 
 def _check_channels(name, channels, expected):
