@@ -3,8 +3,9 @@
 Writes ``results/table.csv`` (a row for each method, category and seed), ``table.json``
 (the same with the environment), ``table.md`` (tables with categories as columns) and
 ``means.md`` (one table of means, for README and documentation).
-Rows that are there already are not run again. Default settings throughout; the test
-images are only scored, and only after ``fit``. Methods that draw nothing run once.
+Rows that are there already are not run again. Default settings throughout, and 448
+pixels where the name says so; the test images are only scored, and only after ``fit``.
+Methods that draw nothing run once.
 
     python benchmarks/table.py --root ../shared/data
     python benchmarks/table.py --root ../shared/data --methods DFR DMAD --seeds 42 43 44
@@ -78,6 +79,11 @@ def same_size(detector):
     return Pipeline([PCAAligner(output_size=448, mode="none"), detector])
 
 
+def at_448():
+    """Twice the default size: four times the cost."""
+    return DinoFeatures(image_size=448)
+
+
 METHODS = {
     "DinoPatch": lambda: same_size(DinoPatch()),
     "AnomalyDINO": AnomalyDINO,
@@ -92,6 +98,9 @@ METHODS = {
     "DMAD pdm": lambda: DMAD(variant="pdm", holdout=None),
     "DMAD vit": lambda: DMAD(preset="vit", holdout=None),
     "reverse distillation vit": lambda: DMAD(preset="vit", **DISTILLATION),
+    "DinoPatch 448": lambda: same_size(DinoPatch(features=at_448())),
+    "AnomalyDINO 448": lambda: AnomalyDINO(features=at_448()),
+    "SubspaceAD 448": lambda: SubspaceAD(features=at_448()),
 }
 
 KEY = ["method", "category", "seed"]
