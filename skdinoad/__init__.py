@@ -25,6 +25,7 @@ _PLACES = {
     "as_classifier": "model_selection",
     "dump": "persistence",
     "find_regions": "regions",
+    "iter_maps": "pipeline",
     "load": "persistence",
     "make_pipeline": "pipeline",
     "predict_map": "pipeline",

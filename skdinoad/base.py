@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
 from skdinoad._arrays.geometry import warp_back
-from skdinoad._arrays.maps import aggregate
+from skdinoad._arrays.maps import aggregate, stacked
 from skdinoad._arrays.thresholds import (
     conformal_rank,
     display_limits,
@@ -19,7 +19,7 @@ from skdinoad._arrays.thresholds import (
     normals_needed,
 )
 from skdinoad._compat.sklearn import Interval, StrOptions
-from skdinoad._compat.torch import undisturbed
+from skdinoad._compat.torch import undisturbed, undisturbed_steps
 from skdinoad._inputs.copies import content, first_of_each, warn_of_copies
 from skdinoad._inputs.estimators import UsesFeatures
 from skdinoad._inputs.grids import (
@@ -302,7 +302,6 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
         """
         return np.where(self.decision_function(X) < 0, -1, 1)
 
-    @undisturbed()
     def predict_map(self, X):
         """Return a heat map for each image, in the coordinates of the image given.
 
@@ -319,16 +318,12 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
         See Also
         --------
         skdinoad.predict_map : The same for any Pipeline or search.
+        skdinoad.iter_maps : The same one by one, in the memory of a batch.
         """
-        check_is_fitted(self)
-        X = self._input_to_score(X)
-        maps = self.map_frames(X, None, [size_of(X, i) for i in range(len(X))])
-        self._warn_of_input(X)
-        return maps
+        return stacked(list(self._iter_maps(X)))
 
-    @undisturbed()
-    def map_frames(self, X, frames, sizes):
-        """Return heat maps in the coordinates of the images that X was made from.
+    def map_frames(self, X, frames=None, sizes=None):
+        """Yield heat maps in the coordinates of the images that X was made from.
 
         Parameters
         ----------
@@ -336,24 +331,35 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
             What this detector scores.
         frames : ndarray of shape (n, 3, 3) or None
             Pixel of X -> pixel of the image it was made from; None = the same.
-        sizes : list of (int, int)
-            (H, W) of those images.
+        sizes : list of (int, int) or None
+            (H, W) of those images; None = as in X.
 
-        Returns
-        -------
-        maps : ndarray of shape (n, H, W), float32, or list of (H, W)
+        Yields
+        ------
+        heat : ndarray of shape (H, W), float32
+            One for each row of X, which is read a batch at a time.
         """
-        maps = []
-        for D, inner in self._scored(X, "maps"):
-            for grid, frame in zip(D, inner):
-                i = len(maps)
-                if not np.isfinite(grid).any():
-                    raise nothing_valid(X, i)
-                outer = np.eye(3) if frames is None else frames[i]
-                maps.append(self._map(grid, outer @ frame, sizes[i]))
-        return np.stack(maps) if len(set(sizes)) == 1 else maps
+        return undisturbed_steps(self._maps(self._input_to_score(X), frames, sizes))
 
     # -- private ----------------------------------------------------------------------
+
+    def _iter_maps(self, X):
+        """Yield the heat map of each image; what is said of all comes last."""
+        check_is_fitted(self)
+        X = self._input_to_score(X)
+        yield from self.map_frames(X)
+        self._warn_of_input(X)
+
+    def _maps(self, X, frames, sizes):
+        row = 0
+        for D, inner in self._scored(X, "maps"):
+            for grid, frame in zip(D, inner):
+                if not np.isfinite(grid).any():
+                    raise nothing_valid(X, row)
+                outer = np.eye(3) if frames is None else frames[row]
+                size = size_of(X, row) if sizes is None else sizes[row]
+                yield self._map(grid, outer @ frame, size)
+                row += 1
 
     def _map(self, grid, frame, size):
         """Return the heat map of one image."""

@@ -9,6 +9,7 @@ from sklearn.utils import get_tags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
+from skdinoad._arrays.maps import stacked
 from skdinoad._compat.sklearn import name_estimators
 from skdinoad._compat.torch import undisturbed
 from skdinoad._inputs.estimators import TakesImages, forget
@@ -18,6 +19,7 @@ __all__ = [
     "Pipeline",
     "decider",
     "final_detector",
+    "iter_maps",
     "make_pipeline",
     "pixel_decider",
     "predict_map",
@@ -27,7 +29,6 @@ __all__ = [
 _CHUNK = 32
 
 
-@undisturbed()
 def predict_map(estimator, X):
     """Return heat maps of any fitted estimator that ends in a detector.
 
@@ -52,6 +53,10 @@ def predict_map(estimator, X):
         If a step changes the geometry of images without ``transform_frames``, or the
         last step is no detector.
 
+    See Also
+    --------
+    iter_maps : The same one by one, for more images than memory has room for.
+
     Examples
     --------
     >>> import numpy as np
@@ -63,22 +68,62 @@ def predict_map(estimator, X):
     >>> predict_map(pipe.fit(X), X).shape
     (3, 40, 50)
     """
+    return stacked(list(iter_maps(estimator, X)))
+
+
+def iter_maps(estimator, X):
+    """Yield the heat maps that :func:`predict_map` returns, one by one.
+
+    Images are read a batch at a time, when the map of the first of them is asked for,
+    so that memory does not depend on how many there are.
+
+    Parameters
+    ----------
+    estimator : estimator
+        As for :func:`predict_map`.
+    X : array, list of images or paths
+
+    Yields
+    ------
+    heat : ndarray of shape (H, W), float32
+        Higher = more anomalous, in the pixel coordinates of its image.
+
+    Raises
+    ------
+    TypeError
+        As by :func:`predict_map`. Of an image that cannot be scored, once its batch is
+        reached.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdinoad import DinoFeatures, DinoPatch, iter_maps
+    >>> X = np.random.default_rng(0).random((3, 40, 50, 3))
+    >>> features = DinoFeatures(model="test_vit", weights="random:0", image_size=64)
+    >>> detector = DinoPatch(features=features).fit(X)
+    >>> [heat.shape for heat in iter_maps(detector, X)]
+    [(40, 50), (40, 50), (40, 50)]
+    """
     *transformers, _ = _flatten(estimator)
     detector = final_detector(estimator)
-    if not transformers:
-        return detector.predict_map(X)
+    if transformers:
+        return _carried_back(transformers, detector, X)
+    return detector._iter_maps(X)
+
+
+def _carried_back(transformers, detector, X):
+    """Yield the maps of images that transformers stand in front of."""
     images = as_images(X)
-    maps = []
     for start in range(0, len(images), _CHUNK):
         chunk = images[start : start + _CHUNK]
         sizes = [chunk.size(i) for i in range(len(chunk))]
-        Z, frames = _transform(transformers, chunk, X[start : start + _CHUNK])
-        if getattr(detector, "features_", None) is not None:
-            Z = as_images(Z, first=start)  # so that messages name rows of X
-        maps.extend(detector.map_frames(Z, frames, sizes))
+        with undisturbed():
+            Z, frames = _transform(transformers, chunk, X[start : start + _CHUNK])
+            if getattr(detector, "features_", None) is not None:
+                Z = as_images(Z, first=start)  # so that messages name rows of X
+        yield from detector.map_frames(Z, frames, sizes)
     if isinstance(transformers[0], TakesImages):
         transformers[0]._warn_without_alpha(images, stacklevel=3)
-    return np.stack(maps) if len({m.shape for m in maps}) == 1 else maps
 
 
 def final_detector(estimator):

@@ -69,8 +69,9 @@ def save_maps(folder, X, maps, *, limits, names=None):
     folder : str or path
         Made if it does not exist; files of the same name are replaced.
     X : array, list of images or paths
-    maps : ndarray of shape (n, H, W) or list of (H, W)
-        Higher = more anomalous, as ``predict_map`` gives them for X.
+    maps : ndarray of shape (n, H, W), list or iterator of (H, W)
+        Higher = more anomalous, as ``predict_map`` gives them for X; of ``iter_maps``
+        memory holds one batch at a time.
     limits : (float, float)
         As for :func:`overlay_map`: ``map_limits_`` of a detector or Pipeline.
     names : list of str or None
@@ -84,7 +85,8 @@ def save_maps(folder, X, maps, *, limits, names=None):
     Raises
     ------
     ValueError
-        If numbers or sizes of images and maps differ.
+        If numbers or sizes of images and maps differ; of an iterator that ends early,
+        the images of its maps are written.
 
     Examples
     --------
@@ -101,7 +103,8 @@ def save_maps(folder, X, maps, *, limits, names=None):
     stems = _stems(X) if names is None else [str(name) for name in names]
     Path(folder).mkdir(parents=True, exist_ok=True)
     paths = [Path(folder) / f"{stem}.png" for stem in told_apart(stems, set())]
-    for i, (image, heat, path) in enumerate(zip(images, maps, paths)):
+    maps = _exactly(len(images), maps)
+    for i, (heat, image, path) in enumerate(zip(maps, images, paths)):
         if image.shape[:2] != np.shape(heat):
             raise ValueError(
                 f"Row {i}: image {image.shape[:2]}, map {np.shape(heat)}; expected one "
@@ -121,8 +124,19 @@ def _stems(X):
 
 def _check_lengths(n, **parts):
     for name, part in parts.items():
-        if part is not None and len(part) != n:
+        if hasattr(part, "__len__") and len(part) != n:
             raise ValueError(f"Got {n} images and {len(part)} {name}.")
+
+
+def _exactly(n, maps):
+    """Yield n maps; only its end tells how many an iterator has."""
+    count = 0
+    for count, heat in enumerate(maps, 1):
+        if count > n:
+            break
+        yield heat
+    if count != n:
+        raise ValueError(f"Got {n} images and {count} maps{' or more' * (count > n)}.")
 
 
 class AnomalyMapDisplay:

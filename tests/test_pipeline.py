@@ -4,6 +4,7 @@ import cv2
 import joblib
 import numpy as np
 import pytest
+import torch
 from conftest import build, tiny_features
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.exceptions import NotFittedError
@@ -30,6 +31,7 @@ from skdinoad import (
     Pipeline,
     ThresholdTunerCV,
     dump,
+    iter_maps,
     make_pipeline,
     predict_map,
 )
@@ -121,6 +123,65 @@ def test_chunks_do_not_change_maps(screws, monkeypatch):
     whole = pipe.predict_map(bad)
     monkeypatch.setattr(module, "_CHUNK", 3)
     np.testing.assert_allclose(pipe.predict_map(bad), whole, atol=1e-4)
+
+
+class _Lazy(list):
+    """Images that note which of their rows were read."""
+
+    def __init__(self, images):
+        super().__init__(images)
+        self.read = set()
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):  # as a Pipeline's part: not read yet
+            return self
+        self.read.add(index)
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("behind", [PCAAligner(output_size=128), None])
+def test_maps_one_by_one_are_all_maps_and_read_one_batch_ahead(
+    behind, screws, monkeypatch
+):
+    monkeypatch.setattr(module, "_CHUNK", 2)
+    good, bad, _ = screws
+    detector = DinoPatch(features=tiny_features(image_size=128, batch_size=2))
+    model = (detector if behind is None else Pipeline([behind, detector])).fit(good)
+    X = _Lazy(np.concatenate([bad, good[:3]]))
+    expected, read = predict_map(model, list(X)), []
+    for row, heat in enumerate(iter_maps(model, X)):
+        assert np.array_equal(heat, expected[row])
+        read.append(max(X.read))
+    assert read == [1, 1, 3, 3, 5, 5, 6]
+
+
+def test_the_caller_is_undisturbed_between_two_maps(screws):
+    good, bad, _ = screws
+    model = DinoPatch(features=tiny_features()).fit(good)
+    expected = model.predict_map(bad)
+    with torch.no_grad():
+        torch.set_default_dtype(torch.float64)
+        try:
+            for heat, known in zip(iter_maps(model, bad), expected):
+                assert np.array_equal(heat, known)
+                assert torch.get_default_dtype() is torch.float64
+                assert not torch.is_grad_enabled()
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+
+def test_maps_one_by_one_refuse_what_predict_map_refuses(screws):
+    good, bad, _ = screws
+    model = DinoPatch(features=tiny_features(batch_size=2))
+    with pytest.raises(NotFittedError):
+        iter_maps(model, bad)
+    maps = iter_maps(model.fit(good), [*bad, bad[0] / 100.0])
+    assert len([next(maps) for _ in bad]) == 4  # those before the bad one are there
+    with pytest.raises(ValueError, match=r"X\[4\]"):
+        next(maps)
+    hidden = in_region(good, 90)
+    with pytest.warns(UserWarning, match=r"X\[0\] and 3 more"):
+        list(iter_maps(model.fit(hidden), bad))
 
 
 def test_maps_go_back_to_images_of_any_size(screws):

@@ -4,7 +4,15 @@ import pytest
 from PIL import Image
 from sklearn.model_selection import GridSearchCV, KFold
 
-from skdinoad import DFR, AnomalyDINO, DinoPatch, PCAAligner, Pipeline, ThresholdTunerCV
+from skdinoad import (
+    DFR,
+    AnomalyDINO,
+    DinoPatch,
+    PCAAligner,
+    Pipeline,
+    ThresholdTunerCV,
+    iter_maps,
+)
 from skdinoad.plotting import (
     AlignmentDisplay,
     AnomalyMapDisplay,
@@ -210,3 +218,17 @@ def test_maps_are_saved_as_overlays_named_like_their_files(tmp_path, rng):
         save_maps(tmp_path, X[:2], [maps[0], maps[1, :4, :4]], limits=limits)
     with pytest.raises(ValueError, match="3 images and 1 maps"):
         save_maps(tmp_path, X, maps[:1], limits=limits)
+
+
+def test_maps_that_come_one_by_one_are_saved_and_counted(tmp_path, pipe, X):
+    limits, names = pipe.map_limits_, ["a", "b", "c", "d"]
+    ways = iter_maps(pipe, X[8:]), pipe.predict_map(X[8:])
+    for folder, maps in zip("xy", ways):
+        save_maps(tmp_path / folder, X[8:], maps, limits=limits, names=names)
+    for name in names:
+        one, other = ((tmp_path / f"{k}/{name}.png").read_bytes() for k in "xy")
+        assert one == other
+    for n, m, words in (4, 1, "4 images and 1 maps"), (3, 4, "3 .* and 4 maps or more"):
+        shown, maps = X[8 : 8 + n], iter_maps(pipe, X[8 : 8 + m])
+        with pytest.raises(ValueError, match=words):
+            save_maps(tmp_path, shown, maps, limits=limits)

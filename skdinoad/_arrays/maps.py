@@ -15,6 +15,7 @@ __all__ = [
     "smooth",
     "smooth_inside",
     "smooth_pixels",
+    "stacked",
     "unit",
     "window_mean",
 ]
@@ -24,6 +25,11 @@ def unit(F) -> np.ndarray:
     """Return features (..., c) scaled to unit length; NaN stays NaN, 0 stays 0."""
     length = np.linalg.norm(F, axis=-1, keepdims=True)
     return F / np.maximum(length, np.finfo(np.float32).tiny)
+
+
+def stacked(maps):
+    """Return a list of maps as one array, or as it is if they differ in size."""
+    return np.stack(maps) if len({np.shape(heat) for heat in maps}) == 1 else maps
 
 
 def smooth(grids, sigma: float) -> np.ndarray:

@@ -16,6 +16,7 @@ __all__ = [
     "resolve_dtype",
     "seeded",
     "undisturbed",
+    "undisturbed_steps",
 ]
 
 
@@ -155,6 +156,17 @@ def undisturbed():
             off = torch.autocast(kind, enabled=False, cache_enabled=False)
             stack.enter_context(off)
         yield
+
+
+def undisturbed_steps(steps):
+    """Yield what an iterator yields, each step undisturbed, the caller's work not."""
+    end = object()
+    while True:
+        with undisturbed():
+            step = next(steps, end)
+        if step is end:
+            return
+        yield step
 
 
 def _casts(kind):

@@ -70,7 +70,7 @@ class _Notes:
 
     hidden: bool = False
     opaque: set = field(default_factory=set)  # rows without an alpha channel
-    sizes: dict = field(default_factory=dict)  # row -> (H, W), where asked for
+    sizes: dict = field(default_factory=dict)  # row -> (H, W), where known
 
 
 class Images:
@@ -115,17 +115,11 @@ class Images:
         return self._name(self._rows[index])
 
     def size(self, index) -> tuple:
-        """Return (H, W) of an image; of a file only the header is read."""
-        row = self._rows[index]
-        item = self._source[row]
-        if isinstance(item, _PATH):
-            size = file_size(item, self.name(index))
-        elif isinstance(item, Image.Image):
-            size = pillow_size(item)
-        else:
-            size = tuple(np.shape(item)[:2])
-        self._notes.sizes[row] = size
-        return size
+        """Return (H, W) of an image; of a file only the header is read, once."""
+        row, sizes = self._rows[index], self._notes.sizes
+        if row not in sizes:
+            sizes[row] = self._size(self._source[row], self.name(index))
+        return sizes[row]
 
     # -- depth ------------------------------------------------------------------------
 
@@ -189,11 +183,11 @@ class Images:
             self._notes.opaque.add(row)
         elif not self._notes.hidden:
             self._notes.hidden = bool(hidden_pixels(image).any())
-        size = self._notes.sizes.get(row, image.shape[:2])
+        size = self._notes.sizes.setdefault(row, image.shape[:2])
         if size != image.shape[:2]:
             raise ValueError(
-                f"{name} had size {size} when it was asked for, and {image.shape[:2]} "
-                "when it was read: the file has changed in between. Try again."
+                f"{name} had size {size} when it was looked at first, and "
+                f"{image.shape[:2]} now: it has changed in between. Try again."
             )
 
     # -- private ----------------------------------------------------------------------
@@ -207,6 +201,14 @@ class Images:
         item = self._source[row]
         path = f" ({os.fspath(item)!r})" if isinstance(item, _PATH) else ""
         return f"X[{row + self._first}]{path}"
+
+    @staticmethod
+    def _size(item, name):
+        if isinstance(item, _PATH):
+            return file_size(item, name)
+        if isinstance(item, Image.Image):
+            return pillow_size(item)
+        return tuple(np.shape(item)[:2])
 
     def _pixels(self, index):
         """Return the pixels of an image as they are given."""

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from skdinoad._inputs.images import take
 from skdinoad._inputs.labels import are_masks, labels_of
 from skdinoad.metrics._image import (
     f1_max_score,
@@ -11,7 +10,7 @@ from skdinoad.metrics._image import (
     recall_at_fpr_score,
 )
 from skdinoad.metrics._streaming import StreamingPixelMetrics
-from skdinoad.pipeline import predict_map
+from skdinoad.pipeline import iter_maps
 
 __all__ = [
     "f1_max_scorer",
@@ -23,9 +22,6 @@ __all__ = [
     "pixel_f1_max_scorer",
     "recall_at_fpr_scorer",
 ]
-
-#: Maps held at a time.
-_CHUNK = 16
 
 
 def image_auroc_scorer(estimator, X, y) -> float:
@@ -77,8 +73,8 @@ def pixel_aupro_scorer(estimator, X, y, *, fpr_limit=0.3) -> float:
     Returns
     -------
     score : float
-        Higher = better, within about 1e-3 of the exact figure: maps are counted, a
-        few at a time, by :class:`StreamingPixelMetrics`.
+        Higher = better, within about 1e-3 of the exact figure: maps are counted, one
+        by one, by :class:`StreamingPixelMetrics`.
 
     Raises
     ------
@@ -110,12 +106,7 @@ def _streamed(estimator, X, masks):
             "least one is given; got labels or None alone."
         )
     metrics = StreamingPixelMetrics()
-    for start in range(0, len(X), _CHUNK):
-        rows = range(start, min(start + _CHUNK, len(X)))
-        maps = predict_map(estimator, take(X, rows))
-        known = [masks[i] for i in rows]
-        pairs = zip(known, maps)
-        metrics.update(
-            [np.zeros(h.shape, bool) if m is None else m for m, h in pairs], maps
-        )
+    for row, heat in enumerate(iter_maps(estimator, X)):
+        mask = masks[row]
+        metrics.update([np.zeros(heat.shape, bool) if mask is None else mask], [heat])
     return metrics

@@ -7,7 +7,7 @@ from sklearn.utils import Bunch
 from skdinoad._inputs.images import take
 from skdinoad.metrics._pixel import check_pair
 from skdinoad.metrics._streaming import N_BINS, bins_of
-from skdinoad.pipeline import predict_map
+from skdinoad.pipeline import iter_maps
 
 __all__ = [
     "check_scores",
@@ -18,9 +18,6 @@ __all__ = [
     "merged",
     "spread",
 ]
-
-#: Maps held at a time.
-_CHUNK = 16
 
 
 def checked_groups(groups, n):
@@ -109,17 +106,15 @@ def _counts(model, X, rows, labels, masks):
     """Return shares, number of normal maps, bad and good pixels; arrays by bin."""
     shares, n = np.zeros(N_BINS), 0
     bad, good = np.zeros(N_BINS, np.int64), np.zeros(N_BINS, np.int64)
-    for start in range(0, len(rows), _CHUNK):
-        part = rows[start : start + _CHUNK]
-        for row, heat in zip(part, predict_map(model, take(X, part))):
-            bins = bins_of(heat).ravel()
-            if labels[row] == 1:
-                counted = np.bincount(bins, minlength=N_BINS)
-                shares, n, good = shares + counted / len(bins), n + 1, good + counted
-            elif masks is not None:
-                mask = check_pair(masks[row], heat, row)[0].ravel()
-                good += np.bincount(bins[~mask], minlength=N_BINS)
-                bad += np.bincount(bins[mask], minlength=N_BINS)
+    for heat, row in zip(iter_maps(model, take(X, rows)), rows):
+        bins = bins_of(heat).ravel()
+        if labels[row] == 1:
+            counted = np.bincount(bins, minlength=N_BINS)
+            shares, n, good = shares + counted / len(bins), n + 1, good + counted
+        elif masks is not None:
+            mask = check_pair(masks[row], heat, row)[0].ravel()
+            good += np.bincount(bins[~mask], minlength=N_BINS)
+            bad += np.bincount(bins[mask], minlength=N_BINS)
     return _sparse(shares), n, _sparse(bad), _sparse(good)
 
 

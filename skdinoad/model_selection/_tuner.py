@@ -9,6 +9,7 @@ from sklearn.base import BaseEstimator, MetaEstimatorMixin, OutlierMixin
 from sklearn.model_selection import PredefinedSplit, check_cv
 from sklearn.utils.validation import check_is_fitted
 
+from skdinoad._arrays.maps import stacked
 from skdinoad._arrays.thresholds import (
     OBJECTIVES,
     best_bin,
@@ -37,7 +38,7 @@ from skdinoad.model_selection._folds import (
     merged,
     spread,
 )
-from skdinoad.pipeline import predict_map
+from skdinoad.pipeline import iter_maps, predict_map
 
 __all__ = ["ThresholdTunerCV"]
 
@@ -375,9 +376,8 @@ default=None
                 "masks as y in fit."
             )
         thresholds = self._of_each(self.pixel_threshold_, groups, len(X))
-        maps = self.predict_map(X)
-        masks = [heat > limit for heat, limit in zip(maps, thresholds)]
-        return np.stack(masks) if isinstance(maps, np.ndarray) else masks
+        maps = iter_maps(self.estimator_, X)
+        return stacked([heat > limit for heat, limit in zip(maps, thresholds)])
 
     # -- private: what is wanted ------------------------------------------------------
 

@@ -15,6 +15,7 @@ from skdinoad._compat.torch import (
     resolve_dtype,
     seeded,
     undisturbed,
+    undisturbed_steps,
 )
 
 
@@ -142,6 +143,21 @@ def test_threads_share_process_wide_settings_and_the_last_puts_them_back():
     finally:
         leave.set()
         torch.set_default_dtype(torch.float32)
+
+
+def test_steps_are_undisturbed_and_the_caller_between_them_too():
+    seen = []
+
+    def steps():
+        for number in range(2):
+            seen.append(torch.is_grad_enabled())
+            yield number
+
+    with torch.no_grad():
+        for number in undisturbed_steps(steps()):
+            assert not torch.is_grad_enabled()
+            assert len(seen) == number + 1  # none is made before it is asked for
+    assert seen == [True, True]
 
 
 def test_determinism_stays_wished_for_without_errors():

@@ -95,6 +95,11 @@ def test_file_that_changed_after_its_size_was_asked_is_refused(tmp_path):
     assert images[0].shape == (7, 8, 3)
     with pytest.raises(ValueError, match=r"X\[1\] .*\(6, 8\).*\(7, 8\).*changed"):
         images[1:][0]
+    assert images.size(0) == (7, 8)  # as it was read, with no second look
+    Image.new("L", (8, 9)).save(path)
+    assert images.size(0) == (7, 8)
+    with pytest.raises(ValueError, match=r"X\[0\] .*\(7, 8\).*\(9, 8\).*changed"):
+        images[0]
 
 
 def test_any_kind_of_path_is_one(files):
