@@ -2,6 +2,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay
 from sklearn.model_selection import GridSearchCV, KFold
 
 from skdinoad import (
@@ -13,9 +14,11 @@ from skdinoad import (
     ThresholdTunerCV,
     iter_maps,
 )
+from skdinoad.metrics import aupro_score, image_ap_score, image_auroc_score
 from skdinoad.plotting import (
     AlignmentDisplay,
     AnomalyMapDisplay,
+    ProCurveDisplay,
     ScoreHistogramDisplay,
     overlay_map,
     save_maps,
@@ -232,3 +235,39 @@ def test_maps_that_come_one_by_one_are_saved_and_counted(tmp_path, pipe, X):
         shown, maps = X[8 : 8 + n], iter_maps(pipe, X[8 : 8 + m])
         with pytest.raises(ValueError, match=words):
             save_maps(tmp_path, shown, maps, limits=limits)
+
+
+# -- curves -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", [0.3, 1.0])
+def test_the_curve_of_maps_is_that_of_the_estimator(pipe, X, limit):
+    bad, masks = defective(X[8:10])
+    shown, masks = np.concatenate([X[10:], bad]), [None, None, *masks]
+    one = ProCurveDisplay.from_estimator(pipe, shown, masks, fpr_limit=limit)
+    maps = pipe.predict_map(shown)
+    other = ProCurveDisplay.from_predictions(masks, maps, fpr_limit=limit, ax=one.ax_)
+    assert other.ax_ is one.ax_
+    assert len(one.ax_.lines) == 2
+    assert np.array_equal(one.line_.get_xydata(), other.line_.get_xydata())
+    known = [np.zeros(X.shape[1:3], bool) if m is None else m for m in masks]
+    area = aupro_score(known, maps, fpr_limit=limit)
+    assert one.aupro == pytest.approx(area, abs=1e-3)
+    x, y = one.line_.get_xydata().T
+    drawn = ((y[1:] + y[:-1]) / 2 * np.diff(x)).sum() / limit
+    assert drawn == pytest.approx(one.aupro)
+    assert x[-1] == limit == one.ax_.get_xlim()[1]
+    assert one.line_.get_label() == f"Pipeline (AUPRO = {area:.2f})"
+    assert other.line_.get_label() == f"AUPRO = {area:.2f}"
+    with pytest.raises(ValueError, match="4 masks and 3 maps"):
+        ProCurveDisplay.from_predictions(masks, iter(maps[:3]))
+
+
+def test_curves_of_image_scores_are_those_of_scikit_learn(rng):
+    """The two lines of the guide."""
+    y = np.where(np.arange(40) < 25, 1, -1)
+    scores = y + rng.normal(0, 1, 40)  # higher = more normal
+    roc = RocCurveDisplay.from_predictions(y, -scores, pos_label=-1)
+    assert roc.roc_auc == pytest.approx(image_auroc_score(y, scores))
+    found = PrecisionRecallDisplay.from_predictions(y, -scores, pos_label=-1)
+    assert found.average_precision == pytest.approx(image_ap_score(y, scores))

@@ -1,7 +1,5 @@
 """Scorers for GridSearchCV and cross_validate: ``scoring=pixel_aupro_scorer``."""
 
-import numpy as np
-
 from skdinoad._inputs.labels import are_masks, labels_of
 from skdinoad.metrics._image import (
     f1_max_score,
@@ -107,6 +105,5 @@ def _streamed(estimator, X, masks):
         )
     metrics = StreamingPixelMetrics()
     for row, heat in enumerate(iter_maps(estimator, X)):
-        mask = masks[row]
-        metrics.update([np.zeros(heat.shape, bool) if mask is None else mask], [heat])
+        metrics.update([masks[row]], [heat])
     return metrics

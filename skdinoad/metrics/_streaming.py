@@ -69,7 +69,8 @@ class StreamingPixelMetrics:
         Parameters
         ----------
         masks : array of shape (n, H, W) or list of (H, W), bool
-            True = anomalous. Regions of one map are connected over edges and corners.
+            True = anomalous; None in a list is an empty mask. Regions of one map are
+            connected over edges and corners.
         maps : array of shape (n, H, W) or list of (H, W), float
 
         Returns
@@ -84,8 +85,8 @@ class StreamingPixelMetrics:
         if len(masks) != len(maps):
             raise ValueError(f"Got {len(masks)} masks and {len(maps)} maps.")
         pairs = [
-            check_pair(*pair, self.n_maps_ + i)
-            for i, pair in enumerate(zip(masks, maps))
+            check_pair(_known(mask, heat), heat, self.n_maps_ + i)
+            for i, (mask, heat) in enumerate(zip(masks, maps))
         ]
         if self._middle is None and pairs:
             self._middle = np.median(pairs[0][1])  # bins are narrow around 0
@@ -101,6 +102,21 @@ class StreamingPixelMetrics:
         """Return the area under the per-region overlap curve, in 0..1."""
         check_fpr_limit(fpr_limit)
         return partial_area(*self._levels(), self._weights(self._shares), fpr_limit)
+
+    def pro_curve(self):
+        """Return the per-region overlap curve, whose area :meth:`aupro` is.
+
+        Returns
+        -------
+        fpr : ndarray of shape (k,)
+            Share of good pixels above a threshold, from 0 up to 1.
+        pro : ndarray of shape (k,)
+            Mean over all regions of the share of their pixels above it, from 0 to 1.
+        """
+        found = np.cumsum([0, *self._weights(self._shares)])
+        x = np.stack(self._levels(), axis=1)  # before and after each level
+        y = np.stack([found[:-1], found[1:]], axis=1)
+        return np.array([0, *x.flat, 1]), np.array([0, *y.flat, 1])
 
     def auroc(self) -> float:
         """Return the area under the ROC curve over all pixels, in 0..1."""
@@ -134,3 +150,7 @@ class StreamingPixelMetrics:
         used = self._used()
         from_here = self._good[::-1].cumsum()[::-1]
         return self._bad[used].cumsum(), from_here[used], self._bad.sum()
+
+
+def _known(mask, heat):
+    return np.zeros(np.shape(heat), bool) if mask is None else mask

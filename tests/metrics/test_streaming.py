@@ -51,6 +51,32 @@ def test_agrees_with_the_exact_figures(data, limit):
     assert metrics.f1_max() == pytest.approx(pixel_f1_max_score(masks, maps), **near)
 
 
+@pytest.mark.parametrize("limit", [0.05, 0.3, 1.0])
+def test_the_curve_has_the_area_and_ends(data, limit):
+    masks, maps = data
+    metrics = StreamingPixelMetrics().update(masks, maps.round(1))  # many are equal
+    fpr, pro = metrics.pro_curve()
+    assert (fpr[0], pro[0], fpr[-1]) == (0, 0, 1)
+    assert pro[-1] == pytest.approx(1)
+    assert (np.diff(fpr) >= 0).all()
+    assert (np.diff(pro) >= 0).all()
+    inside = fpr <= limit
+    x = np.append(fpr[inside], limit)
+    y = np.append(pro[inside], np.interp(limit, fpr, pro))
+    area = ((y[1:] + y[:-1]) / 2 * np.diff(x)).sum() / limit
+    assert area == pytest.approx(metrics.aupro(limit))
+    exact = aupro_score(masks, maps.round(1), fpr_limit=limit)
+    assert area == pytest.approx(exact, abs=1e-3)
+
+
+def test_no_mask_is_an_empty_one(data):
+    masks, maps = data
+    known = [mask if mask.any() else None for mask in masks]
+    one, other = (StreamingPixelMetrics().update(m, maps) for m in (known, masks))
+    assert one.aupro() == other.aupro()
+    assert sum(mask is None for mask in known) == 3
+
+
 @pytest.mark.parametrize(("level", "noise"), [(100, 0.1), (1000, 0.1), (1, 1e-3)])
 def test_small_differences_on_a_high_level_are_seen(data, level, noise):
     masks, maps = data
