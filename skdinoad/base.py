@@ -18,7 +18,12 @@ from skdinoad._arrays.thresholds import (
     lowest_allowed,
     normals_needed,
 )
-from skdinoad._compat.sklearn import Interval, StrOptions
+from skdinoad._compat.sklearn import (
+    Interval,
+    StrOptions,
+    TakesCallbacks,
+    whole_fit,
+)
 from skdinoad._compat.torch import undisturbed, undisturbed_steps
 from skdinoad._inputs.copies import content, first_of_each, warn_of_copies
 from skdinoad._inputs.estimators import UsesFeatures
@@ -36,7 +41,7 @@ from skdinoad._inputs.labels import normal_rows
 __all__ = ["BaseDetector"]
 
 
-class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
+class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
     """Base class of the detectors that score a grid of patch features.
 
     A subclass writes three methods, and names its default extractor:
@@ -59,6 +64,9 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
         "contamination": [StrOptions({"auto"}), Interval(Real, 0, 0.5, closed="right")],
         "verbose": ["boolean"],
     }
+
+    #: How many parts of ``fit`` callbacks are told of; None = that depends.
+    _parts_of_fit = 0
 
     # -- fitting ----------------------------------------------------------------------
 
@@ -89,9 +97,10 @@ class BaseDetector(UsesFeatures, OutlierMixin, BaseEstimator):
             is out of range.
         """
         self._validate_params()
+        told = whole_fit(self, X, y, self._parts_of_fit)
         X = self._check_input(X)
         rows = normal_rows(y, len(X))
-        with self._learning():
+        with told, self._learning():
             normals = take(X, rows)  # extractors may learn too, and never from defects
             if isinstance(X, Images):
                 normals = self._images_to_fit(normals)

@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
-from skdinoad._compat.sklearn import Interval, StrOptions
+from skdinoad._compat.sklearn import Interval, StrOptions, Task
 from skdinoad._compat.torch import (
     as_tensor,
     multiplies_bfloat16,
@@ -77,6 +77,8 @@ class TrainedDetector(BaseDetector):
 
     #: Largest norm of the gradient; None = any.
     grad_clip = None
+
+    _parts_of_fit = None
 
     #: Weights of a network that was trained elsewhere, while ``fit`` takes them over.
     _given = None
@@ -215,26 +217,28 @@ class TrainedDetector(BaseDetector):
         for group in run.optimizer.param_groups:  # may be another one since
             group["weight_decay"] = getattr(self, "weight_decay", 0)
         try:
-            train(
-                run,
-                self._loss(run.network, data, rows),
-                n_iter=n_iter,
-                learning_rate=self._rate,
-                grad_clip=self.grad_clip,
-                seed=self._seed,
-                max_time=seconds,
-                keep_every=_KEEP_EVERY if self.warm_start else None,
-                verbose=self.verbose,
-                name=name,
-            )
+            with Task.current(self).part(name, n_iter - len(run.losses)) as task:
+                train(
+                    run,
+                    self._loss(run.network, data, rows),
+                    n_iter=n_iter,
+                    learning_rate=self._rate,
+                    grad_clip=self.grad_clip,
+                    seed=self._seed,
+                    max_time=seconds,
+                    keep_every=_KEEP_EVERY if self.warm_start else None,
+                    verbose=self.verbose,
+                    name=name,
+                    task=task,
+                )
         except FloatingPointError:
             self._run_key = None  # nothing to go on with
             raise
         if len(run.losses) < min(self._risen(), n_iter):
             warnings.warn(
-                f"max_time={self.max_time} stopped {name!r} after {len(run.losses)} of "
-                f"{n_iter} iterations: it has hardly learned. Allow more time, fewer "
-                "n_iter, or holdout=None.",
+                f"max_time={self.max_time}, or a callback, stopped {name!r} after "
+                f"{len(run.losses)} of {n_iter} iterations: it has hardly learned. "
+                "Allow more time, fewer n_iter, or holdout=None.",
                 ConvergenceWarning,
                 stacklevel=6,
             )

@@ -13,6 +13,8 @@ import torch
 from sklearn.model_selection import KFold, ShuffleSplit
 from tqdm.auto import tqdm
 
+from skdinoad._compat.sklearn import Task
+
 __all__ = [
     "Run",
     "batch_rows",
@@ -60,6 +62,7 @@ def train(
     keep_every=None,
     verbose=False,
     name="train",
+    task=None,
 ):
     """Train until ``n_iter`` iterations are done altogether, or the time is over.
 
@@ -89,6 +92,9 @@ def train(
         Whether to show a bar with the loss and the time left.
     name : str
         What the bar is called.
+    task : Task or None
+        Callbacks are told of each iteration as a part of it, and may stop the training
+        after one.
 
     Raises
     ------
@@ -98,6 +104,7 @@ def train(
     """
     run.network.train()
     device = next(run.network.parameters()).device
+    task = task or Task()
     bar = tqdm(range(len(run.losses), n_iter), name, unit="it", disable=not verbose)
     with (
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
@@ -105,11 +112,13 @@ def train(
     ):
         start = time.monotonic()
         for i in bar:
-            _seed(seed + i, device)
-            _step(run, loss_of(i), i, learning_rate(i), grad_clip)
+            with task.part("iteration") as step:
+                _seed(seed + i, device)
+                _step(run, loss_of(i), i, learning_rate(i), grad_clip)
             bar.set_postfix(loss=f"{run.losses[-1]:.4f}", refresh=False)
             keep()
-            if max_time is not None and time.monotonic() - start >= max_time:
+            late = max_time is not None and time.monotonic() - start >= max_time
+            if step.stop or late:
                 break
     run.network.eval()
 

@@ -136,6 +136,8 @@ class _Encoder:
         self.kept.append(item)
         number = self.known[id(item)] = f"object {len(self.kept)}"
         state = item.__getstate__() if hasattr(item, "__getstate__") else vars(item)
+        if isinstance(state, dict):  # scikit-learn's callbacks watch a fit; it is over
+            state = {k: v for k, v in state.items() if k != "_skl_callbacks"}
         data = {"$": "object", "class": name, "number": number}
         return {**data, "state": self.encode(state)}
 

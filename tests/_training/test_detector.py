@@ -8,8 +8,10 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.model_selection import GridSearchCV
 from sklearn.utils import Bunch
 
+from skdinoad import SubspaceAD, load, save
 from skdinoad._training.detector import TrainedDetector
 
 
@@ -231,3 +233,85 @@ def test_a_warning_made_an_error_mixes_no_trainings(grids):
             detector.fit(grids + 1)
     fresh = clone(detector).fit(grids + 1)
     assert detector.fit(grids + 1).loss_curve_ == fresh.loss_curve_
+
+
+# -- callbacks ------------------------------------------------------------------------
+
+
+class Listener:
+    """Notes the tasks that end; wants a network's training to end after some."""
+
+    def __init__(self, stop_after=None):
+        self.ended, self.scored, self.open = [], None, 0
+        self.stop_after = stop_after
+
+    def setup(self, estimator, context):
+        self.open += 1
+
+    def teardown(self, estimator, context):
+        self.open -= 1
+
+    def on_fit_task_begin(self, estimator, context):
+        pass
+
+    def on_fit_task_end(self, estimator, context, *, X=None, fitted_estimator=None):
+        self.ended.append((context.task_name, context.task_id))
+        if fitted_estimator is not None:
+            self.scored = fitted_estimator.score_samples(X)
+        return context.task_name == "iteration" and context.task_id == self.stop_after
+
+
+def listening(detector, *listeners):
+    pytest.importorskip("sklearn.callback", reason="callbacks came with 1.9")
+    return detector.set_callbacks(*listeners)
+
+
+def test_callbacks_hear_of_every_network_and_iteration(grids):
+    listener = Listener()
+    detector = listening(MeanDetector(n_iter=5, holdout=2), listener).fit(grids)
+    networks = [("fold 1", 0), ("fold 2", 1), ("train", 2)]
+    iterations = [("iteration", i) for i in range(5)]
+    heard = [task for network in networks for task in [*iterations, network]]
+    assert listener.ended == [*heard, ("fit", 0)]
+    assert np.array_equal(listener.scored, detector.score_samples(grids))
+    silent = MeanDetector(n_iter=5, holdout=2).fit(grids)
+    assert np.array_equal(listener.scored, silent.score_samples(grids))
+    assert listener.open == 0
+
+
+def test_callbacks_of_a_search_reach_the_detectors(grids):
+    listener = Listener()
+    listener.max_propagation_depth = None
+    search = GridSearchCV(
+        MeanDetector(n_iter=2, holdout=None),
+        {"aggregate": ["max"]},
+        scoring=lambda *_: 1.0,
+        cv=2,
+        refit=False,
+    )
+    listening(search, listener).fit(grids)
+    assert [name for name, _ in listener.ended].count("iteration") == 2 * 2
+    assert listener.open == 0
+
+
+def test_callbacks_may_stop_a_training(grids):
+    detector = listening(MeanDetector(holdout=None), Listener(stop_after=9))
+    assert detector.fit(grids).n_iter_ == 10
+    assert detector.n_iter_ == MeanDetector(n_iter=10, holdout=None).fit(grids).n_iter_
+    with pytest.warns(ConvergenceWarning, match="or a callback, stopped 'train'"):
+        listening(detector, Listener(stop_after=0)).fit(grids)
+
+
+def test_callbacks_are_let_go_of_where_fit_fails_and_where_it_is_saved(grids, tmp_path):
+    listener = Listener()
+    detector = listening(MeanDetector(n_iter=2), listener)
+    with pytest.raises(ValueError, match="batch_size"):
+        clone(detector).set_params(batch_size=0).fit(grids)
+    with pytest.raises(ValueError, match="0 samples"):
+        clone(detector).fit(grids[:0])
+    assert (listener.open, listener.ended) == (0, [])
+    model = listening(SubspaceAD(), listener).fit(grids)
+    save(model, tmp_path / "model.skd")
+    again = load(tmp_path / "model.skd")
+    assert np.array_equal(again.score_samples(grids), model.score_samples(grids))
+    assert not hasattr(again, "_skl_callbacks")
