@@ -63,6 +63,10 @@ class CNNFeatures(Extractor):
     cache : None, False, path or joblib.Memory, default=None
         Where features are kept, per image and by content: None in this process (up
         to 1 GiB), False nowhere, else on disk.
+    cache_size : int, str or None, default=None
+        What the features in that folder may take together: bytes, or a text such as
+        "500MB", "2GB" or "1.5GiB". Those that were longest unused make room for new
+        ones, in every process that is given a limit. None: no limit.
     verbose : bool, default=False
         Show a progress bar.
 
@@ -132,6 +136,7 @@ class CNNFeatures(Extractor):
         batch_size=8,
         min_valid=0.5,
         cache=None,
+        cache_size=None,
         verbose=False,
     ):
         self.model = model
@@ -147,6 +152,7 @@ class CNNFeatures(Extractor):
         self.batch_size = batch_size
         self.min_valid = min_valid
         self.cache = cache
+        self.cache_size = cache_size
         self.verbose = verbose
 
     @undisturbed()

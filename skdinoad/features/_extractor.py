@@ -52,6 +52,9 @@ class Extractor(TakesImages, TransformerMixin, BaseEstimator):
 
     _most_patches = _MAX_PATCHES
 
+    #: Models that were saved before there was such a parameter have none.
+    cache_size = None
+
     _parameter_constraints = {
         "model": [str],
         "weights": [str, Path],
@@ -62,6 +65,7 @@ class Extractor(TakesImages, TransformerMixin, BaseEstimator):
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "min_valid": [Interval(Real, 0, 1, closed="both")],
         "cache": [None, Options(bool, {False}), str, Path, joblib.Memory],
+        "cache_size": [None, Interval(Integral, 1, None, closed="left"), str],
         "verbose": ["boolean"],
     }
 
@@ -180,6 +184,7 @@ class Extractor(TakesImages, TransformerMixin, BaseEstimator):
                     f"{name}={value!r}: expected an edge, (height, width) in whole "
                     "pixels, or None."
                 )
+        open_store(self.cache, self.cache_size)  # or the error, before any work
         backbone = self._backbone()
         if backbone.kind != self._kind:
             raise ValueError(f"model={self.model!r} is no {_KINDS[self._kind]}")
@@ -224,7 +229,7 @@ class Extractor(TakesImages, TransformerMixin, BaseEstimator):
 
     def _extract(self, images):
         """Return grids, prefix and frames of one batch, stored ones where it can."""
-        store, settings = open_store(self.cache), self._settings()
+        store, settings = open_store(self.cache, self.cache_size), self._settings()
         images = list(images)
         keys = [image_key(image[..., :3], settings) for image in images]
         tokens = [store.get(key) for key in keys]

@@ -1,16 +1,12 @@
 """Features of single images, kept by content: in memory, or in files."""
 
 import hashlib
-import io
-import os
 import threading
-import warnings
-from contextlib import suppress
-from pathlib import Path
-from uuid import uuid4
 
 import joblib
 import numpy as np
+
+from skdinoad.features._disk import DiskStore, as_bytes
 
 __all__ = ["MEMORY_LIMIT", "clear_memory", "image_key", "open_store"]
 
@@ -26,22 +22,36 @@ def image_key(image, settings: str) -> str:
     return digest.hexdigest()
 
 
-def open_store(cache):
-    """Return the store that a ``cache`` parameter asks for.
+def open_store(cache, size=None):
+    """Return the store that the parameters ``cache`` and ``cache_size`` ask for.
 
     Parameters
     ----------
     cache : None, False, path or joblib.Memory
         None keeps features in this process, False nowhere, a path on disk, where
         other processes find them too. Of a Memory its folder is taken.
+    size : int, str or None
+        What the files in that folder may take together; None = no limit.
+
+    Raises
+    ------
+    ValueError
+        If there is a size and no folder, or the size is none.
     """
-    if cache is False:
-        return _NoStore()
-    if cache is None:
-        return _MEMORY
     if isinstance(cache, joblib.Memory):
-        cache = cache.location
-    return _NoStore() if cache is None else _DiskStore(Path(cache) / _FOLDER)
+        cache = False if cache.location is None else cache.location
+    if cache is None or cache is False:
+        _check_no_size(size, cache)
+        return _MEMORY if cache is None else _NoStore()
+    return DiskStore(cache, None if size is None else as_bytes(size))
+
+
+def _check_no_size(size, cache):
+    if size is not None:
+        raise ValueError(
+            f"cache_size={size!r} limits a folder, and cache={cache} names none: pass "
+            "cache='folder', or cache_size=None."
+        )
 
 
 def clear_memory():
@@ -91,66 +101,3 @@ class _MemoryStore:
 
 
 _MEMORY = _MemoryStore()
-
-
-class _DiskStore:
-    """A file for each image: a digest and an array, nothing that could run.
-
-    A file comes whole, under a name of its own first, so that several processes may
-    share the folder and one that is killed leaves no half of it behind.
-    """
-
-    def __init__(self, folder):
-        self._folder = folder
-
-    def get(self, key):
-        path = self._path(key)
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError:
-            return None
-        digest, array = content[:_DIGEST], content[_DIGEST:]
-        if hashlib.sha256(array).hexdigest().encode() == digest:
-            with suppress(ValueError):  # no array, or objects, which could run code
-                return np.load(io.BytesIO(array), allow_pickle=False)
-        warnings.warn(
-            f"The cached features in {path} are damaged; they are computed again. If "
-            "that happens often, look after the disk.",
-            UserWarning,
-            stacklevel=2,
-        )
-        return None
-
-    def put(self, key, value):
-        buffer = io.BytesIO()
-        np.save(buffer, value, allow_pickle=False)
-        try:
-            self._write(self._path(key), buffer.getbuffer())
-        except OSError as error:
-            warnings.warn(
-                f"Features cannot be kept in {self._folder} ({error}); work goes on "
-                "without. Is the disk full, or the folder read-only?",
-                UserWarning,
-                stacklevel=2,
-            )
-
-    def _write(self, path, array):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        half = path.with_name(f".{uuid4().hex}")
-        try:
-            with half.open("wb") as file:
-                file.write(hashlib.sha256(array).hexdigest().encode())
-                file.write(array)
-            os.replace(half, path)
-        finally:
-            half.unlink(missing_ok=True)
-
-    def _path(self, key):
-        return self._folder / key[:2] / f"{key[2:]}.npy"
-
-
-#: Where features lie below the folder that users name; another format, another name.
-_FOLDER = "skdinoad-features-1"
-
-#: Length of a digest in front of an array.
-_DIGEST = 64

@@ -1,0 +1,236 @@
+"""Features of single images in a folder that several processes may share."""
+
+import hashlib
+import io
+import os
+import re
+import time
+import warnings
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+from uuid import uuid4
+
+import numpy as np
+
+__all__ = ["DiskStore", "as_bytes"]
+
+#: Where features lie below the folder that users name; another format, another name.
+_FOLDER = "skdinoad-features-1"
+
+#: Names of the folders below, and of the files in these: entries and halves of them.
+_SHARD = re.compile("[0-9a-f]{2}")
+_OURS = re.compile(r"[0-9a-f]{38}\.npy|\.[0-9a-f]{32}")
+
+#: Length of a digest in front of an array.
+_DIGEST = 64
+
+#: Seconds after which half an entry is the litter of a killed process.
+_LITTER_AGE = 24 * 3600
+
+#: A limited folder is filled to this share, and each process looks how full it is
+#: whenever it has written that share: ten of them may write at once.
+_FILLED, _UNSEEN = 0.9, 0.01
+
+#: Bytes that this process has written into each folder since it last looked.
+_WRITTEN = {}
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?((?:[kmgt]i?)?)b", re.IGNORECASE | re.ASCII)
+
+
+def as_bytes(size) -> int:
+    """Return a size in bytes.
+
+    Examples
+    --------
+    >>> as_bytes("1.5 kB"), as_bytes("2GiB") == 2 * 2**30, as_bytes(7)
+    (1500, True, 7)
+    """
+    if not isinstance(size, str):
+        return size
+    found = _SIZE.fullmatch(size)
+    out = int(float(found[1]) * _unit(found[2].lower())) if found else 0
+    if out < 1:
+        raise ValueError(
+            f"cache_size={size!r}: expected a number of bytes, or a text such as "
+            "'500MB', '2GB' or '1.5GiB'."
+        )
+    return out
+
+
+def _unit(prefix):
+    power = " kmgt".index(prefix[:1] or " ")
+    return (1024 if prefix.endswith("i") else 1000) ** power
+
+
+class KeptFile(NamedTuple):
+    """A file of a store; the one that was longest unused is the smallest."""
+
+    used: float  # seconds since the epoch
+    path: Path
+    n_bytes: int
+
+
+class DiskStore:
+    """A file for each image: a digest and an array, nothing that could run.
+
+    A file comes whole, under a name of its own first, so that several processes may
+    share the folder and one that is killed leaves no half of it behind. A file's time
+    says when it was last used. There is no index, which a kill could leave wrong: who
+    wants to know what is there looks.
+
+    Parameters
+    ----------
+    folder : str or path
+        What users name; files lie in a folder below.
+    limit : int or None
+        Bytes that all files may take.
+    """
+
+    def __init__(self, folder, limit=None):
+        self.folder, self._limit = Path(folder) / _FOLDER, limit
+
+    def get(self, key):
+        path = self._path(key)
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        array = _array(content)
+        if array is None:
+            warnings.warn(
+                f"The cached features in {path} are damaged; they are computed again. "
+                "If that happens often, look after the disk.",
+                UserWarning,
+                stacklevel=2,
+            )
+            return None
+        with suppress(OSError):  # another process has made room, or all is read-only
+            os.utime(path)
+        return array
+
+    def put(self, key, value):
+        content = _content(value)
+        if self._limit is not None and len(content) > self._limit:
+            self._warn(f"an image has {len(content)} bytes of them, more than fit")
+            return
+        try:
+            self._make_room(len(content))
+            self._write(self._path(key), content)
+        except OSError as error:
+            self._warn(f"{error}", " Is the disk full, or the folder read-only?")
+
+    def entries(self):
+        """Return the file of each image, that which was longest unused first."""
+        return sorted(file for file in self._files() if not _is_half(file))
+
+    def damaged(self):
+        """Return the paths of entries that have changed since they were written."""
+        return [file.path for file in self.entries() if _is_damaged(file.path)]
+
+    def clear(self) -> int:
+        """Delete all entries and what killed processes have left; return how many."""
+        files = _removable(self._files())
+        for file in files:
+            file.path.unlink(missing_ok=True)
+        return len(files)
+
+    # -- private ----------------------------------------------------------------------
+
+    def _make_room(self, n):
+        """Delete what was longest unused where n bytes more would fill the folder."""
+        if self._limit is None:
+            return
+        written = _WRITTEN.get(self.folder, self._limit) + n
+        if written > _UNSEEN * self._limit:
+            self._evict(n)
+            written = n
+        _WRITTEN[self.folder] = written
+
+    def _evict(self, n):
+        files = self._files()
+        surplus = n + sum(file.n_bytes for file in files) - _FILLED * self._limit
+        for file in sorted(_removable(files)):
+            if surplus <= 0:
+                return
+            file.path.unlink(missing_ok=True)  # others may be making room, too
+            surplus -= file.n_bytes
+
+    def _files(self):
+        """Return the files that are ours: no links, nothing with another name."""
+        out = []
+        for folder in _listed(self.folder):
+            if _SHARD.fullmatch(folder.name) and folder.is_dir(follow_symlinks=False):
+                ours = (x for x in _listed(folder) if _OURS.fullmatch(x.name))
+                out += [kept for kept in map(_kept, ours) if kept]
+        return out
+
+    def _write(self, path, content):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        half = path.with_name(f".{uuid4().hex}")
+        try:
+            half.write_bytes(content)
+            os.replace(half, path)
+        finally:
+            half.unlink(missing_ok=True)
+
+    def _warn(self, reason, question=""):
+        warnings.warn(
+            f"Features cannot be kept in {self.folder} ({reason}); work goes on "
+            f"without.{question}",
+            UserWarning,
+            stacklevel=3,
+        )
+
+    def _path(self, key):
+        return self.folder / key[:2] / f"{key[2:]}.npy"
+
+
+def _content(value):
+    """Return an array as the bytes of an entry."""
+    buffer = io.BytesIO(bytes(_DIGEST))
+    buffer.seek(_DIGEST)
+    np.save(buffer, value, allow_pickle=False)
+    content = buffer.getbuffer()
+    content[:_DIGEST] = hashlib.sha256(content[_DIGEST:]).hexdigest().encode()
+    return content
+
+
+def _array(content):
+    """Return the array in the bytes of an entry, None if they are damaged."""
+    digest, array = content[:_DIGEST], content[_DIGEST:]
+    if hashlib.sha256(array).hexdigest().encode() == digest:
+        with suppress(ValueError):  # no array, or objects, which could run code
+            return np.load(io.BytesIO(array), allow_pickle=False)
+    return None
+
+
+def _is_damaged(path):
+    with suppress(FileNotFoundError):  # gone meanwhile
+        return _array(path.read_bytes()) is None
+    return False
+
+
+def _removable(files):
+    """Return the files without halves that a process may still be writing."""
+    old = time.time() - _LITTER_AGE
+    return [file for file in files if not _is_half(file) or file.used < old]
+
+
+def _is_half(file):
+    return file.path.name.startswith(".")
+
+
+def _listed(folder):
+    with suppress(FileNotFoundError), os.scandir(folder) as found:
+        return list(found)
+    return []
+
+
+def _kept(item):
+    """Return what is known of a file in a folder, None if it is no file any more."""
+    with suppress(FileNotFoundError):
+        if item.is_file(follow_symlinks=False):
+            stat = item.stat(follow_symlinks=False)
+            return KeptFile(stat.st_mtime, Path(item.path), stat.st_size)
+    return None
