@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import tiny_features
 from PIL import Image
 
 from skdinoad.cli import main
 from skdinoad.datasets import make_screws
 
-COMMANDS = ("fit", "score", "tune", "compare", "inspect", "weights")
+COMMANDS = ("fit", "score", "tune", "compare", "inspect", "weights", "cache")
 
 
 def test_the_module_is_the_command():
@@ -57,6 +58,7 @@ def test_every_documented_run_works(tmp_path, monkeypatch, capsys):
     region[:20] = 0
     Image.fromarray(region).save(tmp_path / "roi.png")
     monkeypatch.chdir(tmp_path)
+    tiny_features(cache="features", cache_size="2GB").transform(parts["good"])
     runs = documented()
     assert {run.split()[0] for run in runs} == {*COMMANDS}
     for run in runs:
@@ -65,3 +67,4 @@ def test_every_documented_run_works(tmp_path, monkeypatch, capsys):
             assert main(arguments) == 0, (run, capsys.readouterr().err)
     for name in ("report.html", "scores.csv", "maps", "regions.json", "tuned.skd"):
         assert (tmp_path / name).exists(), name
+    assert not list((tmp_path / "features").rglob("*.npy"))  # the last run clears it

@@ -38,7 +38,7 @@ def _parser():
         epilog=_EXIT,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_fit, _score, _tune, _compare, _inspect, _weights):
+    for add in (_fit, _score, _tune, _compare, _inspect, _weights, _cache):
         add(commands)
     return parser
 
@@ -143,6 +143,18 @@ def _weights(commands):
     out.add_argument("--fetch", action="store_true", help="ask the model hub for them")
 
 
+def _cache(commands):
+    text = "Say which features a folder keeps, or delete them."
+    out = _command(commands, "cache", text, _run_cache)
+    out.add_argument("folder", type=Path, help="what was passed as cache=")
+    what = out.add_mutually_exclusive_group()
+    what.add_argument(
+        "--check", action="store_true", help="read all, name damaged ones"
+    )
+    what.add_argument("--clear", action="store_true", help="delete features, no others")
+    out.add_argument("--json", action="store_true", help="print JSON")
+
+
 def _run_fit(options):
     from skdinoad.cli._learn import fit
 
@@ -177,3 +189,9 @@ def _run_weights(options):
     from skdinoad.cli._describe import weights
 
     return weights(options)
+
+
+def _run_cache(options):
+    from skdinoad.cli._features import cache
+
+    return cache(options)
