@@ -1,4 +1,8 @@
 import hashlib
+import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -157,7 +161,7 @@ def test_any_failure_is_told_and_leaves_nothing(hub, send):
 @pytest.mark.parametrize("head", [error_500, silent, page])
 def test_hub_without_an_answer_is_given_up(hub, head):
     hub.head = head
-    with pytest.raises(WeightsNotFoundError, match=r"hub failed \(.*Remedies"):
+    with pytest.raises(WeightsNotFoundError, match=r"hub failed \(.*remedies"):
         DinoFeatures(model=MODEL, weights="hub").fit()
     assert kept(hub) == []
 
@@ -243,3 +247,70 @@ def test_links_of_links_are_checked_by_the_name_of_the_first(hub):
 
 def test_model_that_is_not_on_the_hub():
     assert from_hub("test_vit") is None
+
+
+#: A life of a model in a process of its own, in which whoever asks the network is
+#: counted and refused.
+OFFLINE = """
+import json, os, socket, sys
+from contextlib import redirect_stdout
+
+asked = []
+
+def refuse(name):
+    def ask(*args, **kwargs):
+        asked.append(name)
+        raise OSError("there is no network")
+    return ask
+
+for place, name in [
+    (socket, "getaddrinfo"), (socket.socket, "connect"), (socket.socket, "connect_ex")
+]:
+    setattr(place, name, refuse(name))
+
+from PIL import Image
+from skdinoad import AnomalyDINO, DinoFeatures, load, save
+from skdinoad.cli import main
+from skdinoad.testing import make_images
+
+def life(model):
+    features = DinoFeatures(model=model, image_size=64)
+    paths = [f"{i}.png" for i in range(4)]
+    for path, image in zip(paths, make_images(4)):
+        Image.fromarray(image).save(path)
+    detector = AnomalyDINO(features=features, masking=False).fit(paths)
+    detector.score_samples(paths)
+    load(save(detector, "m.skd")).predict_map(paths)
+    return main(["score", "m.skd", *paths]), main(["weights"])
+
+def error():
+    try:
+        life("test_vit2.r160_in1k")
+    except RuntimeError as error:
+        return str(error)
+
+with redirect_stdout(sys.stderr):
+    statuses = life(sys.argv[1])
+said = {"statuses": statuses, "error": error(), "asked": list(asked)}
+os.environ["SKDINOAD_OFFLINE"] = "0"
+print(json.dumps({**said, "online": [error(), asked]}))
+"""
+
+
+def test_offline_nothing_connects_from_import_to_command_line(hub, tmp_path):
+    from_hub(MODEL)  # into the cache; the other model is nowhere
+    command = [sys.executable, "-c", OFFLINE, MODEL]
+    env = {**os.environ, "SKDINOAD_OFFLINE": "1", "HF_HUB_CACHE": str(hub.cache)}
+    out = subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path)
+    assert out.returncode == 0, out.stderr
+    said = json.loads(out.stdout)
+    assert said["asked"] == []
+    assert said["statuses"] == [0, 0]
+    error = said["error"]
+    assert error.startswith("No pretrained weights for model='test_vit2.r160_in1k'")
+    assert "(SKDINOAD_OFFLINE or HF_HUB_OFFLINE is set)" in error
+    assert ". " not in error  # one sentence
+    assert "\n" not in error
+    reason, asked = said["online"]
+    assert "the model hub failed" in reason
+    assert asked  # so this counts
