@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 DATA ?=
 
-.PHONY: demo test test-browser test-oldest test-wheel lint bench check-safety check-accuracy doc clean
+.PHONY: demo test test-browser test-oldest test-wheel lint bench check-safety check-soak check-accuracy doc clean
 
 # Installs into .venv, with the versions that were tested.
 $(INSTALLED): pyproject.toml constraints.txt
@@ -72,6 +72,10 @@ bench: $(INSTALLED)
 # Damage, kills and hostile files: trials and failures of each promise.
 check-safety: $(INSTALLED)
 	$(BIN)/python benchmarks/safety.py
+
+# Ten thousand images through one process: does its memory grow?
+check-soak: $(INSTALLED)
+	$(BIN)/python benchmarks/soak.py
 
 check-accuracy: $(INSTALLED)
 	@test -n "$(DATA)" || { echo "usage: make check-accuracy DATA=folder"; exit 2; }

@@ -3,13 +3,15 @@
 A trial of damage flips one bit, or cuts a file; it fails if another result comes of it
 in silence. A trial of a kill stops a writing process at a random moment; it fails if
 what is left is neither the old file nor the new one, or a row is lost or there twice. A
-hostile file is a pickle that would make a file; it fails if that file is there.
+hostile file is a pickle that would make a file; it fails if that file is there. A trial
+of a full folder of features fails, too, if it passes its limit or another file is gone.
 
     python benchmarks/safety.py
     python benchmarks/safety.py --trials 10
 """
 
 import csv
+import io
 import os
 import pickle
 import signal
@@ -18,19 +20,31 @@ import sys
 import tempfile
 import time
 import warnings
-from contextlib import suppress
+from contextlib import ExitStack, redirect_stdout, suppress
 from pathlib import Path
+from unittest import mock
 
 import joblib
 import numpy as np
 from _common import environment, parser, print_table
+from PIL import Image
 from sklearn.utils import Bunch
 
 from skdinoad import AnomalyDINO, DinoFeatures, DinoPatch, dump, load, save
+from skdinoad.cli import main as skdinoad
 from skdinoad.cli._batch import _Csv, _scored_before
 from skdinoad.datasets import make_screws
 from skdinoad.features import _store
 from skdinoad.report import ScoringReport
+
+#: Whoever asks a network comes through one of them.
+DOORS = [
+    (socket, "getaddrinfo"),
+    (socket.socket, "connect"),
+    (socket.socket, "connect_ex"),
+]
+
+KEYS = [f"{i:040x}" for i in range(10_000)]
 
 TINY = {"model": "test_vit", "weights": "random:0", "image_size": 64}
 
@@ -56,6 +70,7 @@ def main():
             ("a kill while save writes", world.killed_save, options.kills),
             ("a kill while dump writes", world.killed_dump, options.kills),
             ("a kill while features are kept", world.killed_entry, options.kills),
+            ("a kill while features make room", world.killed_room, options.kills),
             ("a kill while a CSV file grows", world.killed_csv, options.kills),
             ("a kill while a report is written", world.killed_report, options.kills),
             ("a connection under SKDINOAD_OFFLINE=1", world.connected, 3),
@@ -154,13 +169,25 @@ class World:
         return not np.array_equal(joblib.load(path).score_samples(self.X), self.scores)
 
     def killed_entry(self, rng):
-        keys = [f"{i:040x}" for i in range(10_000)]
-        killed(lambda i: self.store.put(keys[i], self.values + i), rng)
-        for i, key in enumerate(keys):
-            found = self.store.get(key)
-            if found is not None and not np.array_equal(found, self.values + i):
-                return True
-        return False
+        killed(lambda i: self.store.put(KEYS[i], self.values + i), rng)
+        return self._wrong(self.store)
+
+    def killed_room(self, rng):
+        folder, limit = tempfile.mkdtemp(dir=self.folder), 20 * len(self.entry_whole)
+        store = _store.open_store(folder, limit)
+        store.put(KEYS[0], self.values)
+        foreign = store.folder / "00" / "notes.npy"
+        foreign.write_text("mine")
+        killed(lambda i: store.put(KEYS[i], self.values + i), rng)
+        store.put(KEYS[0], self.values)  # the next process goes on
+        size = sum(path.stat().st_size for path in foreign.parent.iterdir())
+        return size > limit or not foreign.exists() or self._wrong(store)
+
+    def _wrong(self, store):
+        """Return whether a key gives other values than were kept."""
+        found = {i: store.get(key) for i, key in enumerate(KEYS)}
+        kept = {i: x for i, x in found.items() if x is not None}
+        return not all(np.array_equal(x, self.values + i) for i, x in kept.items())
 
     def killed_csv(self, rng):
         """Resumed after the kill, each image has one row."""
@@ -184,15 +211,18 @@ class World:
     # -- network ----------------------------------------------------------------------
 
     def connected(self, rng):
-        seen, connect = [], socket.socket.connect
-        socket.socket.connect = lambda *a: seen.append(a) or connect(*a)
-        try:
+        with ExitStack() as stack:
+            doors = [
+                stack.enter_context(mock.patch.object(place, name, side_effect=OSError))
+                for place, name in DOORS
+            ]
+            stack.enter_context(redirect_stdout(io.StringIO()))
             detector = AnomalyDINO(features=DinoFeatures(cache=False)).fit(self.X[:3])
-            detector.score_samples(self.X)
-            load(save(detector, self.folder / "c.skd")).score_samples(self.X)
-        finally:
-            socket.socket.connect = connect
-        return bool(seen)
+            model, path = save(detector, self.folder / "c.skd"), self.folder / "c.png"
+            load(model).score_samples(self.X)
+            Image.fromarray(self.X[0]).save(path)
+            status = skdinoad(["score", str(model), str(path)])
+        return status != 0 or any(door.called for door in doors)
 
 
 class Bomb:

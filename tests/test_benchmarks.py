@@ -1,5 +1,6 @@
-"""The table of all methods, on a folder of rendered screws."""
+"""Benchmarks, small: the table of all methods on rendered screws, and the long run."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -64,3 +65,32 @@ def test_table_is_filled_and_resumed(tmp_path, real_features, real_cnn):
     assert len(known["rows"]) == 4
     for row in known["rows"]:
         assert row["fit s"] > 0 < row["score ms"]
+
+
+@pytest.fixture
+def soak(monkeypatch):
+    monkeypatch.syspath_prepend(TABLE.parent)
+    return importlib.import_module("soak")
+
+
+def test_soak_notes_memory_at_each_mark(soak, tmp_path):
+    rows = list(soak.soak(tmp_path, 20))
+    assert [row[:2] for row in rows] == [
+        ("score_command", "nowhere"),
+        ("score_samples", "nowhere"),
+        ("score_command", "folder"),
+        ("score_samples", "folder"),
+    ]
+    assert all(len(mib) == 3 and min(mib) > 10 for *_, mib in rows)
+    turned = 8 * 8  # images of fit in each rotation
+    assert len(list((tmp_path / "kept").rglob("*.npy"))) == turned + 20
+
+
+@pytest.mark.parametrize(("allowed", "status"), [("1000", 0), ("-1", 1)])
+def test_soak_fails_where_memory_grows(soak, monkeypatch, capsys, allowed, status):
+    arguments = ["soak.py", "--images", "10", "--allowed", allowed]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit) as stop:
+        soak.main()
+    assert int(stop.value.code) == status
+    assert "score_samples" in capsys.readouterr().out
