@@ -24,6 +24,7 @@ html_title = "skdinoad"
 templates_path = ["_templates"]
 exclude_patterns = ["_build", "_templates", "examples/README.rst"]
 autosummary_generate = True
+autodoc_typehints = "none"  # the texts below say them, with shapes and units
 # Docstrings inherited from scikit-learn refer to its own glossary.
 suppress_warnings = ["ref.term", "ref.ref", "ref.doc"]
 copybutton_prompt_text = r">>> |\.\.\. |\$ "

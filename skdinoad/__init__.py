@@ -1,6 +1,7 @@
 """Visual anomaly detection that feels like scikit-learn."""
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0.dev0"
 
@@ -41,14 +42,48 @@ _MODULES = ("datasets", "metrics", "model_selection", "monitoring", "plotting")
 __all__ = [*_PLACES, "__version__"]
 
 
-def __getattr__(name):
-    if name in _PLACES:
-        value = getattr(import_module(f"skdinoad.{_PLACES[name]}"), name)
-        globals()[name] = value
-        return value
-    if name in _MODULES:
-        return import_module(f"skdinoad.{name}")
-    raise AttributeError(f"module 'skdinoad' has no attribute {name!r}")
+if TYPE_CHECKING:  # the same names once more, for what reads code without running it
+    from skdinoad import datasets as datasets
+    from skdinoad import metrics as metrics
+    from skdinoad import model_selection as model_selection
+    from skdinoad import monitoring as monitoring
+    from skdinoad import plotting as plotting
+    from skdinoad._inputs.labels import to_labels as to_labels
+    from skdinoad.alignment import AffineAligner as AffineAligner
+    from skdinoad.alignment import ForegroundMask as ForegroundMask
+    from skdinoad.alignment import PCAAligner as PCAAligner
+    from skdinoad.alignment import RegionMask as RegionMask
+    from skdinoad.detectors import DFR as DFR
+    from skdinoad.detectors import DMAD as DMAD
+    from skdinoad.detectors import AnomalyDINO as AnomalyDINO
+    from skdinoad.detectors import Dinomaly as Dinomaly
+    from skdinoad.detectors import DinoPatch as DinoPatch
+    from skdinoad.detectors import SubspaceAD as SubspaceAD
+    from skdinoad.features import CNNFeatures as CNNFeatures
+    from skdinoad.features import DinoFeatures as DinoFeatures
+    from skdinoad.model_selection import ThresholdTunerCV as ThresholdTunerCV
+    from skdinoad.model_selection import as_classifier as as_classifier
+    from skdinoad.model_selection import suggest as suggest
+    from skdinoad.persistence import dump as dump
+    from skdinoad.persistence import load as load
+    from skdinoad.persistence import save as save
+    from skdinoad.pipeline import Pipeline as Pipeline
+    from skdinoad.pipeline import iter_maps as iter_maps
+    from skdinoad.pipeline import make_pipeline as make_pipeline
+    from skdinoad.pipeline import predict_map as predict_map
+    from skdinoad.regions import Region as Region
+    from skdinoad.regions import find_regions as find_regions
+    from skdinoad.regions import regions_table as regions_table
+else:
+
+    def __getattr__(name):
+        if name in _PLACES:
+            value = getattr(import_module(f"skdinoad.{_PLACES[name]}"), name)
+            globals()[name] = value
+            return value
+        if name in _MODULES:
+            return import_module(f"skdinoad.{name}")
+        raise AttributeError(f"module 'skdinoad' has no attribute {name!r}")
 
 
 def __dir__():

@@ -1,6 +1,7 @@
 """What all detectors share: input, features, batches, scores, offset, maps."""
 
 import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from numbers import Real
 
@@ -37,6 +38,7 @@ from skdinoad._inputs.grids import (
 )
 from skdinoad._inputs.images import Images, as_images, take
 from skdinoad._inputs.labels import normal_rows
+from skdinoad._typing import ImagesLike, LabelsLike, OneOrList, Self
 
 __all__ = ["BaseDetector"]
 
@@ -71,7 +73,7 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
     # -- fitting ----------------------------------------------------------------------
 
     @undisturbed()
-    def fit(self, X, y=None):
+    def fit(self, X: ImagesLike, y: LabelsLike | None = None) -> Self:
         """Learn what normal images look like.
 
         Parameters
@@ -112,7 +114,7 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
         return self
 
     @undisturbed()
-    def fit_predict(self, X, y=None):
+    def fit_predict(self, X: ImagesLike, y: LabelsLike | None = None) -> np.ndarray:
         """Fit and return the labels of the same images, as ``fit(X, y).predict(X)``.
 
         The training images are in what was learned: expect all of them +1. Images
@@ -250,7 +252,7 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
     # -- scoring ----------------------------------------------------------------------
 
     @undisturbed()
-    def score_samples(self, X):
+    def score_samples(self, X: ImagesLike) -> np.ndarray:
         """Return the normality of each image.
 
         Parameters
@@ -283,7 +285,7 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
         self._warn_of_input(X)
         return scores
 
-    def decision_function(self, X):
+    def decision_function(self, X: ImagesLike) -> np.ndarray:
         """Return ``score_samples(X) - offset_``: below 0 is anomalous.
 
         Parameters
@@ -298,7 +300,7 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
         threshold = self._threshold()
         return self.score_samples(X) - threshold
 
-    def predict(self, X):
+    def predict(self, X: ImagesLike) -> np.ndarray:
         """Return +1 for images that look normal and -1 for anomalous ones.
 
         Parameters
@@ -311,7 +313,7 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
         """
         return np.where(self.decision_function(X) < 0, -1, 1)
 
-    def predict_map(self, X):
+    def predict_map(self, X: ImagesLike) -> OneOrList:
         """Return a heat map for each image, in the coordinates of the image given.
 
         Parameters
@@ -331,7 +333,12 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
         """
         return stacked(list(self._iter_maps(X)))
 
-    def map_frames(self, X, frames=None, sizes=None):
+    def map_frames(
+        self,
+        X: ImagesLike,
+        frames: np.ndarray | None = None,
+        sizes: Sequence[tuple[int, int]] | None = None,
+    ) -> Iterator[np.ndarray]:
         """Yield heat maps in the coordinates of the images that X was made from.
 
         Parameters

@@ -14,6 +14,7 @@ from skdinoad._compat.torch import undisturbed
 from skdinoad._inputs.estimators import UsesFeatures
 from skdinoad._inputs.images import as_images
 from skdinoad._inputs.pixels import hidden_pixels
+from skdinoad._typing import ExtractorLike, ImagesLike, LabelsLike, RandomState, Self
 from skdinoad.features import DinoFeatures
 
 __all__ = ["DriftMonitor"]
@@ -115,18 +116,18 @@ class DriftMonitor(UsesFeatures, BaseEstimator):
     def __init__(
         self,
         *,
-        features=None,
-        false_alarm_every=10_000,
-        batch_size=8,
-        random_state=0,
-    ):
+        features: ExtractorLike | None = None,
+        false_alarm_every: float = 10_000,
+        batch_size: int = 8,
+        random_state: RandomState = 0,
+    ) -> None:
         self.features = features
         self.false_alarm_every = false_alarm_every
         self.batch_size = batch_size
         self.random_state = random_state
 
     @undisturbed()
-    def fit(self, X, y=None):
+    def fit(self, X: ImagesLike, y: LabelsLike | None = None) -> Self:
         """Learn what images look like while all is well.
 
         Parameters
@@ -161,7 +162,7 @@ class DriftMonitor(UsesFeatures, BaseEstimator):
         return self
 
     @undisturbed()
-    def update(self, X) -> np.ndarray:
+    def update(self, X: ImagesLike) -> np.ndarray:
         """Look at further images in the order in which they were taken.
 
         Parameters
@@ -180,7 +181,7 @@ class DriftMonitor(UsesFeatures, BaseEstimator):
         values = _with_distance(pooled - self.mean_, pixels)
         return np.array([self._bet(row) for row in values], bool)
 
-    def reset(self):
+    def reset(self) -> Self:
         """Forget all images since ``fit``: the lens is clean again.
 
         Returns

@@ -1,7 +1,10 @@
 """Pipelines that carry heat maps back to the images given in."""
 
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
+import joblib
 import numpy as np
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline as SklearnPipeline
@@ -14,6 +17,14 @@ from skdinoad._compat.sklearn import name_estimators
 from skdinoad._compat.torch import undisturbed
 from skdinoad._inputs.estimators import TakesImages, forget
 from skdinoad._inputs.images import as_images
+from skdinoad._typing import (
+    DetectorLike,
+    ImagesLike,
+    LabelsLike,
+    OneOrList,
+    Self,
+    Threshold,
+)
 
 __all__ = [
     "Pipeline",
@@ -28,8 +39,10 @@ __all__ = [
 #: Images that are aligned and scored at a time: bounds the memory.
 _CHUNK = 32
 
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 
-def predict_map(estimator, X):
+
+def predict_map(estimator: DetectorLike, X: ImagesLike) -> OneOrList:
     """Return heat maps of any fitted estimator that ends in a detector.
 
     Parameters
@@ -71,7 +84,7 @@ def predict_map(estimator, X):
     return stacked(list(iter_maps(estimator, X)))
 
 
-def iter_maps(estimator, X):
+def iter_maps(estimator: DetectorLike, X: ImagesLike) -> Iterator[np.ndarray]:
     """Yield the heat maps that :func:`predict_map` returns, one by one.
 
     Images are read a batch at a time, when the map of the first of them is asked for,
@@ -221,9 +234,14 @@ def _final_estimator_has_maps(pipeline):
     )
 
 
-def _inherited(name):
+def _inherited(name: str) -> Callable[[_Method], _Method]:
     """A method that is there when scikit-learn's Pipeline would have it."""
-    return available_if(lambda pipeline: hasattr(super(Pipeline, pipeline), name))
+    return _where(lambda pipeline: hasattr(super(Pipeline, pipeline), name))
+
+
+def _where(check: Callable[[Any], bool]) -> Callable[[_Method], _Method]:
+    """scikit-learn's ``available_if``, which does not say that it keeps signatures."""
+    return available_if(check)
 
 
 class Pipeline(SklearnPipeline):
@@ -260,7 +278,14 @@ class Pipeline(SklearnPipeline):
     ['pcaaligner', 'dinopatch']
     """
 
-    def __init__(self, steps, *, transform_input=None, memory=None, verbose=False):
+    def __init__(
+        self,
+        steps: Sequence[Any],
+        *,
+        transform_input: Sequence[str] | None = None,
+        memory: str | joblib.Memory | None = None,
+        verbose: bool = False,
+    ) -> None:
         super().__init__(
             _named(steps),
             transform_input=transform_input,
@@ -268,11 +293,11 @@ class Pipeline(SklearnPipeline):
             verbose=verbose,
         )
 
-    def get_params(self, deep=True):
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return parameters by name, as in scikit-learn; of the steps too if deep."""
         return super().get_params(deep=deep and _is_sound(self.steps))
 
-    def set_params(self, **params):
+    def set_params(self, **params: Any) -> Self:
         """Set parameters, as in scikit-learn; ``steps`` may be bare.
 
         Parameters
@@ -288,7 +313,7 @@ class Pipeline(SklearnPipeline):
             params["steps"] = _named(params["steps"])
         return super().set_params(**params)
 
-    def fit(self, X, y=None, **params):
+    def fit(self, X: ImagesLike, y: LabelsLike | None = None, **params: Any) -> Self:
         """Fit all steps, each on what comes out of the one before.
 
         Parameters
@@ -312,39 +337,43 @@ class Pipeline(SklearnPipeline):
             return super().fit(X, y, **params)
 
     @_inherited("fit_transform")
-    def fit_transform(self, X, y=None, **params):
+    def fit_transform(
+        self, X: ImagesLike, y: LabelsLike | None = None, **params: Any
+    ) -> Any:
         """Fit all steps and transform X by them; parameters as in ``fit``."""
         with _all_or_nothing(self):
             return super().fit_transform(X, y, **params)
 
     @_inherited("fit_predict")
-    def fit_predict(self, X, y=None, **params):
+    def fit_predict(
+        self, X: ImagesLike, y: LabelsLike | None = None, **params: Any
+    ) -> np.ndarray:
         """Fit all steps and label X; parameters as in ``fit``."""
         with _all_or_nothing(self):
             return super().fit_predict(X, y, **params)
 
     @property
-    def offset_(self):
+    def offset_(self) -> Threshold:
         return _holder(self, "offset_", decider).offset_
 
     @offset_.setter
-    def offset_(self, value):
+    def offset_(self, value: Threshold) -> None:
         _holder(self, "offset_", decider).offset_ = value
 
     @property
-    def map_limits_(self):
+    def map_limits_(self) -> tuple[float, float]:
         return _holder(self, "map_limits_", _last).map_limits_
 
     @map_limits_.setter
-    def map_limits_(self, value):
+    def map_limits_(self, value: tuple[float, float]) -> None:
         _holder(self, "map_limits_", _last).map_limits_ = value
 
     @property
-    def pixel_threshold_(self):
+    def pixel_threshold_(self) -> Threshold:
         return _holder(self, "pixel_threshold_", pixel_decider).pixel_threshold_
 
     @pixel_threshold_.setter
-    def pixel_threshold_(self, value):
+    def pixel_threshold_(self, value: Threshold) -> None:
         _holder(self, "pixel_threshold_", pixel_decider).pixel_threshold_ = value
 
     def __sklearn_tags__(self):
@@ -355,8 +384,8 @@ class Pipeline(SklearnPipeline):
             tags.input_tags = get_tags(first).input_tags
         return tags
 
-    @available_if(_final_estimator_has_maps)
-    def predict_map(self, X):
+    @_where(_final_estimator_has_maps)
+    def predict_map(self, X: ImagesLike) -> OneOrList:
         """Return heat maps in the coordinates of X; see :func:`predict_map`.
 
         Parameters
@@ -443,7 +472,12 @@ def _check_steps(steps):
         )
 
 
-def make_pipeline(*steps, memory=None, transform_input=None, verbose=False):
+def make_pipeline(
+    *steps: Any,
+    memory: str | joblib.Memory | None = None,
+    transform_input: Sequence[str] | None = None,
+    verbose: bool = False,
+) -> Pipeline:
     """Return a :class:`Pipeline` of steps named after their classes.
 
     Parameters

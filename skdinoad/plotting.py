@@ -4,15 +4,26 @@ Colours mean the same in every image: their limits come from held-out training i
 """
 
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image
 
 from skdinoad._inputs.files import told_apart
 from skdinoad._inputs.images import as_shown
 from skdinoad._inputs.labels import check_labels
+from skdinoad._typing import (
+    DetectorLike,
+    FilePath,
+    ImagesLike,
+    MapsLike,
+    MasksLike,
+    Self,
+)
 from skdinoad.metrics import StreamingPixelMetrics
 from skdinoad.pipeline import final_detector, iter_maps, predict_map
 
@@ -26,7 +37,13 @@ __all__ = [
 ]
 
 
-def overlay_map(image, heat, *, limits, colormap="inferno"):
+def overlay_map(
+    image: np.ndarray,
+    heat: np.ndarray,
+    *,
+    limits: tuple[float, float],
+    colormap: str = "inferno",
+) -> np.ndarray:
     """Lay a heat map over its image.
 
     Parameters
@@ -63,7 +80,14 @@ def overlay_map(image, heat, *, limits, colormap="inferno"):
     return (image * (1 - cover) + color * cover).round().astype(np.uint8)
 
 
-def save_maps(folder, X, maps, *, limits, names=None):
+def save_maps(
+    folder: FilePath,
+    X: ImagesLike,
+    maps: Iterable[np.ndarray],
+    *,
+    limits: tuple[float, float],
+    names: np.ndarray | Sequence[Any] | None = None,
+) -> list[Path]:
     """Write images with their heat maps laid over them as PNG files.
 
     Parameters
@@ -173,12 +197,28 @@ class AnomalyMapDisplay:
     (2, 2)
     """
 
-    def __init__(self, images, maps, *, limits, masks=None, titles=None):
+    def __init__(
+        self,
+        images: ImagesLike,
+        maps: MapsLike,
+        *,
+        limits: tuple[float, float],
+        masks: MasksLike | None = None,
+        titles: Sequence[str] | None = None,
+    ) -> None:
         self.images, self.maps, self.limits = images, maps, limits
         self.masks, self.titles = masks, titles
 
     @classmethod
-    def from_estimator(cls, estimator, X, *, masks=None, limits=None, axes=None):
+    def from_estimator(
+        cls,
+        estimator: DetectorLike,
+        X: ImagesLike,
+        *,
+        masks: MasksLike | None = None,
+        limits: tuple[float, float] | None = None,
+        axes: Any = None,
+    ) -> Self:
         """Score images and show them.
 
         Parameters
@@ -215,11 +255,20 @@ class AnomalyMapDisplay:
         return cls(X, maps, **shown).plot(axes)
 
     @classmethod
-    def from_predictions(cls, X, maps, *, limits, masks=None, titles=None, axes=None):
+    def from_predictions(
+        cls,
+        X: ImagesLike,
+        maps: MapsLike,
+        *,
+        limits: tuple[float, float],
+        masks: MasksLike | None = None,
+        titles: Sequence[str] | None = None,
+        axes: Any = None,
+    ) -> Self:
         """Show images with maps that are known; parameters as those of the class."""
         return cls(X, maps, limits=limits, masks=masks, titles=titles).plot(axes)
 
-    def plot(self, axes=None):
+    def plot(self, axes: Any = None) -> Self:
         """Draw into 2 x n axes, or a new figure; return self."""
         images = as_shown(self.images)
         self._check(images)
@@ -279,13 +328,22 @@ class ScoreHistogramDisplay:
     'score, higher = more normal'
     """
 
-    def __init__(self, normal, anomalous, *, threshold=np.nan):
+    def __init__(
+        self, normal: ArrayLike, anomalous: ArrayLike, *, threshold: float = np.nan
+    ) -> None:
         self.normal = np.asarray(normal, float)
         self.anomalous = np.asarray(anomalous, float)
         self.threshold = threshold
 
     @classmethod
-    def from_estimator(cls, estimator, X=None, y=None, *, ax=None):
+    def from_estimator(
+        cls,
+        estimator: DetectorLike,
+        X: ImagesLike | None = None,
+        y: ArrayLike | None = None,
+        *,
+        ax: Any = None,
+    ) -> Self:
         """Show held-out scores of the training images, and those of further images.
 
         Parameters
@@ -323,7 +381,14 @@ class ScoreHistogramDisplay:
         return cls(normal, anomalous, threshold=known.offset_).plot(ax)
 
     @classmethod
-    def from_predictions(cls, y, scores, *, threshold=np.nan, ax=None):
+    def from_predictions(
+        cls,
+        y: ArrayLike,
+        scores: ArrayLike,
+        *,
+        threshold: float = np.nan,
+        ax: Any = None,
+    ) -> Self:
         """Show scores that are known.
 
         Parameters
@@ -344,7 +409,7 @@ class ScoreHistogramDisplay:
         y, scores = check_labels(y), np.asarray(scores, float)
         return cls(scores[y == 1], scores[y == -1], threshold=threshold).plot(ax)
 
-    def plot(self, ax=None):
+    def plot(self, ax: Any = None) -> Self:
         """Draw into axes, or a new figure; return self."""
         self.ax_ = _grid(ax, 1, 1).flat[0]
         self.figure_ = self.ax_.figure
@@ -399,12 +464,29 @@ class ProCurveDisplay:
     'perfect (AUPRO = 1.00)'
     """
 
-    def __init__(self, fpr, pro, *, aupro, fpr_limit, name=None):
+    def __init__(
+        self,
+        fpr: np.ndarray,
+        pro: np.ndarray,
+        *,
+        aupro: float,
+        fpr_limit: float,
+        name: str | None = None,
+    ) -> None:
         self.fpr, self.pro, self.aupro = fpr, pro, aupro
         self.fpr_limit, self.name = fpr_limit, name
 
     @classmethod
-    def from_estimator(cls, estimator, X, masks, *, fpr_limit=0.3, name=None, ax=None):
+    def from_estimator(
+        cls,
+        estimator: DetectorLike,
+        X: ImagesLike,
+        masks: MasksLike,
+        *,
+        fpr_limit: float = 0.3,
+        name: str | None = None,
+        ax: Any = None,
+    ) -> Self:
         """Compute heat maps, a batch at a time, and show their curve.
 
         Parameters
@@ -429,7 +511,15 @@ class ProCurveDisplay:
         return cls.from_predictions(masks, iter_maps(estimator, X), **shown)
 
     @classmethod
-    def from_predictions(cls, masks, maps, *, fpr_limit=0.3, name=None, ax=None):
+    def from_predictions(
+        cls,
+        masks: MasksLike,
+        maps: Iterable[np.ndarray],
+        *,
+        fpr_limit: float = 0.3,
+        name: str | None = None,
+        ax: Any = None,
+    ) -> Self:
         """Show the curve of maps that are known.
 
         Parameters
@@ -459,10 +549,10 @@ class ProCurveDisplay:
         for row, heat in enumerate(_exactly(len(masks), maps, "masks")):
             metrics.update([masks[row]], [heat])
         area = metrics.aupro(fpr_limit)
-        shown = {"aupro": area, "fpr_limit": fpr_limit, "name": name}
+        shown: dict[str, Any] = {"aupro": area, "fpr_limit": fpr_limit, "name": name}
         return cls(*metrics.pro_curve(), **shown).plot(ax)
 
-    def plot(self, ax=None):
+    def plot(self, ax: Any = None) -> Self:
         """Draw into axes, or a new figure; return self."""
         self.ax_ = _grid(ax, 1, 1).flat[0]
         self.figure_, limit = self.ax_.figure, self.fpr_limit
@@ -506,11 +596,11 @@ class AlignmentDisplay:
     (3, 2)
     """
 
-    def __init__(self, before, after):
+    def __init__(self, before: ImagesLike, after: ImagesLike) -> None:
         self.before, self.after = before, after
 
     @classmethod
-    def from_estimator(cls, aligner, X, *, axes=None):
+    def from_estimator(cls, aligner: Any, X: ImagesLike, *, axes: Any = None) -> Self:
         """Align images and show them.
 
         Parameters
@@ -528,11 +618,13 @@ class AlignmentDisplay:
         return cls(X, aligner.transform(X)).plot(axes)
 
     @classmethod
-    def from_predictions(cls, X, Z, *, axes=None):
+    def from_predictions(
+        cls, X: ImagesLike, Z: ImagesLike, *, axes: Any = None
+    ) -> Self:
         """Show images and what an aligner made of them."""
         return cls(X, Z).plot(axes)
 
-    def plot(self, axes=None):
+    def plot(self, axes: Any = None) -> Self:
         """Draw into 3 x n axes, or a new figure; return self."""
         before, after = as_shown(self.before), as_shown(self.after)
         self.axes_ = _grid(axes, 3, len(before))

@@ -1,9 +1,14 @@
 """Regions of heat maps: what a reject station acts on."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import ArrayLike
+
+from skdinoad._typing import MapsLike
 
 __all__ = ["Region", "find_regions", "regions_table"]
 
@@ -27,15 +32,17 @@ class Region:
         Which pixels of the box belong to it.
     """
 
-    box: tuple
+    box: tuple[int, int, int, int]
     area: int
     peak: float
     mean: float
-    place: tuple
+    place: tuple[int, int]
     mask: np.ndarray
 
 
-def find_regions(maps, threshold, *, min_area=1):
+def find_regions(
+    maps: MapsLike, threshold: ArrayLike, *, min_area: int = 1
+) -> list[Any]:
     """Return the regions of each heat map above a threshold, the hottest first.
 
     Parameters
@@ -84,7 +91,9 @@ def find_regions(maps, threshold, *, min_area=1):
     ]
 
 
-def regions_table(regions, names=None):
+def regions_table(
+    regions: Sequence[Sequence[Region]], names: np.ndarray | Sequence[Any] | None = None
+) -> list[dict[str, Any]]:
     """Return regions of several images as rows of plain numbers.
 
     Parameters

@@ -3,14 +3,18 @@
 import base64
 import html
 import json
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from importlib.metadata import version
+from typing import Any
 
 import cv2
 import numpy as np
 
+from skdinoad._typing import FilePath
 from skdinoad.persistence._dump import replacing
 from skdinoad.plotting import overlay_map
+from skdinoad.regions import Region
 
 __all__ = ["ScoringReport"]
 
@@ -52,8 +56,14 @@ class ScoringReport:
     """
 
     def __init__(
-        self, *, threshold, map_limits, held_out=(), settings=None, title="Scores"
-    ):
+        self,
+        *,
+        threshold: float,
+        map_limits: tuple[float, float],
+        held_out: Iterable[float] = (),
+        settings: dict[str, Any] | None = None,
+        title: str = "Scores",
+    ) -> None:
         self.threshold = float(threshold)
         self.map_limits = map_limits
         self.held_out = [float(score) for score in held_out]
@@ -61,7 +71,13 @@ class ScoringReport:
         self.title = title
         self._cards = []
 
-    def add(self, row, image, heat, regions=()):
+    def add(
+        self,
+        row: dict[str, Any],
+        image: np.ndarray | None,
+        heat: np.ndarray | None,
+        regions: Sequence[Region] = (),
+    ) -> None:
         """Add an image.
 
         Parameters
@@ -104,7 +120,7 @@ class ScoringReport:
             .replace("@CARDS@", cards)
         )
 
-    def write(self, path):
+    def write(self, path: FilePath) -> None:
         """Write the page; an old file stays if that fails.
 
         Parameters

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 
 import numpy as np
 import torch
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import NotFittedError
 
 from skdinoad.features._store import clear_memory
@@ -32,7 +32,7 @@ def make_images(n=6, size=(48, 64), random_state=0):
     return X
 
 
-def checks_for(estimator):
+def checks_for(estimator: BaseEstimator) -> list:
     """Return the checks that apply to an estimator, as a list of functions."""
     if hasattr(estimator, "score_samples"):
         own = "contamination" in estimator.get_params(deep=False)

@@ -10,6 +10,7 @@ ROOT = Path(skdinoad.__file__).parent
 
 #: Lowest layer first. A module may import from layers below, and its own package.
 LAYERS = [
+    {"_typing"},
     {"_compat", "_inputs", "networks", "regions"},
     {"_arrays", "_neighbors"},
     {"base", "datasets"},
@@ -126,9 +127,10 @@ def test_the_root_shows_what_users_import_and_folders():
     modules = ("base", "monitoring", "pipeline", "plotting", "regions", "testing")
     names = ("__init__", "__main__", "demo", "report", *modules)
     files = {f"{name}.py" for name in names}
+    types = {"_typing.py", "py.typed"}
     users = {"alignment", "features", "detectors", "model_selection", "metrics"}
     private = {"_inputs", "_arrays", "_training", "_neighbors", "_compat"}
-    assert found == files | users | private | {
+    assert found == files | types | users | private | {
         "cli",
         "datasets",
         "networks",

@@ -11,6 +11,7 @@ from skdinoad.datasets import make_screws
 
 def main():
     assert "site-packages" in skdinoad.__file__, skdinoad.__file__
+    assert Path(skdinoad.__file__).with_name("py.typed").is_file()
     good, _ = make_screws(14, size=224)
     bad, _ = make_screws(2, defect="second_washer", size=224, random_state=1)
     for folder, images in (("good", good[:12]), ("new", [*good[12:], *bad])):

@@ -3,10 +3,12 @@
 import inspect
 import warnings
 from contextlib import contextmanager
+from typing import Any
 
 from sklearn.base import clone
 
 from skdinoad._inputs.images import as_images
+from skdinoad._typing import Self
 
 __all__ = ["TakesImages", "UsesFeatures", "forget"]
 
@@ -85,7 +87,7 @@ class TakesImages:
 class UsesFeatures(TakesImages):
     """For estimators whose ``features=None`` stands for a default extractor."""
 
-    def set_params(self, **params):
+    def set_params(self, **params: Any) -> Self:
         """Set parameters; ``features__...`` reaches the default extractor too."""
         nested = {k: params[k] for k in params if k.startswith("features__")}
         super().set_params(**{k: params[k] for k in params if k not in nested})

@@ -1,11 +1,14 @@
 """Labels: +1 normal, -1 anomalous, as for every outlier detector of scikit-learn."""
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 __all__ = ["are_masks", "check_labels", "labels_of", "normal_rows", "to_labels"]
 
 
-def to_labels(y, *, defect=1) -> np.ndarray:
+def to_labels(y: ArrayLike, *, defect: Any = 1) -> np.ndarray:
     """Translate any binary labels to +1 (normal) and -1 (anomalous).
 
     Parameters

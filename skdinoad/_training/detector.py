@@ -76,7 +76,7 @@ class TrainedDetector(BaseDetector):
     }
 
     #: Largest norm of the gradient; None = any.
-    grad_clip = None
+    grad_clip: float | None = None
 
     _parts_of_fit = None
 

@@ -18,6 +18,14 @@ from skdinoad._compat.torch import undisturbed
 from skdinoad._inputs.estimators import UsesFeatures
 from skdinoad._inputs.images import Images, as_images, take
 from skdinoad._inputs.labels import normal_rows
+from skdinoad._typing import (
+    Border,
+    ExtractorLike,
+    ImagesLike,
+    LabelsLike,
+    RandomState,
+    Self,
+)
 from skdinoad.features import DinoFeatures
 
 __all__ = ["AffineAligner"]
@@ -137,17 +145,17 @@ class AffineAligner(UsesFeatures, TransformerMixin, BaseEstimator):
     def __init__(
         self,
         *,
-        features=None,
-        output_size=448,
-        n_samples=160,
-        n_rounds=2,
-        n_steps=3,
-        max_angle=180,
-        max_shift=0.15,
-        max_zoom=1.35,
-        border="replicate",
-        random_state=0,
-    ):
+        features: ExtractorLike | None = None,
+        output_size: int = 448,
+        n_samples: int = 160,
+        n_rounds: int = 2,
+        n_steps: int = 3,
+        max_angle: float = 180,
+        max_shift: float = 0.15,
+        max_zoom: float = 1.35,
+        border: Border = "replicate",
+        random_state: RandomState = 0,
+    ) -> None:
         self.features = features
         self.output_size = output_size
         self.n_samples = n_samples
@@ -160,7 +168,7 @@ class AffineAligner(UsesFeatures, TransformerMixin, BaseEstimator):
         self.random_state = random_state
 
     @undisturbed()
-    def fit(self, X, y=None):
+    def fit(self, X: ImagesLike, y: LabelsLike | None = None) -> Self:
         """Learn to read poses from the good images.
 
         Parameters
@@ -192,7 +200,7 @@ class AffineAligner(UsesFeatures, TransformerMixin, BaseEstimator):
             self._learn_seen(images)
         return self
 
-    def transform(self, X):
+    def transform(self, X: ImagesLike) -> np.ndarray:
         """Return the aligned images.
 
         Parameters
@@ -206,7 +214,7 @@ class AffineAligner(UsesFeatures, TransformerMixin, BaseEstimator):
         """
         return self.align(X)[0]
 
-    def transform_frames(self, X):
+    def transform_frames(self, X: ImagesLike) -> tuple[np.ndarray, np.ndarray]:
         """Return the aligned images and where their pixels come from.
 
         Parameters
@@ -222,7 +230,7 @@ class AffineAligner(UsesFeatures, TransformerMixin, BaseEstimator):
         return self.align(X)[:2]
 
     @undisturbed()
-    def align(self, X):
+    def align(self, X: ImagesLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the aligned images, their frames, and what is special about each.
 
         Parameters

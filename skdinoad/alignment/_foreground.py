@@ -1,6 +1,7 @@
 """ForegroundMask: the ground becomes transparent, hence unscored."""
 
 from numbers import Real
+from typing import Literal
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
@@ -20,6 +21,7 @@ from skdinoad._compat.torch import undisturbed
 from skdinoad._inputs.estimators import UsesFeatures
 from skdinoad._inputs.images import Images, as_images, take
 from skdinoad._inputs.labels import normal_rows
+from skdinoad._typing import ExtractorLike, ImagesLike, LabelsLike, OneOrList, Self
 from skdinoad.features import DinoFeatures
 
 __all__ = ["ForegroundMask"]
@@ -95,18 +97,18 @@ class ForegroundMask(UsesFeatures, TransformerMixin, BaseEstimator):
     def __init__(
         self,
         *,
-        features=None,
-        masking="auto",
-        threshold="relative",
-        morphology="grid",
-    ):
+        features: ExtractorLike | None = None,
+        masking: Literal["auto"] | bool = "auto",
+        threshold: Literal["relative"] | float = "relative",
+        morphology: Literal["grid", "raster"] = "grid",
+    ) -> None:
         self.features = features
         self.masking = masking
         self.threshold = threshold
         self.morphology = morphology
 
     @undisturbed()
-    def fit(self, X, y=None):
+    def fit(self, X: ImagesLike, y: LabelsLike | None = None) -> Self:
         """Decide whether images are masked.
 
         Parameters
@@ -140,7 +142,7 @@ class ForegroundMask(UsesFeatures, TransformerMixin, BaseEstimator):
             self._learn_seen(images)
         return self
 
-    def transform(self, X):
+    def transform(self, X: ImagesLike) -> OneOrList:
         """Return the images with the ground transparent.
 
         Parameters
@@ -157,7 +159,7 @@ class ForegroundMask(UsesFeatures, TransformerMixin, BaseEstimator):
         return self.transform_frames(X)[0]
 
     @undisturbed()
-    def transform_frames(self, X):
+    def transform_frames(self, X: ImagesLike) -> tuple[OneOrList, np.ndarray]:
         """Return the images with the ground transparent, and identity frames.
 
         Parameters

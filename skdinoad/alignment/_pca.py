@@ -2,6 +2,7 @@
 
 import warnings
 from numbers import Integral, Real
+from typing import Literal
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin, clone
@@ -19,6 +20,7 @@ from skdinoad._compat.torch import undisturbed
 from skdinoad._inputs.estimators import TakesImages
 from skdinoad._inputs.images import Images, as_images, take
 from skdinoad._inputs.labels import normal_rows
+from skdinoad._typing import Border, ExtractorLike, ImagesLike, LabelsLike, Self, Size
 from skdinoad.alignment._polarity import common_direction, cosines, side_vectors
 from skdinoad.alignment._pose import SUPPORTS, find_pose
 from skdinoad.alignment._shape import learn_shape
@@ -187,23 +189,23 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
     def __init__(
         self,
         *,
-        support="hull",
-        mode="full",
-        polarity="moment",
-        placement="moments",
-        flip="rotate",
-        output_size="auto",
-        scale=0.9,
-        rotation=0,
-        border="wrap",
-        canny=(50, 100),
-        blur=5,
-        closing=7,
-        min_contour=30,
-        min_share=0.005,
-        max_share=0.95,
-        features=None,
-    ):
+        support: Literal["hull", "filled", "edges", "mask"] = "hull",
+        mode: Literal["full", "centre+scale", "centre", "none"] = "full",
+        polarity: Literal["moment", "features"] | None = "moment",
+        placement: Literal["moments", "ends"] = "moments",
+        flip: Literal["rotate", "mirror"] = "rotate",
+        output_size: Literal["auto"] | Size = "auto",
+        scale: float = 0.9,
+        rotation: float = 0,
+        border: Border = "wrap",
+        canny: Literal["auto"] | tuple[float, float] = (50, 100),
+        blur: int = 5,
+        closing: int = 7,
+        min_contour: int = 30,
+        min_share: float = 0.005,
+        max_share: float = 0.95,
+        features: ExtractorLike | None = None,
+    ) -> None:
         self.support = support
         self.mode = mode
         self.polarity = polarity
@@ -222,7 +224,7 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
         self.features = features
 
     @undisturbed()
-    def fit(self, X, y=None):
+    def fit(self, X: ImagesLike, y: LabelsLike | None = None) -> Self:
         """Learn the usual size, and whether the parts have an axis at all.
 
         Parameters
@@ -252,7 +254,7 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
         return self
 
     @undisturbed()
-    def fit_transform(self, X, y=None):
+    def fit_transform(self, X: ImagesLike, y: LabelsLike | None = None) -> np.ndarray:
         """Fit and align; training images without an object come out invalid.
 
         Equals ``fit(X, y).transform(X)``, except that images flagged ``no_object``
@@ -273,7 +275,7 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
             Z[flags["no_object"], ..., 3] = 0
         return Z
 
-    def transform(self, X):
+    def transform(self, X: ImagesLike) -> np.ndarray:
         """Return the aligned images.
 
         Parameters
@@ -287,7 +289,7 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
         """
         return self.align(X)[0]
 
-    def transform_frames(self, X):
+    def transform_frames(self, X: ImagesLike) -> tuple[np.ndarray, np.ndarray]:
         """Return the aligned images and where their pixels come from.
 
         Parameters
@@ -303,7 +305,7 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
         return self.align(X)[:2]
 
     @undisturbed()
-    def align(self, X):
+    def align(self, X: ImagesLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the aligned images, their frames, and what is special about each.
 
         Parameters

@@ -12,6 +12,7 @@ from skdinoad._compat.torch import undisturbed
 from skdinoad._inputs.estimators import TakesImages
 from skdinoad._inputs.images import Images, as_images, take
 from skdinoad._inputs.labels import normal_rows
+from skdinoad._typing import FilePath, ImagesLike, LabelsLike, OneOrList, Self
 from skdinoad.datasets import read_mask
 
 __all__ = ["RegionMask"]
@@ -57,11 +58,11 @@ class RegionMask(TakesImages, TransformerMixin, BaseEstimator):
 
     _parameter_constraints = {"region": "no_validation"}
 
-    def __init__(self, region=None):
+    def __init__(self, region: np.ndarray | FilePath | None = None) -> None:
         self.region = region
 
     @undisturbed()
-    def fit(self, X, y=None):
+    def fit(self, X: ImagesLike, y: LabelsLike | None = None) -> Self:
         """Read the region, and compare it with the images.
 
         Parameters
@@ -93,7 +94,7 @@ class RegionMask(TakesImages, TransformerMixin, BaseEstimator):
             self._learn_seen(images)
         return self
 
-    def transform(self, X):
+    def transform(self, X: ImagesLike) -> OneOrList:
         """Return the images with all but the region transparent.
 
         Parameters
@@ -109,7 +110,7 @@ class RegionMask(TakesImages, TransformerMixin, BaseEstimator):
         return self.transform_frames(X)[0]
 
     @undisturbed()
-    def transform_frames(self, X):
+    def transform_frames(self, X: ImagesLike) -> tuple[OneOrList, np.ndarray]:
         """Return the images with all but the region transparent, and identity frames.
 
         Parameters

@@ -1,15 +1,26 @@
 """Defects planted in good images, with the mask of what was changed."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import cv2
 import numpy as np
 from sklearn.utils import check_random_state
 
 from skdinoad._inputs.images import as_images
+from skdinoad._typing import DefectKind, ImagesLike, OneOrList, RandomState
 
 __all__ = ["DEFECT_KINDS", "plant_defect", "plant_defects"]
 
 
-def plant_defect(image, *, kind="scratch", size=0.15, where=None, random_state=0):
+def plant_defect(
+    image: np.ndarray,
+    *,
+    kind: DefectKind = "scratch",
+    size: float = 0.15,
+    where: np.ndarray | None = None,
+    random_state: RandomState = 0,
+) -> tuple[np.ndarray, np.ndarray]:
     """Return a copy of an image with a defect, and where it is.
 
     Parameters
@@ -62,7 +73,13 @@ def plant_defect(image, *, kind="scratch", size=0.15, where=None, random_state=0
     return _DRAW[kind](image, place, extent, rng)
 
 
-def plant_defects(X, *, kinds=("scratch", "blob", "cutpaste"), random_state=0, **how):
+def plant_defects(
+    X: ImagesLike,
+    *,
+    kinds: DefectKind | Sequence[DefectKind] = ("scratch", "blob", "cutpaste"),
+    random_state: RandomState = 0,
+    **how: Any,
+) -> tuple[OneOrList, OneOrList]:
     """Return copies of good images, each with a defect, and where these are.
 
     Parameters

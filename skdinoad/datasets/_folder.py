@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.utils import Bunch
 
+from skdinoad._typing import FilePath
 from skdinoad.datasets._lazy import LazyMasks
 from skdinoad.datasets._listing import (
     GOOD,
@@ -29,7 +30,7 @@ __all__ = [
 ]
 
 
-def load_images(folder):
+def load_images(folder: FilePath) -> np.ndarray:
     """List the images of a flat folder, and of the folders in it; none is read.
 
     Parameters
@@ -73,7 +74,7 @@ def load_images(folder):
     return np.array([str(Path(folder) / path) for path in files])
 
 
-def load_folder(folder):
+def load_folder(folder: FilePath) -> Bunch:
     """List the images of a category folder in MVTec AD's layout; none is read.
 
     Parameters

@@ -1,10 +1,13 @@
 """Masks that stay in their files until they are looked at."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import overload
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from skdinoad._inputs.images import as_images
+from skdinoad._typing import FilePath
 from skdinoad.datasets._mask_files import read_mask
 
 __all__ = ["LazyMasks"]
@@ -46,7 +49,12 @@ class LazyMasks(Sequence):
     (2, 4)
     """
 
-    def __init__(self, images, files, anomalous=None):
+    def __init__(
+        self,
+        images: Iterable[str],
+        files: Iterable[Sequence[FilePath] | None],
+        anomalous: ArrayLike | None = None,
+    ) -> None:
         self._images, self._files = list(images), list(files)
         if anomalous is None:
             anomalous = np.zeros(len(self._files), bool)
@@ -58,11 +66,17 @@ class LazyMasks(Sequence):
             )
 
     @property
-    def known(self):
+    def known(self) -> np.ndarray:
         return np.array([files is not None for files in self._files], bool)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._files)
+
+    @overload
+    def __getitem__(self, index: int) -> np.ndarray: ...
+
+    @overload
+    def __getitem__(self, index: slice | np.ndarray | list[int]) -> "LazyMasks": ...
 
     def __getitem__(self, index):
         if isinstance(index, slice) or np.ndim(index):

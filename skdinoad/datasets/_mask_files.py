@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 
 from skdinoad._inputs.files import read_file
+from skdinoad._typing import FilePath
 
 __all__ = ["read_mask"]
 
@@ -16,7 +17,7 @@ _LOSSY = {"JPEG", "MPO", "JPEG2000", "AVIF"}
 _LOSSY_INSIDE = {"jpeg", "tiff_jpeg", "webp"}
 
 
-def read_mask(path) -> np.ndarray:
+def read_mask(path: FilePath) -> np.ndarray:
     """Read a mask file as booleans.
 
     Parameters

@@ -3,10 +3,13 @@
 import csv
 import json
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from sklearn.model_selection import GroupShuffleSplit
+from sklearn.utils import Bunch
 
+from skdinoad._typing import FilePath, RandomState
 from skdinoad.datasets._folder import (
     bunch_of,
     kinds_of,
@@ -30,7 +33,7 @@ __all__ = [
 ]
 
 
-def load_mvtec_ad(root, category):
+def load_mvtec_ad(root: FilePath, category: str) -> Bunch:
     """List the images of a category of MVTec AD.
 
     Parameters
@@ -57,7 +60,7 @@ def load_mvtec_ad(root, category):
     return load_folder(category_folder(root, category))
 
 
-def load_mpdd(root, category):
+def load_mpdd(root: FilePath, category: str) -> Bunch:
     """List the images of a category of MPDD, metal parts in any pose.
 
     Parameters and the Bunch are as in :func:`load_mvtec_ad`.
@@ -70,7 +73,12 @@ def load_mpdd(root, category):
     return load_folder(category_folder(root, category))
 
 
-def load_mvtec_ad2(root, category, *, test="public"):
+def load_mvtec_ad2(
+    root: FilePath,
+    category: str,
+    *,
+    test: Literal["public", "private", "private_mixed"] = "public",
+) -> Bunch:
     """List the images of a category of MVTec AD 2.
 
     Parameters
@@ -114,7 +122,7 @@ def load_mvtec_ad2(root, category, *, test="public"):
     return bunch_of(folder, train, tested, kinds, masks, validation)
 
 
-def load_mvtec_loco(root, category):
+def load_mvtec_loco(root: FilePath, category: str) -> Bunch:
     """List the images of a category of MVTec LOCO AD, with logical anomalies.
 
     Parameters
@@ -149,7 +157,7 @@ def load_mvtec_loco(root, category):
     return bunch_of(folder, train, test, kinds_of(folder, test), masks, validation)
 
 
-def load_mvtec_3d(root, category):
+def load_mvtec_3d(root: FilePath, category: str) -> Bunch:
     """List the colour images of a category of MVTec 3D-AD; heights are not read.
 
     Parameters
@@ -188,7 +196,9 @@ def load_mvtec_3d(root, category):
     return bunch_of(folder, train, test, kinds, masks, validation)
 
 
-def load_real_iad(root, category, *, size=1024, split="realiad_jsons"):
+def load_real_iad(
+    root: FilePath, category: str, *, size: int = 1024, split: str = "realiad_jsons"
+) -> Bunch:
     """List the images of a category of Real-IAD, by the authors' lists.
 
     Parameters
@@ -242,7 +252,12 @@ def load_real_iad(root, category, *, size=1024, split="realiad_jsons"):
     return out
 
 
-def load_visa(root, category, *, split="1cls"):
+def load_visa(
+    root: FilePath,
+    category: str,
+    *,
+    split: Literal["1cls", "2cls_fewshot", "2cls_highshot"] = "1cls",
+) -> Bunch:
     """List the images of a category of VisA.
 
     Parameters
@@ -286,7 +301,7 @@ def load_visa(root, category, *, split="1cls"):
     return bunch_of(root, *paths, kinds, masks)
 
 
-def load_btad(root, category):
+def load_btad(root: FilePath, category: str) -> Bunch:
     """List the images of a product of BTAD.
 
     Parameters
@@ -319,7 +334,9 @@ def load_btad(root, category):
     return bunch_of(folder, train, test, kinds_of(folder, test), masks)
 
 
-def load_kolektor_sdd(root, *, test_share=0.5, random_state=0):
+def load_kolektor_sdd(
+    root: FilePath, *, test_share: float = 0.5, random_state: RandomState = 0
+) -> Bunch:
     """List the images of KolektorSDD, which has no split of its own for one class.
 
     Parameters

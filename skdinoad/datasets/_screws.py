@@ -1,8 +1,12 @@
 """Rendered screws with washers, in any pose."""
 
+from typing import Literal
+
 import cv2
 import numpy as np
 from sklearn.utils import check_random_state
+
+from skdinoad._typing import RandomState
 
 __all__ = ["SCREW_DEFECTS", "make_screws"]
 
@@ -15,7 +19,13 @@ _HEAD, _SHAFT, _TIP = (40, 80), (80, 340), 372  # columns
 _WASHER, _SECOND, _SHORT = (82, 98), (200, 216), 290
 
 
-def make_screws(n=12, *, defect=None, size=256, random_state=0):
+def make_screws(
+    n: int = 12,
+    *,
+    defect: Literal["no_washer", "shortened", "second_washer", "scratch"] | None = None,
+    size: int = 256,
+    random_state: RandomState = 0,
+) -> tuple[np.ndarray, np.ndarray]:
     """Render screws with washers on a textured ground, each in a random pose.
 
     Parameters

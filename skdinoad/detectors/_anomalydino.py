@@ -1,6 +1,8 @@
 """AnomalyDINO: the nearest nominal patch anywhere, from a handful of images."""
 
+from collections.abc import Sequence
 from numbers import Integral, Real
+from typing import Any, Literal
 
 import numpy as np
 from sklearn.utils import Bunch, check_random_state
@@ -22,6 +24,15 @@ from skdinoad._compat.sklearn import Interval, Options, StrOptions
 from skdinoad._compat.torch import resolve_device, undisturbed
 from skdinoad._inputs.grids import name_of
 from skdinoad._neighbors import MemoryBank, import_faiss
+from skdinoad._typing import (
+    Aggregate,
+    Contamination,
+    FeaturesLike,
+    ImagesLike,
+    LabelsLike,
+    RandomState,
+    Self,
+)
 from skdinoad.detectors._layered import LayeredDetector
 from skdinoad.detectors._rotations import chosen_angles, worth_turning
 from skdinoad.detectors._zero_shot import ScoresBatches
@@ -225,27 +236,28 @@ class AnomalyDINO(ScoresBatches, LayeredDetector):
     def __init__(
         self,
         *,
-        features=None,
-        rotations="auto",
-        masking="auto",
-        mask_threshold="relative",
-        mask_morphology="grid",
-        masked_score="skip",
-        n_neighbors=1,
-        bank_size=4000,
-        sampling="coreset",
-        bank_dtype="float32",
-        search="exact",
-        nearest_images=None,
-        smoothing_sigma=4.0,
-        aggregate="top",
-        top_fraction=0.01,
-        map_layers="auto",
-        contamination="auto",
-        device="auto",
-        random_state=None,
-        verbose=False,
-    ):
+        features: FeaturesLike = None,
+        rotations: Literal["auto", "informed", "agnostic", "none"]
+        | Sequence[float] = "auto",
+        masking: Literal["auto"] | bool = "auto",
+        mask_threshold: Literal["relative"] | float = "relative",
+        mask_morphology: Literal["grid", "raster"] = "grid",
+        masked_score: Literal["skip", "zero"] = "skip",
+        n_neighbors: int = 1,
+        bank_size: float | None = 4000,
+        sampling: Literal["coreset", "random"] = "coreset",
+        bank_dtype: Literal["float32", "float16"] = "float32",
+        search: Literal["exact", "approximate"] = "exact",
+        nearest_images: int | None = None,
+        smoothing_sigma: float = 4.0,
+        aggregate: Aggregate = "top",
+        top_fraction: float = 0.01,
+        map_layers: Literal["auto"] | Sequence[int] = "auto",
+        contamination: Contamination = "auto",
+        device: str = "auto",
+        random_state: RandomState = None,
+        verbose: bool = False,
+    ) -> None:
         self.features = features
         self.map_layers = map_layers
         self.rotations = rotations
@@ -268,7 +280,14 @@ class AnomalyDINO(ScoresBatches, LayeredDetector):
         self.verbose = verbose
 
     @classmethod
-    def from_paper(cls, shots, category=None, *, image_size=None, **parameters):
+    def from_paper(
+        cls,
+        shots: int,
+        category: str | None = None,
+        *,
+        image_size: int | None = None,
+        **parameters: Any,
+    ) -> Self:
         """Return the configuration of the official code.
 
         Last block after the final LayerNorm, 448 pixels, cropped to whole patches,
@@ -330,7 +349,7 @@ class AnomalyDINO(ScoresBatches, LayeredDetector):
         return cls(**{**official, **parameters})
 
     @undisturbed()
-    def partial_fit(self, X, y=None):
+    def partial_fit(self, X: ImagesLike, y: LabelsLike | None = None) -> Self:
         """Add more good images to the bank.
 
         Verdicts on masking and rotation stay those of the first fit. If all images

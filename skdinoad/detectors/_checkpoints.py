@@ -1,5 +1,8 @@
 """Detectors with the weights of the official codes' checkpoints."""
 
+from typing import Any
+
+from skdinoad._typing import FilePath, ImagesLike, LabelsLike, Self
 from skdinoad.features._state import flat, read_checkpoint, tensors_digest
 
 __all__ = ["LoadsOfficial"]
@@ -13,7 +16,13 @@ class LoadsOfficial:
     """
 
     @classmethod
-    def load_official(cls, path, X, y=None, **parameters):
+    def load_official(
+        cls,
+        path: FilePath,
+        X: ImagesLike,
+        y: LabelsLike | None = None,
+        **parameters: Any,
+    ) -> Self:
         """Return a detector with the weights of a checkpoint of the official code.
 
         Nothing is trained; ``X`` gives what the checkpoint lacks: the threshold, the

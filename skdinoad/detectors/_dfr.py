@@ -3,6 +3,7 @@
 import hashlib
 import warnings
 from numbers import Integral, Real
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,6 +17,13 @@ from skdinoad._compat.torch import as_tensor
 from skdinoad._inputs.grids import name_of
 from skdinoad._training.detector import TrainedDetector
 from skdinoad._training.loop import batch_rows, warm_cosine
+from skdinoad._typing import (
+    Aggregate,
+    Contamination,
+    FeaturesLike,
+    Precision,
+    RandomState,
+)
 from skdinoad.features import CNNFeatures, DinoFeatures
 from skdinoad.networks import (
     RowAutoencoder,
@@ -235,34 +243,34 @@ class DFR(TrainedDetector):
     def __init__(
         self,
         *,
-        features=None,
-        preset="fast",
-        autoencoder="mlp",
-        latent_dim=None,
-        variance=0.9,
-        standardize=None,
-        batch_norm=True,
-        loss="mse",
-        cos_weight=0.5,
-        n_iter=None,
-        batch_size=None,
-        learning_rate=None,
-        schedule=None,
-        weight_decay=0.0,
-        max_rows=100_000,
-        holdout=3,
-        expected_fpr=0.005,
-        aggregate="max",
-        top_fraction=0.01,
-        smoothing_sigma=None,
-        contamination="auto",
-        max_time=None,
-        warm_start=False,
-        precision="auto",
-        device="auto",
-        random_state=0,
-        verbose=False,
-    ):
+        features: FeaturesLike = None,
+        preset: Literal["fast", "vit", "paper"] = "fast",
+        autoencoder: Literal["mlp", "linear"] = "mlp",
+        latent_dim: int | None = None,
+        variance: float = 0.9,
+        standardize: bool | None = None,
+        batch_norm: bool = True,
+        loss: Literal["mse", "mse+cos"] = "mse",
+        cos_weight: float = 0.5,
+        n_iter: int | None = None,
+        batch_size: int | None = None,
+        learning_rate: float | None = None,
+        schedule: Literal["cosine", "constant"] | None = None,
+        weight_decay: float = 0.0,
+        max_rows: int | None = 100_000,
+        holdout: float | None = 3,
+        expected_fpr: float = 0.005,
+        aggregate: Aggregate = "max",
+        top_fraction: float = 0.01,
+        smoothing_sigma: float | None = None,
+        contamination: Contamination = "auto",
+        max_time: float | None = None,
+        warm_start: bool = False,
+        precision: Precision = "auto",
+        device: str = "auto",
+        random_state: RandomState = 0,
+        verbose: bool = False,
+    ) -> None:
         self.features = features
         self.preset = preset
         self.autoencoder = autoencoder

@@ -2,6 +2,7 @@
 
 import hashlib
 from numbers import Integral, Real
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,6 +15,13 @@ from skdinoad._training.detector import COUNT, SPAN, TrainedDetector
 from skdinoad._training.loop import iterations, warm_cosine
 from skdinoad._training.stable_adamw import StableAdamW
 from skdinoad._training.tokens import TokenGrids, check_like, gather, pack
+from skdinoad._typing import (
+    Aggregate,
+    Contamination,
+    FeaturesLike,
+    Precision,
+    RandomState,
+)
 from skdinoad.detectors._checkpoints import LoadsOfficial
 from skdinoad.features import DinoFeatures
 from skdinoad.networks import (
@@ -283,37 +291,37 @@ class Dinomaly(LoadsOfficial, TrainedDetector):
     def __init__(
         self,
         *,
-        features=None,
-        preset="fast",
-        groups=1,
-        depth=None,
-        n_iter=None,
-        batch_size=None,
-        learning_rate=2e-3,
-        warm_up=None,
-        dropout=None,
-        neck=None,
-        mining_fraction=0.9,
-        mining_factor=0.1,
-        mining_ramp=None,
-        weight_decay=1e-4,
-        grad_clip=0.1,
-        input_scaling=None,
-        recenter=None,
-        augmentation=None,
-        holdout=3,
-        map_size=256,
-        aggregate="top",
-        top_fraction=0.01,
-        smoothing_sigma=1.38,
-        contamination="auto",
-        max_time=None,
-        warm_start=False,
-        precision="auto",
-        device="auto",
-        random_state=0,
-        verbose=False,
-    ):
+        features: FeaturesLike = None,
+        preset: Literal["fast", "paper", "dinomaly2"] = "fast",
+        groups: int = 1,
+        depth: int | None = None,
+        n_iter: int | None = None,
+        batch_size: int | None = None,
+        learning_rate: float = 2e-3,
+        warm_up: float | None = None,
+        dropout: float | None = None,
+        neck: int | None = None,
+        mining_fraction: float = 0.9,
+        mining_factor: float = 0.1,
+        mining_ramp: float | None = None,
+        weight_decay: float = 1e-4,
+        grad_clip: float = 0.1,
+        input_scaling: Literal["standard"] | None = None,
+        recenter: bool | None = None,
+        augmentation: Literal["dihedral", "crops"] | None = None,
+        holdout: float | None = 3,
+        map_size: int | None = 256,
+        aggregate: Aggregate = "top",
+        top_fraction: float = 0.01,
+        smoothing_sigma: float = 1.38,
+        contamination: Contamination = "auto",
+        max_time: float | None = None,
+        warm_start: bool = False,
+        precision: Precision = "auto",
+        device: str = "auto",
+        random_state: RandomState = 0,
+        verbose: bool = False,
+    ) -> None:
         self.features = features
         self.preset = preset
         self.groups = groups

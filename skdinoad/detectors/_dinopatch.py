@@ -1,6 +1,8 @@
 """DinoPatch: the nearest nominal vector at the same place."""
 
+from collections.abc import Sequence
 from numbers import Integral, Real
+from typing import Literal
 
 import numpy as np
 
@@ -14,6 +16,14 @@ from skdinoad._neighbors import (
     nearest,
     nearest_local,
     squared_norms,
+)
+from skdinoad._typing import (
+    Aggregate,
+    Contamination,
+    FeaturesLike,
+    ImagesLike,
+    LabelsLike,
+    Self,
 )
 from skdinoad.detectors._layered import LayeredDetector
 from skdinoad.features import DinoFeatures
@@ -185,27 +195,27 @@ class DinoPatch(LayeredDetector):
     def __init__(
         self,
         *,
-        features=None,
-        metric="euclidean",
-        neighborhood=1,
-        global_weight=0,
-        baseline=None,
-        smoothing_sigma=0,
-        threshold_quantile=None,
-        opening=0,
-        closing=0,
-        aggregate="top",
-        top_fraction=0.01,
-        map_layers="auto",
-        max_images=None,
-        n_prototypes=None,
-        n_components=None,
-        pca="shared",
-        bank_dtype="float32",
-        contamination="auto",
-        device="auto",
-        verbose=False,
-    ):
+        features: FeaturesLike = None,
+        metric: Literal["euclidean", "cosine"] = "euclidean",
+        neighborhood: int = 1,
+        global_weight: float = 0,
+        baseline: Literal["subtract", "divide"] | None = None,
+        smoothing_sigma: float = 0,
+        threshold_quantile: float | None = None,
+        opening: int = 0,
+        closing: int = 0,
+        aggregate: Aggregate = "top",
+        top_fraction: float = 0.01,
+        map_layers: Literal["auto"] | Sequence[int] = "auto",
+        max_images: int | None = None,
+        n_prototypes: int | None = None,
+        n_components: int | None = None,
+        pca: Literal["shared", "local"] = "shared",
+        bank_dtype: Literal["float32", "float16"] = "float32",
+        contamination: Contamination = "auto",
+        device: str = "auto",
+        verbose: bool = False,
+    ) -> None:
         self.features = features
         self.map_layers = map_layers
         self.metric = metric
@@ -228,7 +238,7 @@ class DinoPatch(LayeredDetector):
         self.verbose = verbose
 
     @undisturbed()
-    def partial_fit(self, X, y=None):
+    def partial_fit(self, X: ImagesLike, y: LabelsLike | None = None) -> Self:
         """Add more good images to the bank.
 
         Scores and threshold then equal those of one fit on all images. If the bank is

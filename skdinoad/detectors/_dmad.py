@@ -1,7 +1,9 @@
 """DMAD: what neither prototypes nor a measurable deformation can rebuild is odd."""
 
 import hashlib
+from collections.abc import Sequence
 from numbers import Integral, Real
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from skdinoad._inputs.grids import name_of, nothing_valid
 from skdinoad._inputs.images import Images
 from skdinoad._training.detector import TrainedDetector
 from skdinoad._training.loop import warm_cosine
+from skdinoad._typing import Aggregate, Contamination, ExtractorLike, ImagesLike
 from skdinoad.detectors._checkpoints import LoadsOfficial
 from skdinoad.features import CNNFeatures, DinoFeatures
 from skdinoad.features._levels import on_grid
@@ -264,39 +267,39 @@ class DMAD(LoadsOfficial, TrainedDetector):
     def __init__(
         self,
         *,
-        features=None,
-        preset="fast",
-        variant=None,
-        scales=((8 / 256, 8), (3 / 256, 2)),
-        vq=True,
-        n_codes=None,
-        loss="global",
-        vq_weight=1.0,
-        strength_weight=1.0,
-        smooth_weight=1.0,
-        cycle_weight=1.0,
-        scale_channels=None,
-        student_width=None,
-        student_depth=None,
-        offset_width=None,
-        offset_stem=None,
-        n_iter=None,
-        batch_size=None,
-        learning_rate=None,
-        weight_decay=1e-2,
-        alpha=0.05,
-        holdout=3,
-        aggregate="max",
-        top_fraction=0.01,
-        smoothing_sigma=4.0,
-        contamination="auto",
-        max_time=None,
-        warm_start=False,
-        precision="auto",
-        device="auto",
-        random_state=0,
-        verbose=False,
-    ):
+        features: ExtractorLike | None = None,
+        preset: Literal["fast", "vit", "paper"] = "fast",
+        variant: Literal["ppdm", "pdm"] | None = None,
+        scales: Sequence[tuple[float, int]] = ((8 / 256, 8), (3 / 256, 2)),
+        vq: bool = True,
+        n_codes: int | None = None,
+        loss: Literal["global", "local"] = "global",
+        vq_weight: float = 1.0,
+        strength_weight: float = 1.0,
+        smooth_weight: float = 1.0,
+        cycle_weight: float = 1.0,
+        scale_channels: bool | None = None,
+        student_width: int | None = None,
+        student_depth: int | Sequence[int] | None = None,
+        offset_width: int | None = None,
+        offset_stem: int | None = None,
+        n_iter: int | None = None,
+        batch_size: int | None = None,
+        learning_rate: float | None = None,
+        weight_decay: float = 1e-2,
+        alpha: float = 0.05,
+        holdout: float | None = 3,
+        aggregate: Aggregate = "max",
+        top_fraction: float = 0.01,
+        smoothing_sigma: float = 4.0,
+        contamination: Contamination = "auto",
+        max_time: float | None = None,
+        warm_start: bool = False,
+        precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        device: str = "auto",
+        random_state: int | np.random.RandomState | None = 0,
+        verbose: bool = False,
+    ) -> None:
         self.features = features
         self.preset = preset
         self.variant = variant
@@ -367,7 +370,7 @@ class DMAD(LoadsOfficial, TrainedDetector):
         return warp_back(self._shown([grid])[0], frame, size)
 
     @undisturbed()
-    def score_parts(self, X):
+    def score_parts(self, X: ImagesLike) -> np.ndarray:
         """Return what image scores are made of.
 
         Parameters
@@ -391,7 +394,7 @@ class DMAD(LoadsOfficial, TrainedDetector):
         return parts
 
     @undisturbed()
-    def predict_deformation(self, X):
+    def predict_deformation(self, X: ImagesLike) -> np.ndarray | list[np.ndarray]:
         """Return where images, or with "pdm" what is rebuilt of them, are sampled.
 
         Parameters

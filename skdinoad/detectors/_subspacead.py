@@ -1,6 +1,8 @@
 """SubspaceAD: how far a patch lies beside the subspace of nominal patches."""
 
+from collections.abc import Sequence
 from numbers import Integral, Real
+from typing import Any, Literal
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -11,6 +13,7 @@ from skdinoad._arrays.subspace import Moments, principal_subspace, residuals
 from skdinoad._compat.sklearn import Interval, StrOptions
 from skdinoad._inputs.copies import content
 from skdinoad._inputs.grids import name_of
+from skdinoad._typing import Aggregate, Contamination, FeaturesLike, Self
 from skdinoad.detectors._layered import LayeredDetector
 from skdinoad.detectors._rotations import chosen_angles
 from skdinoad.features import DinoFeatures
@@ -145,17 +148,17 @@ class SubspaceAD(LayeredDetector):
     def __init__(
         self,
         *,
-        features=None,
-        n_components=0.99,
-        normalize=True,
-        rotations="auto",
-        smoothing_sigma=4.0,
-        aggregate="top",
-        top_fraction=0.01,
-        map_layers="auto",
-        contamination="auto",
-        verbose=False,
-    ):
+        features: FeaturesLike = None,
+        n_components: float = 0.99,
+        normalize: bool = True,
+        rotations: Literal["auto", "agnostic", "none"] | Sequence[float] = "auto",
+        smoothing_sigma: float = 4.0,
+        aggregate: Aggregate = "top",
+        top_fraction: float = 0.01,
+        map_layers: Literal["auto"] | Sequence[int] = "auto",
+        contamination: Contamination = "auto",
+        verbose: bool = False,
+    ) -> None:
         self.features = features
         self.n_components = n_components
         self.normalize = normalize
@@ -168,7 +171,9 @@ class SubspaceAD(LayeredDetector):
         self.verbose = verbose
 
     @classmethod
-    def from_paper(cls, *, model="vit_giant_patch14_reg4_dinov2.lvd142m", **parameters):
+    def from_paper(
+        cls, *, model: str = "vit_giant_patch14_reg4_dinov2.lvd142m", **parameters: Any
+    ) -> Self:
         """Return the paper's configuration: seven middle layers, averaged.
 
         Blocks 22 to 28 of the 40 of ViT-g with registers (counted from 1; the same

@@ -1,6 +1,8 @@
 """Batched zero-shot detection: images scored against each other."""
 
+from collections.abc import Sequence
 from numbers import Integral, Real
+from typing import Literal, overload
 
 import numpy as np
 from sklearn.base import clone
@@ -11,6 +13,7 @@ from skdinoad._compat.torch import resolve_device, undisturbed
 from skdinoad._inputs.grids import name_of, nothing_valid, size_of
 from skdinoad._inputs.images import Images
 from skdinoad._neighbors import mutual_distances
+from skdinoad._typing import ImagesLike, OneOrList
 
 __all__ = ["ScoresBatches"]
 
@@ -18,16 +21,38 @@ __all__ = ["ScoresBatches"]
 class ScoresBatches:
     """For detectors whose patches can be compared without any reference."""
 
+    @overload
+    def score_batch(
+        self,
+        X: ImagesLike,
+        *,
+        neighbor_fraction: float | None = None,
+        aggregation: Sequence[int] = (1,),
+        rescoring: int = 0,
+        return_maps: Literal[False] = False,
+    ) -> np.ndarray: ...
+
+    @overload
+    def score_batch(
+        self,
+        X: ImagesLike,
+        *,
+        neighbor_fraction: float | None = None,
+        aggregation: Sequence[int] = (1,),
+        rescoring: int = 0,
+        return_maps: Literal[True],
+    ) -> tuple[np.ndarray, OneOrList]: ...
+
     @undisturbed()
     def score_batch(
         self,
-        X,
+        X: ImagesLike,
         *,
-        neighbor_fraction=None,
-        aggregation=(1,),
-        rescoring=0,
-        return_maps=False,
-    ):
+        neighbor_fraction: float | None = None,
+        aggregation: Sequence[int] = (1,),
+        rescoring: int = 0,
+        return_maps: bool = False,
+    ) -> np.ndarray | tuple[np.ndarray, OneOrList]:
         """Score a set of images against each other, without any reference.
 
         Batched zero-shot detection (section 4.3 of AnomalyDINO's paper): the estimator

@@ -1,7 +1,11 @@
 """Feature maps of a frozen CNN, several levels on one grid."""
 
+from collections.abc import Sequence
 from numbers import Integral
+from pathlib import Path
+from typing import Literal
 
+import joblib
 import numpy as np
 import torch
 from sklearn.preprocessing import StandardScaler
@@ -9,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skdinoad._compat.sklearn import Interval, StrOptions
 from skdinoad._compat.torch import resolve_device, resolve_dtype, undisturbed
+from skdinoad._typing import ImagesLike, LabelsLike, Self, Size
 from skdinoad.features._backbones import load_backbone
 from skdinoad.features._extractor import Extractor
 from skdinoad.features._levels import cell_shifts, level_maps, level_strides, on_grid
@@ -123,22 +128,22 @@ class CNNFeatures(Extractor):
     def __init__(
         self,
         *,
-        model="tf_efficientnet_lite0.in1k",
-        weights="auto",
-        layers="auto",
-        stride=8,
-        standardize=True,
-        padding="model",
-        image_size=224,
-        interpolation="bicubic",
-        dtype="float32",
-        device="auto",
-        batch_size=8,
-        min_valid=0.5,
-        cache=None,
-        cache_size=None,
-        verbose=False,
-    ):
+        model: str = "tf_efficientnet_lite0.in1k",
+        weights: str | Path = "auto",
+        layers: Literal["auto"] | int | Sequence[int] = "auto",
+        stride: int = 8,
+        standardize: bool = True,
+        padding: Literal["model", "reflect"] = "model",
+        image_size: Size | None = 224,
+        interpolation: Literal["bicubic", "bilinear", "nearest"] = "bicubic",
+        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+        device: str = "auto",
+        batch_size: int = 8,
+        min_valid: float = 0.5,
+        cache: str | Path | Literal[False] | joblib.Memory | None = None,
+        cache_size: int | str | None = None,
+        verbose: bool = False,
+    ) -> None:
         self.model = model
         self.weights = weights
         self.layers = layers
@@ -156,7 +161,7 @@ class CNNFeatures(Extractor):
         self.verbose = verbose
 
     @undisturbed()
-    def fit(self, X=None, y=None):
+    def fit(self, X: ImagesLike | None = None, y: LabelsLike | None = None) -> Self:
         """Record which weights are used, and learn the channels' mean and scale.
 
         Parameters

@@ -1,13 +1,18 @@
 """Patch features of a frozen Vision Transformer."""
 
+from collections.abc import Sequence
 from numbers import Integral, Real
+from pathlib import Path
+from typing import Literal
 
+import joblib
 import numpy as np
 import torch
 
 from skdinoad._arrays.geometry import resize_frame
 from skdinoad._compat.sklearn import Interval, StrOptions
 from skdinoad._compat.torch import resolve_device, resolve_dtype, undisturbed
+from skdinoad._typing import ImagesLike, LabelsLike, Self, Size
 from skdinoad.features._backbones import load_backbone
 from skdinoad.features._blocks import block_tokens, grid_problem, has_class_token
 from skdinoad.features._extractor import Extractor
@@ -161,26 +166,26 @@ class DinoFeatures(Extractor):
     def __init__(
         self,
         *,
-        model="vit_small_patch14_dinov2.lvd142m",
-        weights="auto",
-        layers="auto",
-        norm="auto",
-        concatenate=True,
-        groups=None,
-        image_size="auto",
-        resize="stretch",
-        crop_size=None,
-        tile_size=None,
-        tile_overlap=0.25,
-        interpolation="bicubic",
-        dtype="float32",
-        device="auto",
-        batch_size=8,
-        min_valid=0.5,
-        cache=None,
-        cache_size=None,
-        verbose=False,
-    ):
+        model: str = "vit_small_patch14_dinov2.lvd142m",
+        weights: str | Path = "auto",
+        layers: Literal["auto", "last", "middle"] | int | Sequence[int] = "auto",
+        norm: Literal["auto"] | bool = "auto",
+        concatenate: bool = True,
+        groups: int | None = None,
+        image_size: Literal["auto"] | Size | None = "auto",
+        resize: Literal["stretch", "crop"] = "stretch",
+        crop_size: Size | None = None,
+        tile_size: int | None = None,
+        tile_overlap: float = 0.25,
+        interpolation: Literal["bicubic", "bilinear"] = "bicubic",
+        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+        device: str = "auto",
+        batch_size: int = 8,
+        min_valid: float = 0.5,
+        cache: str | Path | Literal[False] | joblib.Memory | None = None,
+        cache_size: int | str | None = None,
+        verbose: bool = False,
+    ) -> None:
         self.model = model
         self.weights = weights
         self.layers = layers
@@ -202,7 +207,7 @@ class DinoFeatures(Extractor):
         self.verbose = verbose
 
     @undisturbed()
-    def fit(self, X=None, y=None):
+    def fit(self, X: ImagesLike | None = None, y: LabelsLike | None = None) -> Self:
         """Check the parameters and record which weights are used.
 
         Parameters
@@ -233,7 +238,9 @@ class DinoFeatures(Extractor):
         return self
 
     @undisturbed()
-    def transform_tokens(self, X):
+    def transform_tokens(
+        self, X: ImagesLike
+    ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
         """Return the patch features, the class token's, and where the patches lie.
 
         Parameters
@@ -259,7 +266,7 @@ class DinoFeatures(Extractor):
         return Extractor._most_patches * (1 if self.tile_size is None else 4)
 
     @property
-    def images_at_once(self):
+    def images_at_once(self) -> int:
         return self.batch_size if self.tile_size is None else 1
 
     def _look_at_blocks(self, backbone):

@@ -2,6 +2,7 @@
 
 from numbers import Integral, Real
 from pathlib import Path
+from typing import Any
 
 import joblib
 import numpy as np
@@ -16,6 +17,7 @@ from skdinoad._compat.torch import resolve_device, resolve_dtype, undisturbed
 from skdinoad._inputs.estimators import TakesImages
 from skdinoad._inputs.images import as_images, take
 from skdinoad._inputs.labels import normal_rows
+from skdinoad._typing import ImagesLike, OneOrList
 from skdinoad.features._backbones import get_backbone
 from skdinoad.features._preprocess import invalidate, resize
 from skdinoad.features._store import image_key, open_store
@@ -53,9 +55,9 @@ class Extractor(TakesImages, TransformerMixin, BaseEstimator):
     _most_patches = _MAX_PATCHES
 
     #: Models that were saved before there was such a parameter have none.
-    cache_size = None
+    cache_size: int | str | None = None
 
-    _parameter_constraints = {
+    _parameter_constraints: dict[str, Any] = {
         "model": [str],
         "weights": [str, Path],
         "image_size": [Interval(Integral, 1, None, closed="left"), tuple, list, None],
@@ -69,7 +71,7 @@ class Extractor(TakesImages, TransformerMixin, BaseEstimator):
         "verbose": ["boolean"],
     }
 
-    def transform(self, X):
+    def transform(self, X: ImagesLike) -> OneOrList:
         """Return the patch features of images.
 
         Parameters
@@ -88,7 +90,7 @@ class Extractor(TakesImages, TransformerMixin, BaseEstimator):
         return self.transform_frames(X)[0]
 
     @undisturbed()
-    def transform_frames(self, X):
+    def transform_frames(self, X: ImagesLike) -> tuple[OneOrList, np.ndarray]:
         """Return the patch features of images and where the patches lie.
 
         Parameters
@@ -113,7 +115,7 @@ class Extractor(TakesImages, TransformerMixin, BaseEstimator):
         return (np.stack(grids) if same else grids), frames
 
     @undisturbed()
-    def prepared(self, X):
+    def prepared(self, X: ImagesLike) -> tuple[OneOrList, np.ndarray]:
         """Return images as the network takes them, for detectors that move pixels.
 
         Parameters
@@ -170,7 +172,7 @@ class Extractor(TakesImages, TransformerMixin, BaseEstimator):
         return images
 
     @property
-    def images_at_once(self):
+    def images_at_once(self) -> int:
         """How many images are read together."""
         return self.batch_size
 

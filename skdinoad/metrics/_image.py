@@ -1,6 +1,7 @@
 """Metrics of image scores: +1 normal, -1 anomalous, scores higher = more normal."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.metrics import (
     average_precision_score,
     precision_recall_curve,
@@ -13,7 +14,7 @@ from skdinoad._inputs.labels import check_labels
 __all__ = ["f1_max_score", "image_ap_score", "image_auroc_score", "recall_at_fpr_score"]
 
 
-def image_auroc_score(y, scores) -> float:
+def image_auroc_score(y: ArrayLike, scores: ArrayLike) -> float:
     """Return the area under the ROC curve.
 
     Parameters
@@ -42,7 +43,7 @@ def image_auroc_score(y, scores) -> float:
     return float(roc_auc_score(*_checked(y, scores)))
 
 
-def image_ap_score(y, scores) -> float:
+def image_ap_score(y: ArrayLike, scores: ArrayLike) -> float:
     """Return the average precision with which anomalous images are found.
 
     Parameters
@@ -73,7 +74,7 @@ def image_ap_score(y, scores) -> float:
     return float(average_precision_score(*_checked(y, scores)))
 
 
-def f1_max_score(y, scores) -> float:
+def f1_max_score(y: ArrayLike, scores: ArrayLike) -> float:
     """Return the best F1 of the anomalous class over all thresholds.
 
     Parameters
@@ -105,7 +106,7 @@ def f1_max_score(y, scores) -> float:
     return float((2 * precision * recall / np.maximum(precision + recall, 1e-12)).max())
 
 
-def recall_at_fpr_score(y, scores, *, fpr=0.05) -> float:
+def recall_at_fpr_score(y: ArrayLike, scores: ArrayLike, *, fpr: float = 0.05) -> float:
     """Return the share of anomalous images found at a rate of false alarms.
 
     Parameters

@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 
+from skdinoad._typing import MapsLike
 from skdinoad.metrics._curves import average_precision, f1_max, partial_area
 
 __all__ = [
@@ -16,7 +17,7 @@ __all__ = [
 ]
 
 
-def aupro_score(masks, maps, *, fpr_limit=0.3) -> float:
+def aupro_score(masks: MapsLike, maps: MapsLike, *, fpr_limit: float = 0.3) -> float:
     """Return the area under the per-region overlap curve.
 
     The curve shows, over all thresholds, the mean over all defects of the share of
@@ -68,7 +69,7 @@ def aupro_score(masks, maps, *, fpr_limit=0.3) -> float:
     return partial_area(above, from_here, weights, fpr_limit)
 
 
-def pixel_auroc_score(masks, maps) -> float:
+def pixel_auroc_score(masks: MapsLike, maps: MapsLike) -> float:
     """Return the area under the ROC curve over the pixels of all maps together.
 
     Parameters
@@ -99,7 +100,7 @@ def pixel_auroc_score(masks, maps) -> float:
     return float((below + not_above) / (2 * len(good)))
 
 
-def pixel_ap_score(masks, maps) -> float:
+def pixel_ap_score(masks: MapsLike, maps: MapsLike) -> float:
     """Return the average precision over the pixels of all maps together.
 
     Parameters
@@ -127,7 +128,7 @@ def pixel_ap_score(masks, maps) -> float:
     return average_precision(*_levels(masks, maps))
 
 
-def pixel_f1_max_score(masks, maps) -> float:
+def pixel_f1_max_score(masks: MapsLike, maps: MapsLike) -> float:
     """Return the best F1 of the pixels of all maps together, over all thresholds.
 
     Parameters

@@ -1,6 +1,7 @@
 """Scorers for GridSearchCV and cross_validate: ``scoring=pixel_aupro_scorer``."""
 
 from skdinoad._inputs.labels import are_masks, labels_of
+from skdinoad._typing import DetectorLike, ImagesLike, LabelsLike
 from skdinoad.metrics._image import (
     f1_max_score,
     image_ap_score,
@@ -22,7 +23,7 @@ __all__ = [
 ]
 
 
-def image_auroc_scorer(estimator, X, y) -> float:
+def image_auroc_scorer(estimator: DetectorLike, X: ImagesLike, y: LabelsLike) -> float:
     """Return :func:`image_auroc_score` of ``score_samples``; y: labels or masks.
 
     Examples
@@ -37,17 +38,19 @@ def image_auroc_scorer(estimator, X, y) -> float:
     return image_auroc_score(labels_of(y, len(X)), estimator.score_samples(X))
 
 
-def image_ap_scorer(estimator, X, y) -> float:
+def image_ap_scorer(estimator: DetectorLike, X: ImagesLike, y: LabelsLike) -> float:
     """Return :func:`image_ap_score` of ``score_samples``; y: labels or masks."""
     return image_ap_score(labels_of(y, len(X)), estimator.score_samples(X))
 
 
-def f1_max_scorer(estimator, X, y) -> float:
+def f1_max_scorer(estimator: DetectorLike, X: ImagesLike, y: LabelsLike) -> float:
     """Return :func:`f1_max_score` of ``score_samples``; y: labels or masks."""
     return f1_max_score(labels_of(y, len(X)), estimator.score_samples(X))
 
 
-def recall_at_fpr_scorer(estimator, X, y, *, fpr=0.05) -> float:
+def recall_at_fpr_scorer(
+    estimator: DetectorLike, X: ImagesLike, y: LabelsLike, *, fpr: float = 0.05
+) -> float:
     """Return :func:`recall_at_fpr_score` of ``score_samples``; y: labels or masks.
 
     Another rate: ``functools.partial(recall_at_fpr_scorer, fpr=0.1)``.
@@ -56,7 +59,9 @@ def recall_at_fpr_scorer(estimator, X, y, *, fpr=0.05) -> float:
     return recall_at_fpr_score(labels, estimator.score_samples(X), fpr=fpr)
 
 
-def pixel_aupro_scorer(estimator, X, y, *, fpr_limit=0.3) -> float:
+def pixel_aupro_scorer(
+    estimator: DetectorLike, X: ImagesLike, y: LabelsLike, *, fpr_limit: float = 0.3
+) -> float:
     """Return :func:`aupro_score` of the heat maps.
 
     Parameters
@@ -82,17 +87,17 @@ def pixel_aupro_scorer(estimator, X, y, *, fpr_limit=0.3) -> float:
     return _streamed(estimator, X, y).aupro(fpr_limit)
 
 
-def pixel_auroc_scorer(estimator, X, y) -> float:
+def pixel_auroc_scorer(estimator: DetectorLike, X: ImagesLike, y: LabelsLike) -> float:
     """Return :func:`pixel_auroc_score` of the heat maps; y: masks."""
     return _streamed(estimator, X, y).auroc()
 
 
-def pixel_ap_scorer(estimator, X, y) -> float:
+def pixel_ap_scorer(estimator: DetectorLike, X: ImagesLike, y: LabelsLike) -> float:
     """Return :func:`pixel_ap_score` of the heat maps; y: masks."""
     return _streamed(estimator, X, y).average_precision()
 
 
-def pixel_f1_max_scorer(estimator, X, y) -> float:
+def pixel_f1_max_scorer(estimator: DetectorLike, X: ImagesLike, y: LabelsLike) -> float:
     """Return :func:`pixel_f1_max_score` of the heat maps; y: masks."""
     return _streamed(estimator, X, y).f1_max()
 

@@ -1,7 +1,9 @@
 """Pixel metrics of test sets that do not fit into memory."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from skdinoad._typing import MapsLike, MasksLike, Self
 from skdinoad.metrics._curves import average_precision, f1_max, partial_area
 from skdinoad.metrics._pixel import check_fpr_limit, check_pair, region_shares
 
@@ -12,7 +14,7 @@ _DROPPED = 12
 N_BINS = 2 ** (32 - _DROPPED)
 
 
-def bins_of(scores) -> np.ndarray:
+def bins_of(scores: ArrayLike) -> np.ndarray:
     """Return the number of the bin of each score, an int64 array; order is kept.
 
     A bin holds all float32 numbers that agree in sign, exponent and the first 11 bits
@@ -25,7 +27,7 @@ def bins_of(scores) -> np.ndarray:
     return (ordered >> np.uint32(_DROPPED)).astype(np.int64)
 
 
-def upper_edges(bins) -> np.ndarray:
+def upper_edges(bins: ArrayLike) -> np.ndarray:
     """Return the largest float32 number in each bin."""
     # Every number a uint32: numpy 1 makes int64 of a single one and a plain integer.
     low = np.uint32(2**_DROPPED - 1)
@@ -57,13 +59,13 @@ class StreamingPixelMetrics:
     (1.0, 1.0)
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._good = np.zeros(N_BINS, np.int64)
         self._bad = np.zeros(N_BINS, np.int64)
         self._shares = np.zeros(N_BINS)
         self.n_maps_, self._middle = 0, None
 
-    def update(self, masks, maps):
+    def update(self, masks: MasksLike, maps: MapsLike) -> Self:
         """Count the pixels of a few maps.
 
         Parameters
@@ -98,12 +100,12 @@ class StreamingPixelMetrics:
         self.n_maps_ += len(pairs)
         return self
 
-    def aupro(self, fpr_limit=0.3) -> float:
+    def aupro(self, fpr_limit: float = 0.3) -> float:
         """Return the area under the per-region overlap curve, in 0..1."""
         check_fpr_limit(fpr_limit)
         return partial_area(*self._levels(), self._weights(self._shares), fpr_limit)
 
-    def pro_curve(self):
+    def pro_curve(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the per-region overlap curve, whose area :meth:`aupro` is.
 
         Returns

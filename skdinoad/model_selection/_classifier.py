@@ -1,18 +1,24 @@
 """Detectors where scikit-learn wants classifiers."""
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
 from skdinoad._compat.torch import undisturbed
 from skdinoad._inputs.estimators import TakesImages
 from skdinoad._inputs.labels import check_labels
+from skdinoad._typing import DetectorLike, ImagesLike, OneOrList, Self
 from skdinoad.pipeline import predict_map
 
 __all__ = ["DetectorClassifier", "as_classifier"]
 
 
-def as_classifier(estimator, *, normal=None):
+def as_classifier(
+    estimator: DetectorLike, *, normal: Any = None
+) -> "DetectorClassifier":
     """Return a detector as a binary classifier.
 
     For what scikit-learn does with classifiers alone: ``CalibratedClassifierCV``,
@@ -70,12 +76,12 @@ class DetectorClassifier(
         Fitted on the normal images.
     """
 
-    def __init__(self, estimator, *, normal=None):
+    def __init__(self, estimator: DetectorLike, *, normal: Any = None) -> None:
         self.estimator = estimator
         self.normal = normal
 
     @undisturbed()
-    def fit(self, X, y):
+    def fit(self, X: ImagesLike, y: ArrayLike) -> Self:
         """Fit the detector on the normal images.
 
         Parameters
@@ -110,7 +116,7 @@ class DetectorClassifier(
             self._sign = 1 if classes[1] == normal else -1
         return self
 
-    def decision_function(self, X):
+    def decision_function(self, X: ImagesLike) -> np.ndarray:
         """Return how far each image is on the side of ``classes_[1]``.
 
         Parameters
@@ -128,7 +134,7 @@ class DetectorClassifier(
         offset = getattr(self.estimator_, "offset_", np.nan)
         return self._sign * (scores if np.isnan(offset) else scores - offset)
 
-    def predict(self, X):
+    def predict(self, X: ImagesLike) -> np.ndarray:
         """Return the label of each image.
 
         Parameters
@@ -143,7 +149,7 @@ class DetectorClassifier(
         first = self.estimator_.predict(X) == -self._sign
         return np.where(first, *self.classes_)
 
-    def score_samples(self, X):
+    def score_samples(self, X: ImagesLike) -> np.ndarray:
         """Return the normality of each image.
 
         Parameters
@@ -158,7 +164,7 @@ class DetectorClassifier(
         check_is_fitted(self)
         return self.estimator_.score_samples(X)
 
-    def predict_map(self, X):
+    def predict_map(self, X: ImagesLike) -> OneOrList:
         """Return heat maps in the coordinates of X; see :func:`skdinoad.predict_map`.
 
         Parameters

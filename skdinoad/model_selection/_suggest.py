@@ -1,6 +1,8 @@
 """Settings chosen on one's own good images, with defects planted in them."""
 
+from collections.abc import Sequence
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 from sklearn.model_selection import GridSearchCV, GroupKFold
@@ -9,6 +11,7 @@ from sklearn.utils import check_random_state
 from skdinoad._inputs.copies import content, first_of_each
 from skdinoad._inputs.images import as_images, as_shown
 from skdinoad._inputs.pixels import hidden_pixels
+from skdinoad._typing import DefectKind, DetectorLike, ImagesLike, RandomState
 from skdinoad.datasets import plant_defects
 from skdinoad.detectors import AnomalyDINO
 from skdinoad.metrics import image_auroc_scorer, pixel_aupro_scorer
@@ -23,16 +26,16 @@ _LAYERS = ("auto", (-6,), (-6, -4), (-1,))
 
 
 def suggest(
-    X,
-    estimator=None,
-    param_grid=None,
+    X: ImagesLike,
+    estimator: DetectorLike | None = None,
+    param_grid: dict[str, Any] | list[dict[str, Any]] | None = None,
     *,
-    kinds=("scratch", "blob", "cutpaste"),
-    size=0.1,
-    cv=3,
-    margin=0.01,
-    random_state=0,
-):
+    kinds: DefectKind | Sequence[DefectKind] = ("scratch", "blob", "cutpaste"),
+    size: float = 0.1,
+    cv: int = 3,
+    margin: float = 0.01,
+    random_state: RandomState = 0,
+) -> GridSearchCV:
     """Search settings on good images alone: defects are planted in held-out ones.
 
     Each good image gets a copy with a planted defect. A model learns from the good

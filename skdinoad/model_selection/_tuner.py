@@ -1,10 +1,13 @@
 """Thresholds by cross-validation."""
 
+from collections.abc import Callable
 from numbers import Integral, Real
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from joblib import Parallel, delayed
+from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, OutlierMixin
 from sklearn.model_selection import PredefinedSplit, check_cv
 from sklearn.utils.validation import check_is_fitted
@@ -28,6 +31,14 @@ from skdinoad._inputs.estimators import TakesImages
 from skdinoad._inputs.grids import holds_images
 from skdinoad._inputs.images import as_images, take
 from skdinoad._inputs.labels import are_masks, labels_of
+from skdinoad._typing import (
+    DetectorLike,
+    ImagesLike,
+    LabelsLike,
+    OneOrList,
+    RandomState,
+    Self,
+)
 from skdinoad.metrics._streaming import upper_edges
 from skdinoad.model_selection._folds import (
     check_scores,
@@ -171,17 +182,19 @@ default=None
 
     def __init__(
         self,
-        estimator,
+        estimator: DetectorLike,
         *,
-        target_fpr=0.01,
-        scoring=None,
-        cost_matrix=((0, 10), (1, 0)),
-        target_pixel_fpr=None,
-        cv=5,
-        refit=True,
-        n_jobs=None,
-        random_state=0,
-    ):
+        target_fpr: float = 0.01,
+        scoring: Literal["f1", "balanced_accuracy", "recall", "cost"]
+        | Callable[..., float]
+        | None = None,
+        cost_matrix: ArrayLike = ((0, 10), (1, 0)),
+        target_pixel_fpr: float | None = None,
+        cv: Any = 5,
+        refit: bool = True,
+        n_jobs: int | None = None,
+        random_state: RandomState = 0,
+    ) -> None:
         self.estimator = estimator
         self.target_fpr = target_fpr
         self.scoring = scoring
@@ -195,7 +208,12 @@ default=None
     # -- fitting ----------------------------------------------------------------------
 
     @undisturbed()
-    def fit(self, X, y=None, groups=None):
+    def fit(
+        self,
+        X: ImagesLike,
+        y: LabelsLike | None = None,
+        groups: ArrayLike | None = None,
+    ) -> Self:
         """Choose the threshold, then fit on all normal images.
 
         Parameters
@@ -260,7 +278,12 @@ default=None
 
     # -- scoring ----------------------------------------------------------------------
 
-    def fit_predict(self, X, y=None, groups=None):
+    def fit_predict(
+        self,
+        X: ImagesLike,
+        y: LabelsLike | None = None,
+        groups: ArrayLike | None = None,
+    ) -> np.ndarray:
         """Fit and label the same images, as ``fit(X, y, groups).predict(X, groups)``.
 
         A memory bank knows its training images: ``holdout_scores_ < offset_`` says what
@@ -268,14 +291,16 @@ default=None
         """
         return self.fit(X, y, groups).predict(X, groups)
 
-    def score_samples(self, X):
+    def score_samples(self, X: ImagesLike) -> np.ndarray:
         """Return the normality of each image by the final model; higher = normal."""
         check_is_fitted(self, "estimator_")
         scores = self.estimator_.score_samples(X)
         check_scores(scores, np.arange(len(scores)))
         return scores
 
-    def decision_function(self, X, groups=None):
+    def decision_function(
+        self, X: ImagesLike, groups: ArrayLike | None = None
+    ) -> np.ndarray:
         """Return ``score_samples(X)`` minus the threshold: below 0 is anomalous.
 
         Parameters
@@ -291,7 +316,7 @@ default=None
         offsets = self._of_each(self.offset_, groups, len(X))
         return self.score_samples(X) - offsets
 
-    def predict(self, X, groups=None):
+    def predict(self, X: ImagesLike, groups: ArrayLike | None = None) -> np.ndarray:
         """Return +1 for images that look normal and -1 for anomalous ones.
 
         Parameters
@@ -305,7 +330,12 @@ default=None
         """
         return np.where(self.decision_function(X, groups) < 0, -1, 1)
 
-    def score(self, X, y=None, groups=None):
+    def score(
+        self,
+        X: ImagesLike,
+        y: LabelsLike | None = None,
+        groups: ArrayLike | None = None,
+    ) -> float:
         """Return the mean of the shares of each label that are found.
 
         Parameters
@@ -326,7 +356,7 @@ default=None
         return float(np.mean([(found == k)[truth == k].mean() for k in set(truth)]))
 
     @undisturbed()
-    def p_values(self, X, groups=None):
+    def p_values(self, X: ImagesLike, groups: ArrayLike | None = None) -> np.ndarray:
         """Return how often a normal image would look at least as odd.
 
         Parameters
@@ -350,13 +380,13 @@ default=None
             out[rows] = conformal_p_values(known, scores[rows])
         return out
 
-    def predict_map(self, X):
+    def predict_map(self, X: ImagesLike) -> OneOrList:
         """Return heat maps by the final model; see :func:`skdinoad.predict_map`."""
         check_is_fitted(self, "estimator_")
         return predict_map(self.estimator_, X)
 
     @undisturbed()
-    def predict_mask(self, X, groups=None):
+    def predict_mask(self, X: ImagesLike, groups: ArrayLike | None = None) -> OneOrList:
         """Return which pixels are anomalous.
 
         Parameters

@@ -8,10 +8,12 @@ import hashlib
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 import skdinoad
+from skdinoad._typing import EstimatorLike, FilePath
 from skdinoad.persistence._dump import replacing
 from skdinoad.persistence._graph import decode, encode
 
@@ -29,7 +31,7 @@ class ModelFileError(ValueError):
     """A model file is damaged, of another format, or not what it says."""
 
 
-def save(estimator, path):
+def save(estimator: EstimatorLike, path: FilePath) -> Path:
     """Save a fitted estimator in a file that runs no code.
 
     Detectors, aligners, Pipelines, searches and ThresholdTunerCV, and what else is made
@@ -103,7 +105,7 @@ def _write(file, text, arrays, places):
     file.write(_MAGIC + f"{FORMAT:04d}\n{digest.hexdigest()}\n".encode())
 
 
-def load(path, *, mmap=False):
+def load(path: FilePath, *, mmap: bool = False) -> Any:
     """Read what :func:`save` wrote; no code in it runs.
 
     Every byte is compared with the file's digest. Names of classes and functions are

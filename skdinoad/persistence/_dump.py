@@ -10,6 +10,8 @@ from uuid import uuid4
 
 import joblib
 
+from skdinoad._typing import EstimatorLike, FilePath
+
 __all__ = ["dump", "replacing"]
 
 #: Seconds after which a temporary file beside a model is the litter of a killed save.
@@ -19,7 +21,7 @@ _LITTER_AGE = 24 * 3600
 _HEX = re.compile("[0-9a-f]{32}")
 
 
-def dump(estimator, path, *, compress=0):
+def dump(estimator: EstimatorLike, path: FilePath, *, compress: int = 0) -> Path:
     """Save a fitted estimator; read it back with ``joblib.load``.
 
     The same file as ``joblib.dump`` writes, but complete or not at all: on any
