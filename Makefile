@@ -54,6 +54,7 @@ test-wheel: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/python -m mypy
 
 # Speed, memory and searches. Accuracy too with DATA=folder of MVTec-style categories.
 bench: $(INSTALLED)
