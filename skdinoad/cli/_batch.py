@@ -6,22 +6,19 @@ import json
 import sys
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from tqdm.auto import tqdm
 
 from skdinoad import find_regions, predict_map
 from skdinoad._inputs.files import told_apart
 from skdinoad._inputs.images import as_shown
-from skdinoad.cli._describe import described, held_out_scores, threshold_of
 from skdinoad.cli._paths import images_of, load_model
 from skdinoad.datasets._listing import list_images
 from skdinoad.persistence._dump import replacing
-from skdinoad.pipeline import final_detector, pixel_decider
 from skdinoad.plotting import save_maps
 from skdinoad.report import ScoringReport
+from skdinoad.verdicts import Judge, as_json, described
 
 __all__ = ["score"]
 
@@ -60,41 +57,6 @@ def score(options) -> int:
     if counts["broken"] and (options.gate or not counts["good"] + counts["defect"]):
         return 2
     return int(options.gate and counts["defect"] > 0)
-
-
-@dataclass
-class Judge:
-    """A model, and what its verdicts are made from."""
-
-    model: object
-    threshold: float
-    held: np.ndarray
-    limits: tuple
-    pixel_threshold: float
-
-    @classmethod
-    def of(cls, model):
-        """Read threshold, held-out scores and display limits from a model."""
-        detector = final_detector(model)
-        limits = tuple(float(x) for x in detector.map_limits_)
-        # Models saved before detectors had one lack it.
-        pixel = getattr(pixel_decider(model), "pixel_threshold_", np.nan)
-        pixel = float(pixel) if np.isfinite(pixel) else limits[1]
-        held = np.sort(held_out_scores(model))
-        return cls(model, threshold_of(model), held, limits, pixel)
-
-    def row(self, path, score):
-        """Return what is said of an image."""
-        n = len(self.held)
-        as_odd = np.searchsorted(self.held, score, side="right")
-        return {
-            "path": path,
-            "verdict": "defect" if score < self.threshold else "good",
-            "score": float(score),
-            "threshold": self.threshold,
-            "p_value": (1 + int(as_odd)) / (n + 1) if n else None,
-            "error": "",
-        }
 
 
 def _rows(judge, chunks, wants_maps):
@@ -262,17 +224,6 @@ class _Regions(_Sink):
         if kind is None:
             with replacing(self.path) as temporary:
                 temporary.write_text(json.dumps(self.found, indent=1) + "\n")
-
-
-def as_json(region):
-    """Return a region as plain numbers; (row, column) order."""
-    return {
-        "box": list(region.box),
-        "area": region.area,
-        "peak": round(region.peak, 6),
-        "mean": round(region.mean, 6),
-        "place": list(region.place),
-    }
 
 
 class _Page(_Sink):

@@ -18,9 +18,9 @@ from skdinoad import (
 )
 from skdinoad._arrays.thresholds import conformal_rank, normals_needed
 from skdinoad.cli import METHODS
-from skdinoad.cli._describe import threshold_of
 from skdinoad.cli._paths import good_images, load_model
 from skdinoad.pipeline import decider
+from skdinoad.verdicts import threshold_of
 
 __all__ = ["compare", "fit", "tune"]
 

@@ -1,0 +1,95 @@
+"""What a model says of images, in plain numbers: for rows, files and answers."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from skdinoad.pipeline import decider, final_detector, pixel_decider
+
+__all__ = ["Judge", "as_json", "described", "held_out_scores", "threshold_of"]
+
+
+@dataclass
+class Judge:
+    """A model, and what its verdicts are made from."""
+
+    model: object
+    threshold: float
+    held: np.ndarray
+    limits: tuple
+    pixel_threshold: float
+
+    @classmethod
+    def of(cls, model):
+        """Read threshold, held-out scores and display limits from a model."""
+        detector = final_detector(model)
+        limits = tuple(float(x) for x in detector.map_limits_)
+        # Models saved before detectors had one lack it.
+        pixel = getattr(pixel_decider(model), "pixel_threshold_", np.nan)
+        pixel = float(pixel) if np.isfinite(pixel) else limits[1]
+        held = np.sort(held_out_scores(model))
+        return cls(model, threshold_of(model), held, limits, pixel)
+
+    def row(self, path, score):
+        """Return what is said of an image."""
+        n = len(self.held)
+        as_odd = np.searchsorted(self.held, score, side="right")
+        return {
+            "path": path,
+            "verdict": "defect" if score < self.threshold else "good",
+            "score": float(score),
+            "threshold": self.threshold,
+            "p_value": (1 + int(as_odd)) / (n + 1) if n else None,
+            "error": "",
+        }
+
+
+def described(model) -> dict:
+    """Return what a reader of a report should know of a model."""
+    held, detector = held_out_scores(model), final_detector(model)
+    out = {
+        "estimator": " ".join(repr(model).split()),
+        "threshold": threshold_of(model),
+        "held_out_images": len(held),
+    }
+    if len(held):
+        out["held_out_scores"] = [round(float(f(held)), 6) for f in (min, max)]
+    features = getattr(detector, "features_", None)
+    if hasattr(features, "weights_name_"):
+        out["weights"] = features.weights_name_
+        out["weights_sha256"] = features.weights_digest_
+    return out
+
+
+def threshold_of(model) -> float:
+    """Return the score below which a model flags images; it must have one."""
+    threshold = decider(model).offset_
+    if isinstance(threshold, dict):
+        raise ValueError(
+            f"the model has a threshold for each of {list(threshold)}, and images here "
+            "say nothing of groups: score them in Python."
+        )
+    if np.isnan(threshold):
+        raise ValueError(
+            "the model has no threshold, since no good image was held out: learn from "
+            "two or more, or choose one with skdinoad tune."
+        )
+    return float(threshold)
+
+
+def held_out_scores(model) -> np.ndarray:
+    """Return scores of good training images, each by a model without it."""
+    judging = decider(model)
+    scores = np.asarray(judging.holdout_scores_, float)
+    return scores[getattr(judging, "labels_", np.ones(len(scores))) == 1]
+
+
+def as_json(region):
+    """Return a region as plain numbers; (row, column) order."""
+    return {
+        "box": list(region.box),
+        "area": region.area,
+        "peak": round(region.peak, 6),
+        "mean": round(region.mean, 6),
+        "place": list(region.place),
+    }

@@ -1,0 +1,51 @@
+"""What a model says of images, in plain numbers."""
+
+import json
+
+import numpy as np
+import pytest
+
+from skdinoad import find_regions, load
+from skdinoad.verdicts import Judge, as_json, described, threshold_of
+
+
+def test_rows_say_what_the_model_decides(model, photos):
+    detector = load(model)
+    judge = Judge.of(detector)
+    paths = [str(photos / f"new/{i}.png") for i in range(3)]
+    rows = [judge.row(p, s) for p, s in zip(paths, detector.score_samples(paths))]
+    verdicts = {1: "good", -1: "defect"}
+    assert [row["verdict"] for row in rows] == [
+        verdicts[label] for label in detector.predict(paths)
+    ]
+    assert judge.row("a.png", detector.offset_)["verdict"] == "good"
+    n = len(detector.holdout_scores_)
+    middle = np.sort(detector.holdout_scores_)[2]
+    assert judge.row("a.png", middle)["p_value"] == (1 + 3) / (n + 1)
+    json.dumps([rows, described(detector)])
+
+
+def test_models_without_a_pixel_threshold_take_the_display_limit(model):
+    detector = load(model)
+    assert Judge.of(detector).pixel_threshold == detector.pixel_threshold_
+    del detector.pixel_threshold_
+    assert Judge.of(detector).pixel_threshold == detector.map_limits_[1]
+
+
+@pytest.mark.parametrize(
+    ("offset", "why"), [(np.nan, "no thre"), ({"a": 1.0}, "groups")]
+)
+def test_a_model_that_judges_nothing_is_refused(model, offset, why):
+    detector = load(model)
+    detector.offset_ = offset
+    with pytest.raises(ValueError, match=why):
+        threshold_of(detector)
+
+
+def test_regions_become_plain_numbers():
+    heat = np.zeros((8, 8), np.float32)
+    heat[2:4, 5] = 3
+    said = json.loads(json.dumps([as_json(r) for r in find_regions(heat, 1.0)]))
+    assert said == [
+        {"box": [2, 5, 4, 6], "area": 2, "peak": 3.0, "mean": 3.0, "place": [2, 5]}
+    ]
