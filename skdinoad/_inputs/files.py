@@ -3,6 +3,7 @@
 And names for those to write.
 """
 
+import io
 import os
 import stat
 from contextlib import contextmanager
@@ -11,7 +12,14 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-__all__ = ["file_size", "from_pillow", "pillow_size", "read_file", "told_apart"]
+__all__ = [
+    "file_size",
+    "from_pillow",
+    "pillow_size",
+    "read_bytes",
+    "read_file",
+    "told_apart",
+]
 
 #: EXIF's tag for how the camera was held.
 _ORIENTATION = 0x0112
@@ -22,6 +30,13 @@ _FIRST_IS_THE_PICTURE = {"MPO", "PSD"}
 
 #: Formats of which Pillow gives 8 bits and does not say whether there are more.
 _SILENT = {"JPEG2000", "AVIF"}
+
+#: Formats that are read of bytes, which anyone may have sent: those that folders are
+#: searched for (a JPEG may be an MPO). For others Pillow would run Ghostscript.
+_OF_STRANGERS = (
+    *("PNG", "JPEG", "TIFF", "BMP", "DIB", "WEBP", "GIF", "TGA", "PPM"),
+    *("JPEG2000", "AVIF"),
+)
 
 #: Pixel modes whose channels OpenCV gives in a known order.
 _MODES = ("L", "LA", "RGB", "RGBA", "I")
@@ -48,17 +63,38 @@ def read_file(path, name) -> np.ndarray:
         If there is no such file, or it is no image, damaged, too large, has pages, or
         cannot be read with all its bits.
     """
+    _refuse_odd_files(path, name)
+    return _read(path, name)
+
+
+def read_bytes(content, name) -> np.ndarray:
+    """Return the pixels of what an image file holds, as :func:`read_file` does.
+
+    Only of the formats that folders are searched for.
+    """
+    if not content:
+        raise ValueError(f"{name} cannot be read as an image: there are no bytes.")
+    return _read(_Content(content), name, _OF_STRANGERS)
+
+
+class _Content(io.BytesIO):
+    def __repr__(self):  # Pillow's messages hold it
+        return f"of {len(self.getvalue())} bytes"
+
+
+def _read(source, name, formats=None):
     # Pillow and not OpenCV: of a truncated file OpenCV returns the part it has, the
     # rest grey, and a damaged photograph would be scored in silence.
-    with _opened(path, name) as image:
+    with _opened(source, name, formats) as image:
         deep = None
         if _has_lost_bits(image) or image.format in _SILENT:
-            deep = _read_deep(image, path, name)
+            deep = _read_deep(image, source, name)
         return from_pillow(image, name) if deep is None else deep
 
 
 def file_size(path, name) -> tuple:
     """Return (H, W) of an image file, of which only the header is read."""
+    _refuse_odd_files(path, name)
     with _opened(path, name) as image, _damage_named(name):
         return pillow_size(image)
 
@@ -92,10 +128,9 @@ def pillow_size(image) -> tuple:
 
 
 @contextmanager
-def _opened(path, name):
-    _refuse_odd_files(path, name)
+def _opened(source, name, formats=None):
     try:
-        image = Image.open(path)
+        image = Image.open(source, formats=formats)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large(name, error) from error
     except Exception as error:  # a damaged header raises whatever it likes
@@ -169,7 +204,7 @@ def _has_lost_bits(image):
     return False
 
 
-def _read_deep(image, path, name):
+def _read_deep(image, source, name):
     """Return the pixels with all their bits; None if there are but 8."""
     _refuse_pages(image, name)
     mode, raw = image.mode, str(image.tile)
@@ -177,7 +212,7 @@ def _read_deep(image, path, name):
     with _damage_named(name):
         turn = image.getexif().get(_ORIENTATION)
         image.load()  # OpenCV would not notice that a part is missing
-        pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+        pixels = cv2.imdecode(_bytes_of(source), cv2.IMREAD_UNCHANGED)
     if pixels is not None and pixels.dtype == np.uint8:
         return None
     known = mode.startswith("I;16") or mode in _MODES
@@ -189,6 +224,12 @@ def _read_deep(image, path, name):
     pixels = _in_order(pixels, transparent)
     # OpenCV turns TIFF files upright by itself, and no others.
     return pixels if image.format == "TIFF" else _upright(pixels, turn)
+
+
+def _bytes_of(source):
+    if isinstance(source, _Content):
+        return np.frombuffer(source.getvalue(), np.uint8)
+    return np.fromfile(source, np.uint8)
 
 
 def _not_whole(image, mode, name):

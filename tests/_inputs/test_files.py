@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from skdinoad._inputs.files import file_size, from_pillow, pillow_size, read_file
+from skdinoad._inputs.files import (
+    file_size,
+    from_pillow,
+    pillow_size,
+    read_bytes,
+    read_file,
+)
 
 
 def deep_to_bgr(image):
@@ -261,3 +267,32 @@ def test_numbers_that_are_no_colours_come_as_they_are(tmp_path, rng):
 def test_unknown_colours_are_refused_by_name():
     with pytest.raises(ValueError, match=r"X0 .*unknown kind"):
         from_pillow(Image.new("La", (3, 2)), "X0")
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "tiff", "bmp", "webp", "jp2", "ppm"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_bytes_are_read_as_their_file_is(tmp_path, rng, kind, dtype):
+    if dtype is np.uint16 and kind in ("jpg", "bmp", "webp"):
+        pytest.skip("8 bits only")
+    path = tmp_path / f"a.{kind}"
+    pixels = rng.integers(0, np.iinfo(dtype).max, (64, 72, 3), dtype)
+    assert cv2.imwrite(str(path), pixels)
+    found, expected = read_bytes(path.read_bytes(), "X0"), read_file(path, "X0")
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_bytes_of_a_phone_are_the_picture_and_not_its_preview(tmp_path):
+    picture, preview = Image.new("RGB", (30, 20), "red"), Image.new("RGB", (6, 4))
+    path = tmp_path / "a.jpg"
+    picture.save(path, "MPO", save_all=True, append_images=[preview])
+    assert read_bytes(path.read_bytes(), "X0").shape == (20, 30, 3)
+
+
+def test_bytes_of_no_image_or_of_a_kind_that_runs_programs_are_refused():
+    script = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(script, "EPS")
+    cases = {b"": "no bytes", b"no image": "file of 8 bytes", script.getvalue(): "of"}
+    for content, why in cases.items():
+        with pytest.raises(ValueError, match=f"X0 cannot be read .*{why}"):
+            read_bytes(content, "X0")
