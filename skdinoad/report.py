@@ -96,8 +96,8 @@ class ScoringReport:
         card["regions"] = len(regions)
         if image is not None:
             image = np.ascontiguousarray(image[..., :3])
-            card["image"] = _picture(image)
-            card["heat"] = _picture(_framed(image, heat, regions, self.map_limits))
+            card["image"] = thumbnail(image)
+            card["heat"] = thumbnail(_framed(image, heat, regions, self.map_limits))
         self._cards.append(card)
 
     def text(self) -> str:
@@ -136,7 +136,7 @@ def _anomaly(card):
     return (card["score"] is not None, card["score"] or 0)
 
 
-def _picture(image):
+def thumbnail(image):
     """Return an image, reduced, as the address of a JPEG."""
     scale = min(1, _EDGE / max(image.shape[:2]))
     size = [max(1, round(edge * scale)) for edge in image.shape[1::-1]]

@@ -22,6 +22,7 @@ LAYERS = [
     {"model_selection"},
     {"monitoring", "plotting", "persistence", "testing", "verdicts"},
     {"report"},
+    {"serve"},
     {"cli", "demo"},
     {"__main__"},
 ]
@@ -135,4 +136,5 @@ def test_the_root_shows_what_users_import_and_folders():
         "datasets",
         "networks",
         "persistence",
+        "serve",
     }

@@ -11,7 +11,7 @@ from PIL import Image
 from skdinoad.cli import main
 from skdinoad.datasets import make_screws
 
-COMMANDS = ("fit", "score", "tune", "compare", "inspect", "weights", "cache")
+COMMANDS = {"fit", "score", "serve", "tune", "compare", "inspect", "weights", "cache"}
 
 
 def test_the_module_is_the_command():
@@ -59,10 +59,13 @@ def test_every_documented_run_works(tmp_path, monkeypatch, capsys):
     Image.fromarray(region).save(tmp_path / "roi.png")
     monkeypatch.chdir(tmp_path)
     tiny_features(cache="features", cache_size="2GB").transform(parts["good"])
+    monkeypatch.setattr("skdinoad.cli._http.run", lambda *_: None)  # served: likewise
     runs = documented()
     assert {run.split()[0] for run in runs} == {*COMMANDS}
     for run in runs:
         arguments = shlex.split(run)
+        if arguments[0] == "serve":  # the usual port may be taken
+            arguments += ["--port", "0"]
         if arguments[0] != "weights":  # the packaged ones: a test of its own
             assert main(arguments) == 0, (run, capsys.readouterr().err)
     for name in ("report.html", "scores.csv", "maps", "regions.json", "tuned.skd"):

@@ -24,7 +24,7 @@ def main(arguments=None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.run(options)
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError, ImportError) as error:
         print(f"skdinoad {options.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -38,7 +38,7 @@ def _parser():
         epilog=_EXIT,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_fit, _score, _tune, _compare, _inspect, _weights, _cache):
+    for add in (_fit, _score, _serve, _tune, _compare, _inspect, _weights, _cache):
         add(commands)
     return parser
 
@@ -98,6 +98,41 @@ def _score(commands):
         type=float,
         help="with --watch: stop after so many seconds without a new file",
     )
+
+
+def _serve(commands):
+    out = _command(commands, "serve", "Score images that come over HTTP.", _run_serve)
+    out.add_argument("model", type=Path)
+    out.add_argument(
+        "--good",
+        type=Path,
+        help="good images: the page says when new ones have changed",
+    )
+    out.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1)"
+    )
+    out.add_argument(
+        "--port", type=int, default=8000, help="0 = any that is free (default: 8000)"
+    )
+    out.add_argument(
+        "--queue",
+        type=_positive,
+        default=64,
+        help="images that may be inside at a time (default: 64)",
+    )
+    out.add_argument(
+        "--max-bytes",
+        type=_positive,
+        default=2**25,
+        help="longest image file that is taken (default: 33554432)",
+    )
+
+
+def _positive(text):
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected 1 or more")
+    return number
 
 
 def _tune(commands):
@@ -165,6 +200,12 @@ def _run_score(options):
     from skdinoad.cli._batch import score
 
     return score(options)
+
+
+def _run_serve(options):
+    from skdinoad.cli._http import serve
+
+    return serve(options)
 
 
 def _run_tune(options):

@@ -1,0 +1,202 @@
+"""The ASGI application: what comes in is bounded, what goes out is a verdict."""
+
+import asyncio
+import logging
+from contextlib import asynccontextmanager
+from itertools import count
+
+import cv2
+import numpy as np
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from skdinoad.plotting import overlay_map
+from skdinoad.regions import find_regions
+from skdinoad.serve._scoring import Upload, reason
+from skdinoad.verdicts import as_json
+
+__all__ = ["build"]
+
+#: Seconds in which the whole of an image must have come.
+_PATIENCE = 60
+
+#: Characters of a name that are kept.
+_NAME = 200
+
+#: What the page may do: show itself.
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+#: What an image can be refused for; all else is the server's fault.
+_REFUSED = (ValueError, TypeError)
+
+_log = logging.getLogger("skdinoad.serve")
+
+
+def build(judge, worker, line, about, *, queue, max_bytes) -> Starlette:
+    """Return the application around a worker that scores uploads."""
+
+    @asynccontextmanager
+    async def lifespan(app):
+        worker.start()
+        try:
+            yield
+        finally:
+            await run_in_threadpool(worker.close)
+
+    async def info(request):
+        return JSONResponse(about)
+
+    async def page(request):
+        return HTMLResponse(line.page(), headers={"Content-Security-Policy": _POLICY})
+
+    async def health(request):
+        said = {"status": "ok" if worker.alive else "stopped", **line.known()}
+        said |= {"inside": desk.inside, "waiting": worker.waiting}
+        return JSONResponse(said, 200 if worker.alive else 503)
+
+    desk = _Desk(judge, worker, queue=queue, max_bytes=max_bytes)
+    routes = [
+        Route("/", page),
+        Route("/info", info),
+        Route("/health", health),
+        Route("/score", desk.score, methods=["POST"]),
+        Route("/map", desk.map, methods=["POST"]),
+    ]
+    handlers = {HTTPException: _said, ClientDisconnect: _nobody}
+    return Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
+
+
+class _Desk:
+    """Takes images in, as many at a time as there is room for."""
+
+    def __init__(self, judge, worker, *, queue, max_bytes):
+        self._judge, self._worker = judge, worker
+        self._queue, self._max_bytes, self.inside = queue, max_bytes, 0
+        self._numbers = count(1)
+
+    async def score(self, request):
+        """Answer an image with its verdict as JSON."""
+        wants_map = _flag(request, "regions")
+        return await self._served(request, wants_map, self._verdict)
+
+    async def map(self, request):
+        """Answer an image with its heat map over it, a PNG."""
+        return await self._served(request, True, self._picture)
+
+    async def _served(self, request, wants_map, answered):
+        if self.inside >= self._queue:
+            raise HTTPException(
+                429,
+                "as many images as fit are waiting: try again.",
+                {"Retry-After": "1"},
+            )
+        self.inside += 1  # before the image is read: memory holds no more of them
+        try:
+            content = await _content(request, self._max_bytes)
+            upload = Upload(content, self._name(request), wants_map)
+            return await run_in_threadpool(
+                answered, await self._scored(request, upload)
+            )
+        finally:
+            self.inside -= 1
+
+    def _name(self, request):
+        return request.query_params.get("name", f"#{next(self._numbers)}")[:_NAME]
+
+    async def _scored(self, request, upload):
+        future = self._worker.submit(upload)
+        try:
+            return await _unless_gone(asyncio.wrap_future(future), request)
+        except _REFUSED as error:
+            raise HTTPException(422, reason(error)) from error
+        except ClientDisconnect:
+            raise
+        except Exception as error:
+            _log.exception("An image could not be scored.")
+            text = "the image could not be scored; the server's log says why."
+            raise HTTPException(500, text) from error
+        finally:
+            self._worker.drop(future)
+
+    def _verdict(self, scored):
+        row, said = scored.row, {"name": scored.row["path"]}
+        said |= {key: row[key] for key in ("verdict", "score", "threshold", "p_value")}
+        if scored.heat is not None:
+            found = find_regions(scored.heat, self._judge.pixel_threshold)
+            said["regions"] = [as_json(region) for region in found]
+        return JSONResponse(said)
+
+    def _picture(self, scored):
+        shown = overlay_map(scored.shown(), scored.heat, limits=self._judge.limits)
+        done, code = cv2.imencode(".png", np.ascontiguousarray(shown[..., ::-1]))
+        if not done:
+            raise RuntimeError(f"OpenCV cannot encode an image of shape {shown.shape}.")
+        row = scored.row
+        headers = {"X-Verdict": row["verdict"], "X-Score": repr(row["score"])}
+        return Response(code.tobytes(), media_type="image/png", headers=headers)
+
+
+async def _content(request, most):
+    """Return the body of a request: not too long, not too slow, and an image's."""
+    kind = request.headers.get("content-type", "")
+    if kind.startswith("multipart/"):
+        raise HTTPException(
+            415, "expected the bytes of an image file as the body, no form."
+        )
+    try:
+        return await asyncio.wait_for(_body(request, most), _PATIENCE)
+    except asyncio.TimeoutError as error:
+        raise HTTPException(408, f"no whole image in {_PATIENCE} s.") from error
+
+
+async def _body(request, most):
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > most:
+        raise _too_long(most)
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > most:
+            raise _too_long(most)
+    return bytes(body)
+
+
+def _too_long(most):
+    return HTTPException(413, f"the image has more than {most} bytes.")
+
+
+async def _unless_gone(future, request):
+    """Wait for a future, but no longer than the client does."""
+    gone = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({future, gone}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        gone.cancel()
+    if not future.done():
+        raise ClientDisconnect
+    return future.result()
+
+
+async def _gone(request):
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _flag(request, name):
+    """Return what a query says of a switch that is on by itself."""
+    value = request.query_params.get(name, "true")
+    if value not in ("true", "false"):
+        raise HTTPException(400, f"{name}={value!r}: expected true or false.")
+    return value == "true"
+
+
+async def _said(request, error):
+    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+
+async def _nobody(request, error):
+    return Response(status_code=499)  # "client closed request"; nobody reads it

@@ -1,0 +1,133 @@
+"""What is known of the line: the last images, how many are flagged, drift."""
+
+import html
+import threading
+from collections import Counter, deque
+
+from skdinoad.report import thumbnail
+from skdinoad.serve._scoring import Scored, reason
+
+__all__ = ["Line"]
+
+#: Images that the page shows, and over how many it says the share of defects.
+_SHOWN, _RECENT = 24, 200
+
+
+class Line:
+    """Take note of what was scored, for the page and for those who ask by machine.
+
+    Parameters
+    ----------
+    title : str
+    monitor : DriftMonitor or None
+        Fitted; looks at every image that could be scored.
+    """
+
+    def __init__(self, title, monitor=None):
+        self.title, self.monitor = title, monitor
+        self._lock = threading.Lock()  # noted in one thread, shown in another
+        self._counts = Counter()
+        self._recent = deque(maxlen=_RECENT)  # whether each was a defect
+        self._cards = deque(maxlen=_SHOWN)
+
+    def add(self, uploads, answers):
+        """Note a batch; answers are Scored, or why there is none."""
+        scored = [answer for answer in answers if isinstance(answer, Scored)]
+        cards = [_card(*pair) for pair in zip(uploads, answers)]
+        verdicts = [answer.row["verdict"] for answer in scored]
+        with self._lock:
+            self._cards.extend(cards)
+            self._counts.update(verdicts)
+            self._counts["broken"] += len(answers) - len(scored)
+            self._recent.extend(verdict == "defect" for verdict in verdicts)
+        if self.monitor is not None and scored:
+            self.monitor.update([answer.pixels for answer in scored])
+
+    def known(self) -> dict:
+        """Return counts since the start, the share of late, and drift."""
+        with self._lock:
+            counts = {name: self._counts[name] for name in ("good", "defect", "broken")}
+            recent = list(self._recent)
+        share = sum(recent) / len(recent) if recent else None
+        out = {**counts, "recent_images": len(recent), "recent_defect_rate": share}
+        if self.monitor is not None:
+            out["drift"] = bool(self.monitor.alarm_)
+            out["drift_evidence"] = round(self.monitor.evidence_, 3)
+        return out
+
+    def page(self) -> str:
+        """Return the HTML page: it runs no script and loads nothing."""
+        with self._lock:
+            cards = "\n".join(reversed(self._cards))
+        parts = {
+            "TITLE": html.escape(self.title),
+            "COUNTS": _counts(self.known()),
+            "DRIFT": self._drift(),
+            "CARDS": cards,
+        }
+        head, *rest = _PAGE.split("@")  # in one pass: a card may hold any text
+        return head + "".join(parts.get(part, part) for part in rest)
+
+    def _drift(self):
+        monitor = self.monitor
+        if monitor is None:
+            return "<p>Drift is not watched: that takes the good images.</p>"
+        evidence = f"{monitor.evidence_:.3g} of {monitor.false_alarm_every:g}"
+        if not monitor.alarm_:
+            return f"<p>No drift: evidence {evidence}.</p>"
+        most = max(monitor.evidence_of_, key=monitor.evidence_of_.get)
+        return (
+            '<p class="defect"><b>The images have changed</b> (most: '
+            f"{html.escape(most)}; evidence now {evidence}). Look after lens, lamp and "
+            "camera; then start the server anew.</p>"
+        )
+
+
+def _counts(known):
+    total = sum(known[name] for name in ("good", "defect", "broken"))
+    text = (
+        f"<p>{total} images: {known['good']} good, {known['defect']} defects, "
+        f"{known['broken']} broken."
+    )
+    if known["recent_images"]:
+        text += (
+            f" Of the last {known['recent_images']} that could be scored "
+            f"{known['recent_defect_rate']:.1%} are defects."
+        )
+    return text + "</p>"
+
+
+def _card(upload, answer):
+    name = html.escape(upload.name)
+    if not isinstance(answer, Scored):
+        text = html.escape(reason(answer))
+        return f'<article class="broken"><h3>{name}</h3><p>broken: {text}</p></article>'
+    verdict, score = answer.row["verdict"], answer.row["score"]
+    return (
+        f'<article class="{verdict}"><h3>{name}</h3><p><b>{verdict}</b> score '
+        f'{score:.4g}</p><img alt="" src="{thumbnail(answer.shown())}"></article>'
+    )
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>@TITLE@</title>
+<meta name="viewport" content="width=device-width">
+<meta http-equiv="refresh" content="3">
+<style>
+body { font: 15px/1.4 system-ui, sans-serif; margin: 1.5em; color: #222; }
+main { display: grid; grid-template-columns: repeat(auto-fill, minmax(200px, 1fr));
+  gap: 12px; }
+article { border: 2px solid #bbb; border-radius: 6px; padding: 8px; }
+article.defect { border-color: #c0392b; } article.good { border-color: #2e8b57; }
+.defect b { color: #c0392b; } .good b { color: #2e8b57; }
+h3 { font-size: 14px; margin: 0; overflow-wrap: anywhere; }
+article p { margin: 2px 0 6px; } img { max-width: 100%; }
+</style></head><body>
+<h1>@TITLE@</h1>
+@COUNTS@
+@DRIFT@
+<main>
+@CARDS@
+</main>
+</body></html>
+"""
