@@ -69,6 +69,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/carrying_back.py
 	$(BIN)/python benchmarks/placement.py
 	$(BIN)/python benchmarks/tiling.py
+	$(BIN)/python benchmarks/serve.py
 
 # Damage, kills and hostile files: trials and failures of each promise.
 check-safety: $(INSTALLED)
