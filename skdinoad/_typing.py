@@ -72,8 +72,8 @@ LabelsLike: TypeAlias = (
 MasksLike: TypeAlias = np.ndarray | Sequence[np.ndarray | None]
 MapsLike: TypeAlias = np.ndarray | Sequence[np.ndarray]
 
-#: One array, or a list of arrays if images differ in size.
-OneOrList: TypeAlias = np.ndarray | list[np.ndarray]
+#: Or a list of arrays if images differ in size; whose images do not need not ask which.
+OneOrList: TypeAlias = np.ndarray | Any
 
 #: Or a dict of group to float; who has no groups need not ask which.
 Threshold: TypeAlias = float | Any

@@ -1,6 +1,7 @@
 """What a model says of images, in plain numbers: for rows, files and answers."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +45,7 @@ class Judge:
         }
 
 
-def described(model) -> dict:
+def described(model: Any) -> dict:
     """Return what a reader of a report should know of a model."""
     held, detector = held_out_scores(model), final_detector(model)
     out = {
@@ -54,14 +55,14 @@ def described(model) -> dict:
     }
     if len(held):
         out["held_out_scores"] = [round(float(f(held)), 6) for f in (min, max)]
-    features = getattr(detector, "features_", None)
+    features: Any = getattr(detector, "features_", None)
     if hasattr(features, "weights_name_"):
         out["weights"] = features.weights_name_
         out["weights_sha256"] = features.weights_digest_
     return out
 
 
-def threshold_of(model) -> float:
+def threshold_of(model: Any) -> float:
     """Return the score below which a model flags images; it must have one."""
     threshold = decider(model).offset_
     if isinstance(threshold, dict):
@@ -77,7 +78,7 @@ def threshold_of(model) -> float:
     return float(threshold)
 
 
-def held_out_scores(model) -> np.ndarray:
+def held_out_scores(model: Any) -> np.ndarray:
     """Return scores of good training images, each by a model without it."""
     judging = decider(model)
     scores = np.asarray(judging.holdout_scores_, float)

@@ -5,7 +5,7 @@ has nothing against it, it complains of that comment.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from skdinoad.plotting import AnomalyMapDisplay, save_maps
 if TYPE_CHECKING:
     from typing_extensions import assert_type
 
-Maps = np.ndarray | list[np.ndarray]
+Maps = np.ndarray | Any
 
 
 def a_pipeline(X: np.ndarray) -> None:
@@ -41,6 +41,7 @@ def a_pipeline(X: np.ndarray) -> None:
 
 def the_pixels(pipe: Pipeline, X: np.ndarray, masks: np.ndarray) -> None:
     maps = pipe.predict_map(X)
+    maps.max()  # of images of one size there is one array
     regions_table(find_regions(maps, pipe.pixel_threshold_), names=X)
     AnomalyMapDisplay.from_predictions(X, maps, limits=pipe.map_limits_, masks=masks)
 

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -394,7 +394,7 @@ class DMAD(LoadsOfficial, TrainedDetector):
         return parts
 
     @undisturbed()
-    def predict_deformation(self, X: ImagesLike) -> np.ndarray | list[np.ndarray]:
+    def predict_deformation(self, X: ImagesLike) -> np.ndarray | Any:
         """Return where images, or with "pdm" what is rebuilt of them, are sampled.
 
         Parameters

@@ -1,11 +1,23 @@
 """A model behind HTTP: images come in, verdicts go out; needs ``skdinoad[serve]``."""
 
 from contextlib import contextmanager
+from socket import socket
+from typing import Any
+
+from skdinoad._typing import DetectorLike, ImagesLike
 
 __all__ = ["make_app", "run"]
 
 
-def make_app(model, *, good=None, queue=64, max_bytes=2**25, title="Line", about=None):
+def make_app(
+    model: DetectorLike,
+    *,
+    good: ImagesLike | None = None,
+    queue: int = 64,
+    max_bytes: int = 2**25,
+    title: str = "Line",
+    about: dict[str, Any] | None = None,
+) -> Any:
     """Return an ASGI application that scores the images POSTed to it.
 
     - ``POST /score``: JSON with "name", "verdict" ("good" or "defect"), "score" (higher
@@ -98,7 +110,7 @@ def _monitor(detector, good):
     return DriftMonitor(features=detector.features_, batch_size=at_once).fit(good)
 
 
-def run(app, listening):
+def run(app: Any, listening: socket) -> None:
     """Serve an application until a signal says stop; what was begun is finished first.
 
     Parameters

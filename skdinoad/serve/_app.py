@@ -36,7 +36,7 @@ _REFUSED = (ValueError, TypeError)
 _log = logging.getLogger("skdinoad.serve")
 
 
-def build(judge, worker, line, about, *, queue, max_bytes) -> Starlette:
+def build(judge, worker, line, about, *, queue, max_bytes):
     """Return the application around a worker that scores uploads."""
 
     @asynccontextmanager

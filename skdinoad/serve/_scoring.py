@@ -7,6 +7,7 @@ import numpy as np
 from skdinoad._inputs.files import read_bytes
 from skdinoad._inputs.images import as_shown
 from skdinoad.pipeline import predict_map
+from skdinoad.verdicts import Judge
 
 __all__ = ["Scored", "Upload", "score_uploads"]
 
@@ -36,7 +37,7 @@ class Scored:
         return np.ascontiguousarray(as_shown([self.pixels])[0][..., :3])
 
 
-def score_uploads(judge, uploads) -> list:
+def score_uploads(judge: Judge, uploads: list) -> list:
     """Return what becomes of each upload: a Scored, or the exception that it raised.
 
     All that can be read are scored together; if that fails each is scored alone, so
@@ -81,6 +82,6 @@ def _judged_together(judge, pairs):
     ]
 
 
-def reason(error) -> str:
+def reason(error: Exception) -> str:
     """Return an exception's message as a client should read it."""
     return " ".join(str(error).split()).replace("X[0]", _NAME)

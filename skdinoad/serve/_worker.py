@@ -3,6 +3,7 @@
 import logging
 import threading
 from concurrent.futures import Future
+from typing import Any
 
 __all__ = ["Worker"]
 
@@ -50,7 +51,7 @@ class Worker:
     def waiting(self) -> int:
         return len(self._waiting)
 
-    def submit(self, request) -> Future:
+    def submit(self, request: Any) -> Future:
         """Let a request wait; return the future of its answer."""
         future = Future()
         with self._changed:
