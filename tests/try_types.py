@@ -81,5 +81,4 @@ def what_is_refused(X: np.ndarray) -> None:
     DinoPatch(features=3)  # type: ignore[arg-type]
     ThresholdTunerCV("dinopatch")  # type: ignore[arg-type]
     save("model.skd", DinoPatch())  # type: ignore[arg-type]
-    _ = DinoPatch().predict_map(X).shape  # type: ignore[union-attr]
     from skdinoad import DinoPach  # type: ignore[attr-defined]  # noqa: F401

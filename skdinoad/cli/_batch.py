@@ -16,8 +16,6 @@ from skdinoad._inputs.images import as_shown
 from skdinoad.cli._paths import images_of, load_model
 from skdinoad.datasets._listing import list_images
 from skdinoad.persistence._dump import replacing
-from skdinoad.plotting import save_maps
-from skdinoad.report import ScoringReport
 from skdinoad.verdicts import Judge, as_json, described
 
 __all__ = ["score"]
@@ -206,6 +204,8 @@ class _Pictures(_Sink):
         told_apart([Path(row["path"]).stem for row in shown], self.names)
 
     def add(self, row, image, heat):
+        from skdinoad.plotting import save_maps  # matplotlib, only if asked for
+
         if heat is not None:
             names = told_apart([Path(row["path"]).stem], self.names)
             save_maps(self.folder, [image], [heat], limits=self.limits, names=names)
@@ -228,6 +228,8 @@ class _Regions(_Sink):
 
 class _Page(_Sink):
     def __init__(self, path, judge):
+        from skdinoad.report import ScoringReport  # matplotlib, only if asked for
+
         self.path, self.judge = path, judge
         self.report = ScoringReport(
             threshold=judge.threshold,

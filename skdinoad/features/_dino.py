@@ -411,8 +411,12 @@ class DinoFeatures(Extractor):
     def _tokens_of(self, x):
         """Return the tokens of images as the network takes them."""
         layers = self._blocks(x)
-        layers = [torch.cat([a, b.flatten(2).mT], dim=1) for a, b in layers]
-        tokens = torch.stack(layers, dim=2).unflatten(2, (self.n_groups_, -1)).mean(3)
+        (n, p, c), (*_, h, w) = layers[0][0].shape, layers[0][1].shape
+        tokens = layers[0][1].new_empty(n, p + h * w, len(layers), c)
+        for j, (prefix, grid) in enumerate(layers):  # copied once, not by cat and stack
+            tokens[:, :p, j], tokens[:, p:, j] = prefix, grid.flatten(2).mT
+        if self.n_groups_ < len(layers):
+            tokens = tokens.unflatten(2, (self.n_groups_, -1)).mean(3)
         if self.concatenate:
             tokens = tokens.flatten(2)
         return tokens.float().cpu().numpy()

@@ -230,18 +230,11 @@ class Extractor(TakesImages, TransformerMixin, BaseEstimator):
         return self._extract
 
     def _extract(self, images):
-        """Return grids, prefix and frames of one batch, stored ones where it can."""
-        store, settings = open_store(self.cache, self.cache_size), self._settings()
+        """Return grids, prefix and frames of one batch."""
         images = list(images)
-        keys = [image_key(image[..., :3], settings) for image in images]
-        tokens = [store.get(key) for key in keys]
-        missing = [i for i, known in enumerate(tokens) if known is None]
-        for i, new in zip(missing, self._forward([images[i] for i in missing])):
-            tokens[i] = new
-            store.put(keys[i], new)
         # Of alpha, what is kept knows the colours of hidden pixels, but no NaN.
         grids, prefix, frames = [], [], []
-        for image, known in zip(images, tokens):
+        for image, known in zip(images, self._looked_up(images)):
             size = image.shape[:2]
             (h, w), frame = self._plan(size)[1], self._frame(size)
             grid = known[-h * w :].reshape(h, w, *known.shape[1:])
@@ -251,6 +244,20 @@ class Extractor(TakesImages, TransformerMixin, BaseEstimator):
             prefix.append(known[: -h * w])
             frames.append(frame)
         return grids, np.stack(prefix), np.stack(frames)
+
+    def _looked_up(self, images):
+        """Return the tokens of images, those in the store from there."""
+        store = open_store(self.cache, self.cache_size)
+        if store is None:
+            return self._forward(images)
+        settings = self._settings()
+        keys = [image_key(image[..., :3], settings) for image in images]
+        tokens = [store.get(key) for key in keys]
+        missing = [i for i, known in enumerate(tokens) if known is None]
+        for i, new in zip(missing, self._forward([images[i] for i in missing])):
+            tokens[i] = new
+            store.put(keys[i], new)
+        return tokens
 
     def _finish(self, grid):
         return grid

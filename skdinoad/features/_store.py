@@ -23,7 +23,7 @@ def image_key(image, settings: str) -> str:
 
 
 def open_store(cache, size=None):
-    """Return the store that the parameters ``cache`` and ``cache_size`` ask for.
+    """Return the store that ``cache`` and ``cache_size`` ask for, or None for none.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def open_store(cache, size=None):
         cache = False if cache.location is None else cache.location
     if cache is None or cache is False:
         _check_no_size(size, cache)
-        return _MEMORY if cache is None else _NoStore()
+        return _MEMORY if cache is None else None
     return DiskStore(cache, None if size is None else as_bytes(size))
 
 
@@ -57,14 +57,6 @@ def _check_no_size(size, cache):
 def clear_memory():
     """Forget all features that this process keeps in memory."""
     _MEMORY.clear()
-
-
-class _NoStore:
-    def get(self, key):
-        return None
-
-    def put(self, key, value):
-        pass
 
 
 class _MemoryStore:

@@ -1,5 +1,6 @@
 import csv
 import json
+import sys
 import threading
 import time
 
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 from skdinoad import ThresholdTunerCV, predict_map, save, suggest
+from skdinoad.cli import _batch
 from skdinoad.cli._paths import load_model
 from skdinoad.testing import make_images
 
@@ -52,6 +54,17 @@ def test_the_gate_says_by_its_status_whether_all_are_good(
 ):
     paths = [photos / "new" / name for name in names]
     assert run("score", model, *paths, "--gate")[0] == status
+
+
+def test_matplotlib_is_loaded_only_for_pictures(run, photos, model, monkeypatch):
+    monkeypatch.setattr("skdinoad.cli._batch", _batch)  # put back at the end
+    monkeypatch.delitem(sys.modules, "skdinoad.cli._batch")
+    for name in ("plotting", "report"):
+        monkeypatch.setitem(sys.modules, f"skdinoad.{name}", None)
+    regions = photos / "r.json"
+    assert run("score", model, photos / "new", "--regions", regions)[0] == 0
+    with pytest.raises(ImportError):
+        run("score", model, photos / "new", "--maps", photos / "maps")
 
 
 def test_maps_regions_and_report_are_written(run, photos, model):

@@ -165,8 +165,20 @@ def _transform(X, cache):
 
 
 def test_open_store_accepts_all_forms(tmp_path):
-    for cache in (None, False, tmp_path, str(tmp_path), joblib.Memory(tmp_path)):
+    for cache in (None, tmp_path, str(tmp_path), joblib.Memory(tmp_path)):
         assert open_store(cache).get("nothing") is None
+    assert open_store(False) is open_store(joblib.Memory(None)) is None
+
+
+def test_without_a_store_no_image_is_hashed_and_features_are_the_same(
+    make_tiny, monkeypatch
+):
+    X = make_images(3)
+    kept = make_tiny().transform(X)
+    monkeypatch.setattr("skdinoad.features._extractor.image_key", None)
+    assert np.array_equal(make_tiny(cache=False).transform(X), kept)
+    with pytest.raises(TypeError):
+        make_tiny().transform(X)
 
 
 def test_alpha_is_applied_to_what_is_kept(make_tiny, forwards):
