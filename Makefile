@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 DATA ?=
 
-.PHONY: demo test test-browser test-oldest test-wheel lint bench check-safety check-soak check-accuracy doc clean
+.PHONY: demo test test-browser test-cluster test-oldest test-wheel lint bench check-safety check-soak check-accuracy doc clean
 
 # Installs into .venv, with the versions that were tested.
 $(INSTALLED): pyproject.toml constraints.txt
@@ -20,17 +20,21 @@ demo: $(INSTALLED)
 
 # Two tests side by side: each keeps to one thread.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not cluster"
 
 # The HTML report in a headless chromium; skipped, with the reason, where there is none.
 test-browser: $(INSTALLED)
 	$(BIN)/python -m pytest -m browser -rs
 
+# Worker processes of Dask, and of Ray where it is installed; one of each is killed.
+test-cluster: $(INSTALLED)
+	$(BIN)/python -m pytest -m cluster -rs tests/test_scale.py
+
 # The same on the oldest versions that pyproject.toml allows, in an environment of its
 # own (a few GB: the oldest torch comes with CUDA only).
 OLDEST := .venv-oldest
 test-oldest: $(OLDEST)/.installed
-	$(OLDEST)/bin/python -m pytest -n 2 --dist worksteal
+	$(OLDEST)/bin/python -m pytest -n 2 --dist worksteal -m "not cluster"
 
 $(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)

@@ -37,7 +37,14 @@ _PLACES = {
 }
 
 #: Modules that ``import skdinoad`` makes reachable, likewise.
-_MODULES = ("datasets", "metrics", "model_selection", "monitoring", "plotting")
+_MODULES = (
+    "datasets",
+    "metrics",
+    "model_selection",
+    "monitoring",
+    "plotting",
+    "scale",
+)
 
 __all__ = [*_PLACES, "__version__"]
 

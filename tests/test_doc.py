@@ -19,6 +19,7 @@ from skdinoad import (
     monitoring,
     plotting,
     report,
+    scale,
     serve,
 )
 from skdinoad.testing import checks_for, make_images
@@ -30,8 +31,8 @@ SOURCES = sorted((DOC.parent / "skdinoad").rglob("*.py"))
 def public():
     """Return {name as the reference has it: object}."""
     out = {name: getattr(skdinoad, name) for name in skdinoad.__all__}
-    modules = (datasets, metrics, model_selection, monitoring, plotting, report, serve)
-    for module in modules:
+    modules = (datasets, metrics, model_selection, monitoring, plotting, report)
+    for module in (*modules, scale, serve):
         short = module.__name__.removeprefix("skdinoad.")
         names = [name for name in module.__all__ if name not in out]
         out.update({f"{short}.{name}": getattr(module, name) for name in names})

@@ -45,6 +45,26 @@ class MemoryBank:
         vectors = np.concatenate([vectors for vectors, _, _ in parts])
         return cls(vectors, image, turned, n_layers)
 
+    @classmethod
+    def merge(cls, banks, firsts, dtype):
+        """Return the bank of several, as :meth:`join` would order their pictures.
+
+        Parameters
+        ----------
+        banks : list of MemoryBank
+        firsts : list of int
+            The number that image 0 of each bank gets.
+        dtype : str
+            Of the vectors.
+        """
+        vectors = np.concatenate([b.vectors.astype(dtype, copy=False) for b in banks])
+        image = np.concatenate([b.image + first for b, first in zip(banks, firsts)])
+        turned = np.concatenate([bank.turned for bank in banks])
+        if turned.any():
+            order = np.argsort(turned, kind="stable")
+            vectors, image, turned = vectors[order], image[order], turned[order]
+        return cls(vectors, image.astype(np.int32), turned, banks[0].n_layers)
+
     def __len__(self):
         return len(self.vectors)
 

@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -16,6 +17,7 @@ from skdinoad._inputs.images import as_shown
 from skdinoad.cli._paths import images_of, load_model
 from skdinoad.datasets._listing import list_images
 from skdinoad.persistence._dump import replacing
+from skdinoad.scale import rescued
 from skdinoad.verdicts import Judge, as_json, described
 
 __all__ = ["score"]
@@ -60,34 +62,26 @@ def score(options) -> int:
 def _rows(judge, chunks, wants_maps):
     """Yield (row, image, heat) of each path; a broken image is a row with a reason."""
     for paths in chunks:
-        try:
-            found = _scored(judge.model, paths, wants_maps)
-        except (OSError, ValueError, TypeError) as error:
-            if len(paths) > 1:  # which one is it?
-                yield from _rows(judge, [[path] for path in paths], wants_maps)
+        work = partial(_scored, judge.model, wants_maps=wants_maps)
+        for path, found, error in rescued(work, paths):
+            if found is None:
+                yield _broken(path, error), None, None
             else:
-                yield _broken(paths[0], error), None, None
-            continue
-        for path, value, image, heat in found:
-            yield judge.row(path, value), image, heat
+                value, image, heat = found
+                yield judge.row(path, value), image, heat
 
 
 def _scored(model, paths, wants_maps):
-    """Return (path, score, image, map) of each path."""
+    """Return (score, image, map) of each path."""
     scores, nothing = model.score_samples(paths), [None] * len(paths)
     maps = predict_map(model, paths) if wants_maps else nothing
     images = as_shown(paths) if wants_maps else nothing
-    return [*zip(paths, scores, images, maps)]
+    return [*zip(scores, images, maps)]
 
 
 def _broken(path, error):
     row = dict.fromkeys(_COLUMNS)
-    return {
-        **row,
-        "path": path,
-        "verdict": "broken",
-        "error": " ".join(str(error).split()),
-    }
+    return {**row, "path": path, "verdict": "broken", "error": error}
 
 
 def _check_resume(options):

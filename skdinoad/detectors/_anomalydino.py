@@ -5,6 +5,7 @@ from numbers import Integral, Real
 from typing import Any, Literal
 
 import numpy as np
+from sklearn.base import clone
 from sklearn.utils import Bunch, check_random_state
 from tqdm.auto import tqdm
 
@@ -34,11 +35,14 @@ from skdinoad._typing import (
     Self,
 )
 from skdinoad.detectors._layered import LayeredDetector
-from skdinoad.detectors._rotations import chosen_angles, worth_turning
+from skdinoad.detectors._rotations import chosen_angles, merged_angles, worth_turning
 from skdinoad.detectors._zero_shot import ScoresBatches
 from skdinoad.features import DinoFeatures
 
 __all__ = ["AnomalyDINO"]
+
+#: What is kept of each training image beside its vectors.
+_KEPT = ("valid", "mask", "statistics", "whole")
 
 #: Parameters that shape what the bank holds.
 _FIXED = ("rotations", "masking", "bank_dtype")
@@ -384,16 +388,63 @@ class AnomalyDINO(ScoresBatches, LayeredDetector):
         return DinoFeatures()
 
     def _fit_images(self, X):
-        if self.search == "approximate":
-            self._check_index()
+        self._check_search()
         images = self._read(X)
         self.masking_, self.mask_statistics_ = self._verdict(images)
         n, can_turn = len(self._distinct()), self.features_ is not None
         self.angles_ = chosen_angles(self.rotations, n, can_turn)
-        self.rotation_gain_ = None
         self._images, self._seen, self.bank_ = [], 0, None
-        self._fitted = {name: getattr(self, name) for name in _FIXED}
+        self._begin()
         self._extend(X, images)
+
+    def _check_search(self):
+        if self.search == "exact":
+            return
+        import_faiss()  # its absence should not show after minutes of work
+        if self.nearest_images is not None:
+            raise ValueError(
+                f"nearest_images={self.nearest_images} with search='approximate': an "
+                "index holds the vectors of all images. Leave one of the two out."
+            )
+
+    def _begin(self):
+        self.rotation_gain_ = None
+        self._fitted = {name: getattr(self, name) for name in _FIXED}
+
+    def _keeping_all(self):
+        """Return an unfitted copy whose bank is all that one fit would see."""
+        self._check_search()
+        whole = {"bank_size": None, "bank_dtype": "float32", "search": "exact"}
+        if np.array_equal(self.rotations, "informed"):
+            whole["rotations"] = "agnostic"
+        return clone(self).set_params(contamination="auto", **whole)
+
+    def _join(self, parts):
+        """Do what is left to do behind the network."""
+        self._images = [Bunch(**image) for part in parts for image in part._images]
+        if any("mask" not in image for image in self._images):
+            raise ValueError("A detector of an earlier version: fit it again.")
+        self.masking_, self.mask_statistics_ = self._verdict(self._images)
+        for image in self._images:
+            image.scored = self._to_score(image)
+        self._begin()
+        bank, can_turn = self._joined_bank(parts), self.features_ is not None
+        wanted = chosen_angles(self.rotations, len(self._distinct()), can_turn)
+        self.angles_ = merged_angles(wanted, [part.angles_ for part in parts])
+        if self.angles_ == (0,):
+            bank = self._without_turns(bank)
+        grids = [grid for part in parts for grid in part._known_grids()]
+        judge = not can_turn or bank.turned.any()
+        self._settle(bank, grids, judge=judge and all(g is not None for g in grids))
+
+    def _joined_bank(self, parts):
+        banks, self._n_layers = [part.bank_ for part in parts], parts[0]._n_layers
+        for bank in banks:
+            expected = banks[0].vectors.shape[1]
+            _check_channels("A detector", bank.vectors.shape[1], expected)
+        self._seen = sum(part._seen for part in parts)
+        firsts = np.cumsum([0] + [len(part._images) for part in parts])
+        return MemoryBank.merge(banks, firsts, self.bank_dtype)
 
     def _score_grid(self, F):
         known = self.bank_.vectors.shape[1]
@@ -456,7 +507,9 @@ class AnomalyDINO(ScoresBatches, LayeredDetector):
         auto = self.masking == "auto"
         seen = mask_statistics(grid[:, :, -1], mask) if auto else None
         grid = _side_by_side(grid)
-        return Bunch(row=row, grid=grid, frame=frame, mask=mask, statistics=seen)
+        about = {"valid": np.isfinite(grid).all(-1), "mask": mask, "statistics": seen}
+        about["whole"] = _mean_patches(grid, about["valid"], mask)
+        return Bunch(row=row, grid=grid, frame=frame, **about)
 
     def _mask(self, grid):
         """Return which patches show the object, as the last layer sees it."""
@@ -465,17 +518,8 @@ class AnomalyDINO(ScoresBatches, LayeredDetector):
 
     def _to_score(self, image):
         """Return which patches of an image get a score."""
-        valid = np.isfinite(image.grid).all(-1)
         use = self.masking_ and image.mask.any()
-        return valid & image.mask if use else valid
-
-    def _check_index(self):
-        import_faiss()  # its absence should not show after minutes of work
-        if self.nearest_images is not None:
-            raise ValueError(
-                f"nearest_images={self.nearest_images} with search='approximate': an "
-                "index holds the vectors of all images. Leave one of the two out."
-            )
+        return image.valid & image.mask if use else image.valid
 
     def _verdict(self, images):
         """Return whether to mask, and what speaks for it."""
@@ -494,12 +538,18 @@ class AnomalyDINO(ScoresBatches, LayeredDetector):
         self._seen += len(bank)
         bank = self.bank_.extend(bank) if first else bank
         for image in images:
-            valid, scored = np.isfinite(image.grid).all(-1), self._to_score(image)
-            whole = _mean_patch(image.grid[scored])
-            known = Bunch(valid=valid, scored=scored, whole=whole, held=None)
-            self._images.append(known)
-        informed = isinstance(self.rotations, str) and self.rotations == "informed"
-        if informed and not first:
+            about = {name: image[name] for name in _KEPT}
+            scored = self._to_score(image)
+            self._images.append(Bunch(scored=scored, held=None, **about))
+        self._settle(bank, grids, judge=not first)
+
+    def _settle(self, bank, grids, *, judge):
+        """Keep what is wanted of a bank of all images, and hold out each of them.
+
+        An image whose grid is None stays as it was held out before. ``judge``: whether
+        to decide on turned copies, if that is asked for.
+        """
+        if judge and np.array_equal(self.rotations, "informed"):
             bank = self._keep_useful_turns(bank, grids)
         self.bank_ = self._thinned(bank)
         for i, grid in enumerate(grids):
@@ -559,8 +609,12 @@ class AnomalyDINO(ScoresBatches, LayeredDetector):
         self.rotation_gain_, useful = worth_turning(*usual)
         if useful:
             return bank
-        self.angles_, self._seen = (0,), len(plain)
-        return plain
+        self.angles_ = (0,)
+        return self._without_turns(bank)
+
+    def _without_turns(self, bank):
+        self._seen = sum(int(image.valid.sum()) for image in self._images)
+        return bank.select(~bank.turned) if bank.turned.any() else bank
 
     def _usual_score(self, bank, grids):
         """Return the median image score of training images held out."""
@@ -591,7 +645,8 @@ class AnomalyDINO(ScoresBatches, LayeredDetector):
         images = np.setdiff1d(bank.image, [] if without is None else without)
         if len(images) <= self.nearest_images:
             return bank
-        wholes = np.stack([self._images[i].whole for i in images])
+        seen = int(self.masking_)
+        wholes = np.stack([self._images[i].whole[seen] for i in images])
         order = np.argsort(-(wholes @ _mean_patch(vectors)), kind="stable")
         return bank.select(np.isin(bank.image, images[order[: self.nearest_images]]))
 
@@ -604,6 +659,13 @@ class AnomalyDINO(ScoresBatches, LayeredDetector):
 def _side_by_side(grid):
     """Return features (h, w, l, c) of unit length as (h, w, l * c)."""
     return unit(np.asarray(grid, np.float32)).reshape(*grid.shape[:2], -1)
+
+
+def _mean_patches(grid, valid, mask):
+    """Return the mean directions (2, l * c) of an image, and of its object alone."""
+    masked = mask is not None and (valid & mask).any()
+    seen = valid & mask if masked else valid
+    return np.stack([_mean_patch(grid[valid]), _mean_patch(grid[seen])])
 
 
 def _mean_patch(vectors):

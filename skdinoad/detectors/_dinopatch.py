@@ -5,11 +5,13 @@ from numbers import Integral, Real
 from typing import Literal
 
 import numpy as np
+from sklearn.base import clone
 
 from skdinoad._arrays.maps import clean, smooth, unit
 from skdinoad._arrays.projection import fit_projection, project
 from skdinoad._compat.sklearn import Interval, StrOptions
 from skdinoad._compat.torch import resolve_device, undisturbed
+from skdinoad._inputs.grids import empty_grids
 from skdinoad._neighbors import (
     k_centre_images,
     k_centre_local,
@@ -295,6 +297,31 @@ class DinoPatch(LayeredDetector):
 
     def _holdout_grids(self):
         return self._holdout
+
+    # -- private: merging -------------------------------------------------------------
+
+    def _keeping_all(self):
+        """Return an unfitted copy that keeps features as they are, and little else."""
+        kept = {"metric": "euclidean", "bank_dtype": "float32", "neighborhood": 0}
+        none = dict.fromkeys(("max_images", "n_prototypes", "n_components"))
+        return clone(self).set_params(
+            global_weight=0, contamination="auto", **kept, **none
+        )
+
+    def _join(self, parts):
+        """Learn from the features that whole banks hold."""
+        for i, part in enumerate(parts):
+            self._check_shape(part._shape, parts[0]._shape, f"detectors[{i}]")
+            if part._bases is not None or part.bank_.shape[3] < len(part._held):
+                raise ValueError(
+                    f"detectors[{i}] keeps a reduced bank (max_images, n_prototypes, "
+                    "n_components), from which features cannot be had: use fit_sharded."
+                )
+        grids = (part._stored(i) for part in parts for i in range(len(part._held)))
+        F = empty_grids(len(self._first), parts[0]._shape)
+        for row, grid in enumerate(grids):
+            F[row] = grid[0]
+        self._fit_grid(F)
 
     # -- private: the bank ------------------------------------------------------------
 

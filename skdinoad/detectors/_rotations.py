@@ -2,7 +2,7 @@
 
 from skdinoad._arrays.geometry import check_angles
 
-__all__ = ["EIGHT", "chosen_angles", "worth_turning"]
+__all__ = ["EIGHT", "chosen_angles", "merged_angles", "worth_turning"]
 
 EIGHT = tuple(range(0, 360, 45))
 
@@ -47,6 +47,39 @@ def chosen_angles(rotations, n, can_turn) -> tuple:
             "turned. Pass images, or rotations='none'."
         )
     return angles
+
+
+def merged_angles(wanted, there) -> tuple:
+    """Return the angles of a bank made of several.
+
+    Parameters
+    ----------
+    wanted : tuple of float
+        Those that one fit on all images takes, or tries; of turned copies that are
+        there some, or all, can be dropped, and none made.
+    there : list of tuple of float
+        Those of each bank.
+
+    Raises
+    ------
+    ValueError
+        If copies are wanted that some banks have and some have not.
+
+    Examples
+    --------
+    >>> from skdinoad.detectors._rotations import merged_angles
+    >>> merged_angles((0,), [(0, 45), (0,)])
+    (0,)
+    """
+    if wanted == (0,) or set(there) == {wanted}:
+        return wanted
+    if set(there) == {(0,)}:  # all have found turned copies to be of no use
+        return (0,)
+    raise ValueError(
+        f"Some of the detectors keep copies turned by {wanted}, and some do not, as "
+        "each decided for itself. Use fit_sharded, or fit them with "
+        "rotations='agnostic' or 'none'."
+    )
 
 
 def worth_turning(plain, turned) -> tuple:

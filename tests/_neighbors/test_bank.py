@@ -63,3 +63,15 @@ def test_index_answers_but_never_when_an_image_is_left_out(bank):
     out = bank.squared_distances(bank.vectors + 0.1)
     np.testing.assert_allclose(out, expected, rtol=1e-5)
     assert np.array_equal(bank.squared_distances(bank.vectors, without=1), held)
+
+
+def test_merged_banks_have_the_order_of_one(bank):
+    """First all images as they were given, then all turned copies."""
+    half = bank.select(np.isin(bank.image, 1))
+    half.image[:] = 0
+    merged = MemoryBank.merge([bank, half], [0, 2], "float16")
+    assert merged.image.tolist() == [0] * 3 + [1] * 2 + [2] * 2 + [0] * 4 + [1, 2]
+    assert merged.turned.tolist() == [False] * 7 + [True] * 6
+    assert merged.vectors.dtype == np.float16
+    assert np.array_equal(merged.of(2), half.of(0).astype("float16"))
+    assert half.vectors.dtype == np.float32

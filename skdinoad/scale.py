@@ -1,0 +1,556 @@
+"""More images than one process should read: detectors merged, files scored in parts.
+
+The engines are not ours: joblib with any backend, dask.distributed, Ray. Here is what
+they need: a fit that can be split, and a piece of work that can be done again.
+"""
+
+import csv
+import hashlib
+import json
+import multiprocessing
+import os
+import platform
+from collections.abc import Sequence
+from functools import lru_cache, partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import cv2
+import joblib
+import torch
+from sklearn.base import clone
+from sklearn.utils.validation import check_is_fitted
+
+from skdinoad._typing import DetectorLike, FilePath, ImagesLike
+from skdinoad.persistence import load
+from skdinoad.persistence._dump import replacing
+from skdinoad.pipeline import pixel_decider, predict_map
+from skdinoad.regions import find_regions, regions_table
+from skdinoad.verdicts import threshold_of
+
+__all__ = ["fit_sharded", "merge", "parts_to_score", "score_files", "score_part"]
+
+#: Says where and how a detector computes, or what its ``features_`` says better.
+_ELSEWHERE = {"batch_size", "cache", "cache_size", "device", "features"} | {
+    *("random_state", "verbose", "weights", "weights_name_"),
+}
+
+#: Images whose heat maps are in memory at a time.
+_CHUNK = 16
+
+_SCORES = ["path", "verdict", "score", "error"]
+_REGIONS = [
+    *("path", "top", "left", "bottom", "right"),
+    *("area", "peak", "mean", "row", "column"),
+]
+
+
+# -- fitting --------------------------------------------------------------------------
+
+
+def merge(detectors: Sequence[DetectorLike]) -> Any:
+    """Return one detector that knows the images of several.
+
+    Banks of AnomalyDINO and DinoPatch hold the features of their images, so that what
+    is left to do is what ``fit`` does behind the network: exact copies are found across
+    detectors, every image is held out from the vectors of all others, and scales,
+    threshold and limits are learned anew. As long as the banks keep all vectors the
+    result is that of one fit on all images, in the order of the detectors. Vectors that
+    AnomalyDINO's ``bank_size`` has dropped are gone: the merged bank is a coreset of
+    coresets, and an image that lost some keeps the held-out score of its own detector,
+    which is too low, so that fewer images are flagged. :func:`fit_sharded` thins once,
+    at the end.
+
+    Parameters
+    ----------
+    detectors : sequence of AnomalyDINO or of DinoPatch
+        Fitted, all with the same parameters and the same weights.
+
+    Returns
+    -------
+    detector : AnomalyDINO or DinoPatch
+        A new one; those given stay as they are.
+
+    Raises
+    ------
+    TypeError
+        If one is of another kind: what a trained network has learned does not add up.
+    ValueError
+        If parameters, weights or what an extractor has learned differ (naming what),
+        there is none, or a DinoPatch keeps a reduced bank.
+    NotFittedError
+        If one is not fitted.
+
+    See Also
+    --------
+    fit_sharded : Fits the parts, too.
+
+    Notes
+    -----
+    ``bank_dtype="float16"`` gives the scores of one fit up to its rounding. Under
+    ``rotations="informed"`` turned copies that all detectors have dropped stay away.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdinoad import DinoPatch
+    >>> from skdinoad.scale import merge
+    >>> F = np.random.default_rng(0).normal(size=(5, 4, 4, 8)).astype(np.float32)
+    >>> detector = merge([DinoPatch().fit(F[:2]), DinoPatch().fit(F[2:])])
+    >>> bool(detector.offset_ == DinoPatch().fit(F).offset_)
+    True
+    """
+    detectors = list(detectors)
+    if not detectors:
+        raise ValueError("No detector given: nothing to merge.")
+    for detector in detectors:
+        _check_mergeable(detector)
+        check_is_fitted(detector)
+    _check_alike(detectors)
+    return clone(detectors[0])._merge(detectors)
+
+
+def fit_sharded(
+    estimator: Any, shards: Sequence[ImagesLike], client: Any = None
+) -> Any:
+    """Fit a detector on images in several lists, each read somewhere else.
+
+    Parameters
+    ----------
+    estimator : AnomalyDINO or DinoPatch
+        It is not changed.
+    shards : sequence of lists of paths, of images, or of arrays
+        Good images alone, as ``fit`` takes them; one list is one piece of work. Give
+        paths that all machines can read: arrays travel to them.
+    client : dask.distributed.Client or None, default=None
+        None = joblib, by its present backend: inside
+        ``joblib.parallel_config(n_jobs=4)`` four processes.
+
+    Returns
+    -------
+    detector : AnomalyDINO or DinoPatch
+        Fitted as by ``fit`` on all images, in their order: what is thinned or projected
+        is so once, at the end and here. This process therefore holds the features of
+        all images, as one fit would.
+
+    Raises
+    ------
+    TypeError
+        If the estimator is of another kind, or ``client`` is none.
+    ValueError, OSError
+        As ``fit`` raises them, naming the shard; or if an extractor has learned another
+        thing from each shard, or images have more than 8 bits, whose range would be.
+
+    See Also
+    --------
+    merge : Of detectors that are fitted already.
+
+    Notes
+    -----
+    Results differ from one fit's as far as the network's do for batches of another
+    size: in the last bits. A worker of Dask that dies loses its shard, which another
+    fits again.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdinoad import AnomalyDINO
+    >>> from skdinoad.scale import fit_sharded
+    >>> F = np.random.default_rng(0).normal(size=(6, 4, 4, 8)).astype(np.float32)
+    >>> estimator = AnomalyDINO(bank_size=20)
+    >>> detector = fit_sharded(estimator, [F[:2], F[2:]])
+    >>> bool(detector.offset_ == estimator.fit(F).offset_)
+    True
+    """
+    _check_mergeable(estimator)
+    clone(estimator)._validate_params()
+    jobs = [(estimator._keeping_all(), shard, i) for i, shard in enumerate(shards)]
+    if not jobs:
+        raise ValueError("No shard given: nothing to fit on.")
+    parts = _done(_fit, jobs, client)
+    _check_alike(parts)
+    return clone(estimator)._merge(parts)
+
+
+def _fit(estimator, shard, number):
+    try:
+        return clone(estimator).fit(shard)
+    except Exception as error:
+        if len(error.args) == 1:
+            error.args = (f"shards[{number}]: {error.args[0]}",)
+        raise
+
+
+def _check_mergeable(detector):
+    if not hasattr(detector, "_join"):
+        raise TypeError(
+            f"{type(detector).__name__} cannot be fitted in parts; AnomalyDINO and "
+            "DinoPatch can. Behind an aligner, fit that first, on some of the images, "
+            "and shard what comes out of it."
+        )
+    learns = "standardize"  # from images, so that each shard would have another scale
+    if getattr(detector.features, learns, False):
+        raise ValueError(
+            "An extractor with standardize=True learns from the images it sees, here "
+            "another thing in each part: pass standardize=False."
+        )
+
+
+def _check_alike(detectors):
+    """Refuse to merge what is not one thing in parts."""
+    first = _settings(detectors[0])
+    for i, detector in enumerate(detectors):
+        if type(detector) is not type(detectors[0]):
+            raise TypeError(
+                f"detectors[{i}] is {type(detector).__name__}, detectors[0] is "
+                f"{type(detectors[0]).__name__}: expected detectors of one kind."
+            )
+        own = _settings(detector)
+        differing = sorted(k for k in {*own, *first} if own.get(k) != first.get(k))
+        if differing:
+            raise ValueError(
+                f"detectors[{i}] differs from detectors[0] in {', '.join(differing)}: "
+                "they could not be one fit. Fit them again, alike; images of more than "
+                "8 bits, whose range fit learns (value_range_), scaled to 8 bits."
+            )
+
+
+def _settings(detector):
+    """Return digests of what shapes all that a detector learns from an image."""
+    features = getattr(detector.features_, "__dict__", {})
+    known = {
+        **detector.get_params(deep=False),
+        **{f"features_.{name}": value for name, value in features.items()},
+        "value_range_": getattr(detector, "value_range_", None),
+    }
+    return {
+        name: joblib.hash(value)
+        for name, value in known.items()
+        if name.removeprefix("features_.") not in _ELSEWHERE
+    }
+
+
+# -- scoring --------------------------------------------------------------------------
+
+
+def score_files(
+    model: FilePath,
+    paths: Sequence[FilePath],
+    folder: FilePath,
+    *,
+    part_size: int = 256,
+    client: Any = None,
+) -> list[Path]:
+    """Score any number of image files into a data set of CSV files.
+
+    A part is written whole or not at all, and one that is there is not scored again:
+    after a kill, of a worker or of everything, the same call goes on where it was. Each
+    process loads the model once, and its arrays stay in the file.
+
+    Parameters
+    ----------
+    model : str or path
+        A file of :func:`skdinoad.save`, which all machines can read.
+    paths : sequence of str or path
+        Image files, likewise; one that is named twice is scored once.
+    folder : str or path
+        Where the data set goes, likewise: ``scores/part-*.csv`` with path, verdict
+        ("good", "defect" or "broken"), score (higher = more normal) and error (why an
+        image is broken); ``regions/part-*.csv`` as :func:`skdinoad.regions_table` has
+        them, "image" being "path". ``run.json`` says what was scored by what.
+    part_size : int, default=256
+        Images in a part.
+    client : dask.distributed.Client or None, default=None
+        None = joblib, by its present backend.
+
+    Returns
+    -------
+    files : list of pathlib.Path
+        The parts of the scores.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the model, or a folder that images should lie in, is not there; on any
+        machine.
+    ValueError
+        If the folder holds scores of another model or of other paths, the model has no
+        threshold, or has changed since the call began.
+    TypeError
+        If ``client`` is no client.
+
+    See Also
+    --------
+    score_part : The piece of work, for other engines.
+
+    Examples
+    --------
+    >>> import csv, tempfile
+    >>> from PIL import Image
+    >>> from skdinoad import AnomalyDINO, DinoFeatures, save
+    >>> from skdinoad.scale import score_files
+    >>> from skdinoad.testing import make_images
+    >>> features = DinoFeatures(model="test_vit", weights="random:0", image_size=64)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     detector = AnomalyDINO(features=features, rotations="none")
+    ...     model = save(detector.fit(make_images(3)), folder + "/model.skd")
+    ...     Image.fromarray(make_images(1)[0]).save(folder + "/a.png")
+    ...     files = score_files(model, [folder + "/a.png"], folder + "/out")
+    ...     lines = files[0].read_text().splitlines()
+    ...     [row["verdict"] for row in csv.DictReader(lines)]
+    ['good']
+    """
+    model, folder = os.path.abspath(model), os.path.abspath(folder)
+    parts = parts_to_score(model, paths, folder, part_size=part_size)
+    digest = _digest(model)
+    jobs = [(model, digest, part, folder, name) for name, part in parts]
+    _done(_score_by_file, jobs, client)
+    return sorted(Path(folder, "scores").glob("part-*.csv"))
+
+
+def parts_to_score(
+    model: FilePath,
+    paths: Sequence[FilePath],
+    folder: FilePath,
+    *,
+    part_size: int = 256,
+) -> list[tuple[str, list[str]]]:
+    """Return the parts of :func:`score_files` that are not there yet.
+
+    Parameters
+    ----------
+    model, paths, folder, part_size
+        As there.
+
+    Returns
+    -------
+    parts : list of (str, list of str)
+        Name and image files, as absolute paths, of each; for :func:`score_part`.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As there.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from skdinoad.scale import parts_to_score
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     model = Path(folder, "model.skd")
+    ...     _ = model.write_bytes(b"as save writes it")
+    ...     paths = [Path(folder, f"{i}.png") for i in range(5)]
+    ...     parts = parts_to_score(model, paths, folder + "/out", part_size=2)
+    >>> [(name, len(files)) for name, files in parts]
+    [('part-000000.csv', 2), ('part-000001.csv', 2), ('part-000002.csv', 1)]
+    """
+    if part_size < 1:
+        raise ValueError(f"part_size={part_size}: expected 1 or more images.")
+    files = list(dict.fromkeys(os.path.abspath(path) for path in paths))
+    _check_folders(files)
+    for kind in ("scores", "regions"):
+        Path(folder, kind).mkdir(parents=True, exist_ok=True)
+    listed = hashlib.sha256("\0".join(files).encode("utf-8", "surrogateescape"))
+    run = {"model": _digest(model), "paths": listed.hexdigest(), "part_size": part_size}
+    _note_run(Path(folder, "run.json"), run)
+    starts = range(0, len(files), part_size)
+    parts = [
+        (f"part-{i:06d}.csv", files[k : k + part_size]) for i, k in enumerate(starts)
+    ]
+    return [(n, part) for n, part in parts if not Path(folder, "scores", n).exists()]
+
+
+def score_part(
+    model: DetectorLike, paths: Sequence[FilePath], folder: FilePath, name: str
+) -> Path:
+    """Score a few image files into one part of a data set, unless it is there.
+
+    Parameters
+    ----------
+    model : estimator
+        A fitted detector, Pipeline, search or ThresholdTunerCV with a threshold.
+    paths : sequence of str
+        Image files. One that cannot be scored is a row with its reason.
+    folder : str or path
+        As for :func:`score_files`.
+    name : str
+        The part's, as :func:`parts_to_score` gives it.
+
+    Returns
+    -------
+    file : pathlib.Path
+        Its scores. They are written last, so that a part which has them has regions.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a folder that images should lie in is not there: on a machine that does not
+        see them no image is broken.
+    ValueError
+        If the model has no threshold.
+    OSError
+        If a file cannot be written, naming it.
+
+    See Also
+    --------
+    score_files : Does so with joblib or Dask.
+    """
+    regions, scores = Path(folder, "regions", name), Path(folder, "scores", name)
+    if not scores.exists():
+        paths = [str(path) for path in paths]
+        _check_folders(paths)
+        rows, found = _judged(model, paths)
+        _write(regions, _REGIONS, found)
+        _write(scores, _SCORES, rows)
+    return scores
+
+
+def rescued(work, paths):
+    """Yield (path, result, error) of each path: a broken image takes no other along.
+
+    Parameters
+    ----------
+    work : callable
+        Takes a list of paths, returns a result for each; raises if one is broken.
+    paths : list of str
+    """
+    try:
+        results = work(paths)
+    except (OSError, ValueError, TypeError) as error:
+        if len(paths) == 1:
+            yield paths[0], None, " ".join(str(error).split())
+            return
+        for path in paths:  # which one is it?
+            yield from rescued(work, [path])
+        return
+    yield from ((path, result, "") for path, result in zip(paths, results))
+
+
+def _judged(model, paths):
+    """Return rows of scores and of regions."""
+    threshold = threshold_of(model)
+    pixel_threshold = pixel_decider(model).pixel_threshold_
+    rows, regions = [], []
+    for start in range(0, len(paths), _CHUNK):
+        few = paths[start : start + _CHUNK]
+        for path, found, error in rescued(partial(_scored, model), few):
+            if found is None:
+                rows.append({"path": path, "verdict": "broken", "error": error})
+                continue
+            score, heat = found
+            verdict = "defect" if score < threshold else "good"
+            rows.append({"path": path, "verdict": verdict, "score": float(score)})
+            there = regions_table([find_regions(heat, pixel_threshold)], [path])
+            regions += [{"path": row.pop("image"), **row} for row in there]
+    return rows, regions
+
+
+def _scored(model, paths):
+    return [*zip(model.score_samples(paths), predict_map(model, paths))]
+
+
+def _write(path, columns, rows):
+    with (
+        replacing(path) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _score_by_file(model, digest, paths, folder, name):
+    score_part(_loaded(model, digest), paths, folder, name)
+
+
+@lru_cache(maxsize=1)
+def _loaded(model, digest):
+    """Return the model of a file: read once in each process."""
+    if _digest(model) != digest:
+        raise ValueError(
+            f"{model!r} has changed since the run began: parts would be scored by "
+            "different models. Save models under new names."
+        )
+    return load(model, mmap=True)
+
+
+def _digest(path):
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _check_folders(paths):
+    for folder in sorted({os.path.dirname(path) for path in paths}):
+        if not os.path.isdir(folder):
+            raise FileNotFoundError(
+                f"{folder!r} is no folder on {platform.node()}: all machines must see "
+                "the images under the same path."
+            )
+
+
+def _note_run(file, run):
+    """Keep what is scored by what; refuse to mix it with something else."""
+    if not file.exists():
+        with replacing(file) as temporary:
+            temporary.write_text(json.dumps(run, indent=1) + "\n")
+    before = json.loads(file.read_text())
+    differing = [name for name in run if run[name] != before.get(name)]
+    if differing:
+        raise ValueError(
+            f"{str(file.parent)!r} holds a run with another {' and '.join(differing)}: "
+            "choose a new folder, or the same arguments to go on with that run."
+        )
+
+
+# -- engines --------------------------------------------------------------------------
+
+
+def _done(work, jobs, client):
+    """Return work(*job) of each job, in order, by joblib or on a cluster of Dask."""
+    if client is None:
+        return joblib.Parallel()(joblib.delayed(work)(*job) for job in jobs)
+    if not hasattr(client, "nthreads"):
+        raise TypeError(
+            f"client={client!r}: expected a dask.distributed.Client or None (joblib)."
+        )
+    return _on_dask(work, jobs, client)
+
+
+def _on_dask(work, jobs, client):
+    """Keep a few jobs under way, and fetch each result as soon as it is there.
+
+    What was fetched is safe from the death of a worker; what was not is done again.
+    """
+    from distributed import as_completed
+
+    results, numbers = [None] * len(jobs), {}
+    waiting, running = iter(enumerate(jobs)), as_completed()
+
+    def fill():
+        room = 2 * max(1, sum(client.nthreads().values())) - len(numbers)
+        for number, job in islice(waiting, max(0, room)):
+            future = client.submit(_alone, work, *job, pure=False)
+            numbers[future] = number
+            running.add(future)
+
+    try:
+        fill()
+        for future in running:
+            results[numbers[future]] = future.result()
+            del numbers[future]
+            fill()
+    finally:
+        client.cancel(list(numbers))  # of a run that failed or was interrupted
+    return results
+
+
+def _alone(work, *job):
+    """Run a job in one thread, where a process has as many jobs as it has cores.
+
+    The caller's own process, in which a cluster may run too, stays as it is.
+    """
+    if multiprocessing.parent_process() is not None:
+        torch.set_num_threads(1)
+        cv2.setNumThreads(1)
+    return work(*job)
