@@ -55,6 +55,7 @@ if TYPE_CHECKING:  # the same names once more, for what reads code without runni
     from skdinoad import model_selection as model_selection
     from skdinoad import monitoring as monitoring
     from skdinoad import plotting as plotting
+    from skdinoad import scale as scale
     from skdinoad._inputs.labels import to_labels as to_labels
     from skdinoad.alignment import AffineAligner as AffineAligner
     from skdinoad.alignment import ForegroundMask as ForegroundMask

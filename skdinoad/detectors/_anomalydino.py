@@ -5,12 +5,9 @@ from numbers import Integral, Real
 from typing import Any, Literal
 
 import numpy as np
-from sklearn.base import clone
-from sklearn.utils import Bunch, check_random_state
-from tqdm.auto import tqdm
+from sklearn.utils import Bunch
 
-from skdinoad._arrays.geometry import rotated
-from skdinoad._arrays.maps import smooth_pixels, unit
+from skdinoad._arrays.maps import smooth_pixels
 from skdinoad._arrays.masks import (
     MASKED,
     UNMASKED,
@@ -22,9 +19,8 @@ from skdinoad._arrays.masks import (
     without_ground,
 )
 from skdinoad._compat.sklearn import Interval, Options, StrOptions
-from skdinoad._compat.torch import resolve_device, undisturbed
+from skdinoad._compat.torch import undisturbed
 from skdinoad._inputs.grids import name_of
-from skdinoad._neighbors import MemoryBank, import_faiss
 from skdinoad._typing import (
     Aggregate,
     Contamination,
@@ -34,21 +30,20 @@ from skdinoad._typing import (
     RandomState,
     Self,
 )
-from skdinoad.detectors._layered import LayeredDetector
-from skdinoad.detectors._rotations import chosen_angles, merged_angles, worth_turning
+from skdinoad.detectors._memory import (
+    BankDetector,
+    check_channels,
+    mean_patches,
+    side_by_side,
+)
+from skdinoad.detectors._rotations import chosen_angles
 from skdinoad.detectors._zero_shot import ScoresBatches
 from skdinoad.features import DinoFeatures
 
 __all__ = ["AnomalyDINO"]
 
-#: What is kept of each training image beside its vectors.
-_KEPT = ("valid", "mask", "statistics", "whole")
 
-#: Parameters that shape what the bank holds.
-_FIXED = ("rotations", "masking", "bank_dtype")
-
-
-class AnomalyDINO(ScoresBatches, LayeredDetector):
+class AnomalyDINO(ScoresBatches, BankDetector):
     r"""Compare every patch with the nominal patches of all places.
 
     ``fit`` keeps the patch features of all normal images, and of turned copies of
@@ -210,7 +205,7 @@ class AnomalyDINO(ScoresBatches, LayeredDetector):
     """
 
     _parameter_constraints = {
-        **LayeredDetector._parameter_constraints,
+        **BankDetector._parameter_constraints,
         "rotations": [
             StrOptions({"auto", "agnostic", "informed", "none"}),
             "array-like",
@@ -397,59 +392,10 @@ class AnomalyDINO(ScoresBatches, LayeredDetector):
         self._begin()
         self._extend(X, images)
 
-    def _check_search(self):
-        if self.search == "exact":
-            return
-        import_faiss()  # its absence should not show after minutes of work
-        if self.nearest_images is not None:
-            raise ValueError(
-                f"nearest_images={self.nearest_images} with search='approximate': an "
-                "index holds the vectors of all images. Leave one of the two out."
-            )
-
-    def _begin(self):
-        self.rotation_gain_ = None
-        self._fitted = {name: getattr(self, name) for name in _FIXED}
-
-    def _keeping_all(self):
-        """Return an unfitted copy whose bank is all that one fit would see."""
-        self._check_search()
-        whole = {"bank_size": None, "bank_dtype": "float32", "search": "exact"}
-        if np.array_equal(self.rotations, "informed"):
-            whole["rotations"] = "agnostic"
-        return clone(self).set_params(contamination="auto", **whole)
-
-    def _join(self, parts):
-        """Do what is left to do behind the network."""
-        self._images = [Bunch(**image) for part in parts for image in part._images]
-        if any("mask" not in image for image in self._images):
-            raise ValueError("A detector of an earlier version: fit it again.")
-        self.masking_, self.mask_statistics_ = self._verdict(self._images)
-        for image in self._images:
-            image.scored = self._to_score(image)
-        self._begin()
-        bank, can_turn = self._joined_bank(parts), self.features_ is not None
-        wanted = chosen_angles(self.rotations, len(self._distinct()), can_turn)
-        self.angles_ = merged_angles(wanted, [part.angles_ for part in parts])
-        if self.angles_ == (0,):
-            bank = self._without_turns(bank)
-        grids = [grid for part in parts for grid in part._known_grids()]
-        judge = not can_turn or bank.turned.any()
-        self._settle(bank, grids, judge=judge and all(g is not None for g in grids))
-
-    def _joined_bank(self, parts):
-        banks, self._n_layers = [part.bank_ for part in parts], parts[0]._n_layers
-        for bank in banks:
-            expected = banks[0].vectors.shape[1]
-            _check_channels("A detector", bank.vectors.shape[1], expected)
-        self._seen = sum(part._seen for part in parts)
-        firsts = np.cumsum([0] + [len(part._images) for part in parts])
-        return MemoryBank.merge(banks, firsts, self.bank_dtype)
-
     def _score_grid(self, F):
         known = self.bank_.vectors.shape[1]
-        _check_channels("An image", F.shape[-2] * F.shape[-1], known)
-        D = [self._distances(_side_by_side(grid)) for grid in F]
+        check_channels("An image", F.shape[-2] * F.shape[-1], known)
+        D = [self._distances(side_by_side(grid)) for grid in F]
         return np.stack([self._fused(self._fill(grid)) for grid in D])
 
     def _holdout_grids(self):
@@ -496,7 +442,7 @@ class AnomalyDINO(ScoresBatches, LayeredDetector):
         for image in images:
             channels = channels or image.grid.shape[-1]
             name = name_of(X, image.row)
-            _check_channels(name, image.grid.shape[-1], channels)
+            check_channels(name, image.grid.shape[-1], channels)
         self._take_stock(X, [image.row for image in images])
         return images
 
@@ -506,9 +452,9 @@ class AnomalyDINO(ScoresBatches, LayeredDetector):
         mask = self._mask(grid) if wanted else None
         auto = self.masking == "auto"
         seen = mask_statistics(grid[:, :, -1], mask) if auto else None
-        grid = _side_by_side(grid)
+        grid = side_by_side(grid)
         about = {"valid": np.isfinite(grid).all(-1), "mask": mask, "statistics": seen}
-        about["whole"] = _mean_patches(grid, about["valid"], mask)
+        about["whole"] = mean_patches(grid, about["valid"], mask)
         return Bunch(row=row, grid=grid, frame=frame, **about)
 
     def _mask(self, grid):
@@ -528,154 +474,7 @@ class AnomalyDINO(ScoresBatches, LayeredDetector):
         statistics = median_of([image.statistics for image in images])
         return masking_helps(statistics), statistics
 
-    # -- private: the bank ------------------------------------------------------------
-
-    def _extend(self, X, images):
-        """Add images to the bank, and score each of them by a bank without it."""
-        grids = self._known_grids() + [image.grid for image in images]
-        first = len(self._images)
-        bank = MemoryBank.join(self._parts(X, images, first), self._n_layers)
-        self._seen += len(bank)
-        bank = self.bank_.extend(bank) if first else bank
-        for image in images:
-            about = {name: image[name] for name in _KEPT}
-            scored = self._to_score(image)
-            self._images.append(Bunch(scored=scored, held=None, **about))
-        self._settle(bank, grids, judge=not first)
-
-    def _settle(self, bank, grids, *, judge):
-        """Keep what is wanted of a bank of all images, and hold out each of them.
-
-        An image whose grid is None stays as it was held out before. ``judge``: whether
-        to decide on turned copies, if that is asked for.
-        """
-        if judge and np.array_equal(self.rotations, "informed"):
-            bank = self._keep_useful_turns(bank, grids)
-        self.bank_ = self._thinned(bank)
-        for i, grid in enumerate(grids):
-            if grid is not None:
-                self._images[i].held = self._hold_out(self.bank_, i, grid)
-        held = [self._images[i].held for i in self._distinct()]
-        self._learn_scales(held, self.bank_.layer, self._n_layers, squared=True)
-        if self.search == "approximate":
-            self.bank_.indexed(check_random_state(self.random_state).randint(2**31))
-
-    def _known_grids(self):
-        """Return the grids of the images in the bank; None where it has lost some."""
-        grids = []
-        for i, image in enumerate(self._images):
-            grid = None
-            if len(self.bank_) == self._seen:
-                channels = self.bank_.vectors.shape[1]
-                grid = np.full((*image.valid.shape, channels), np.nan, np.float32)
-                grid[image.valid] = self.bank_.of(i)
-            grids.append(grid)
-        return grids
-
-    def _parts(self, X, images, first):
-        """Return (vectors, image, turned) of each picture, those as given first."""
-        parts = [self._part(image.grid, first + i) for i, image in enumerate(images)]
-        turns = [angle for angle in self.angles_ if angle]
-        if turns:
-            numbered = enumerate(images, start=first)
-            quiet = not self.verbose
-            for i, image in tqdm(numbered, "turn", len(images), disable=quiet):
-                pixels = X[image.row]
-                copies = [rotated(pixels, angle) for angle in turns]
-                F, _ = self._read_batch(copies)
-                parts += [self._part(_side_by_side(g), i, turned=True) for g in F]
-        return parts
-
-    def _part(self, grid, i, *, turned=False):
-        vectors = grid[np.isfinite(grid).all(-1)]
-        return vectors.astype(self.bank_dtype), i, turned
-
-    def _thinned(self, bank):
-        if self.bank_size is None:
-            return bank
-        share = isinstance(self.bank_size, Real) and self.bank_size < 1
-        size = round(self.bank_size * self._seen) if share else self.bank_size
-        state = check_random_state(self.random_state)
-        return bank.thinned(max(1, size), self.sampling, state, verbose=self.verbose)
-
-    def _keep_useful_turns(self, bank, grids):
-        """Drop the turned copies unless they bring held-out images nearer."""
-        if len(self._distinct()) == 1:
-            return bank
-        plain, turned = bank.select(~bank.turned), bank
-        held = [self._hold_out(plain, *x) for x in enumerate(grids)]
-        self._learn_scales(held, plain.layer, self._n_layers, squared=True)
-        usual = [self._usual_score(b, grids) for b in (plain, turned)]
-        self.rotation_gain_, useful = worth_turning(*usual)
-        if useful:
-            return bank
-        self.angles_ = (0,)
-        return self._without_turns(bank)
-
-    def _without_turns(self, bank):
-        self._seen = sum(int(image.valid.sum()) for image in self._images)
-        return bank.select(~bank.turned) if bank.turned.any() else bank
-
-    def _usual_score(self, bank, grids):
-        """Return the median image score of training images held out."""
-        held = [self._fused(self._hold_out(bank, *x)) for x in enumerate(grids)]
-        return np.median(self._aggregate(held))
-
-    # -- private: distances -----------------------------------------------------------
-
-    def _hold_out(self, bank, i, grid):
-        grid = np.where(self._images[i].scored[..., None], grid, np.float32(np.nan))
-        copies = np.flatnonzero(self._first == self._first[i])
-        return self._distances(grid, bank, without=copies)
-
-    def _distances(self, grid, bank=None, without=None):
-        """Return the cosine distances (l, h, w) of unit vectors, NaN where invalid."""
-        bank = self.bank_ if bank is None else bank
-        valid = np.isfinite(grid).all(-1)
-        D = np.full((self._n_layers, *valid.shape), np.nan, np.float32)
-        how = {"k": self.n_neighbors, "device": resolve_device(self.device)}
-        if self.nearest_images is not None and valid.any():
-            bank = self._nearest_images(bank, grid[valid], without)
-        # Between unit vectors 1 - cos is half the squared distance.
-        D[:, valid] = bank.squared_distances(grid[valid], without=without, **how) / 2
-        return D
-
-    def _nearest_images(self, bank, vectors, without):
-        """Return the part of a bank that comes from the images most like this one."""
-        images = np.setdiff1d(bank.image, [] if without is None else without)
-        if len(images) <= self.nearest_images:
-            return bank
-        seen = int(self.masking_)
-        wholes = np.stack([self._images[i].whole[seen] for i in images])
-        order = np.argsort(-(wholes @ _mean_patch(vectors)), kind="stable")
-        return bank.select(np.isin(bank.image, images[order[: self.nearest_images]]))
-
     def _fill(self, D):
         """Give masked patches the distance that masked_score asks for."""
         fill = self.masking_ and self.masked_score == "zero" and np.isfinite(D).any()
         return np.nan_to_num(D) if fill else D
-
-
-def _side_by_side(grid):
-    """Return features (h, w, l, c) of unit length as (h, w, l * c)."""
-    return unit(np.asarray(grid, np.float32)).reshape(*grid.shape[:2], -1)
-
-
-def _mean_patches(grid, valid, mask):
-    """Return the mean directions (2, l * c) of an image, and of its object alone."""
-    masked = mask is not None and (valid & mask).any()
-    seen = valid & mask if masked else valid
-    return np.stack([_mean_patch(grid[valid]), _mean_patch(grid[seen])])
-
-
-def _mean_patch(vectors):
-    """Return the mean direction (l * c,) of patches (m, l * c)."""
-    return unit(vectors.mean(0, dtype=np.float32))
-
-
-def _check_channels(name, channels, expected):
-    if channels != expected:
-        raise ValueError(
-            f"{name} has features of {channels} channels, the bank of {expected}: use "
-            "one extractor for all."
-        )
