@@ -86,6 +86,10 @@ def kinds(**parameters):
     return {
         "AnomalyDINO": plain(**parameters),
         "three neighbours": plain(n_neighbors=3, **parameters),
+        "nearest images": plain(nearest_images=2, **parameters),
+        "nearest objects": AnomalyDINO(
+            masking=True, nearest_images=2, bank_size=None, **parameters
+        ),
         "masks": AnomalyDINO(bank_size=None, **parameters),
         "masks as zeros": AnomalyDINO(
             masking=True, masked_score="zero", bank_size=None, **parameters
