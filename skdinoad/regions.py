@@ -83,7 +83,13 @@ def find_regions(
             f"There is a threshold for each of {list(threshold)}: pass one for each "
             "map, [threshold[group] for group in groups]."
         )
-    thresholds = np.broadcast_to(np.asarray(threshold, float), len(maps))
+    try:
+        thresholds = np.broadcast_to(np.asarray(threshold, float), len(maps))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"threshold={threshold!r} for these maps: {error}. Expected a number, or "
+            "one for each of several maps."
+        ) from error
     if np.isnan(thresholds).any():
         raise ValueError("threshold is NaN: the estimator has none.")
     return [
@@ -138,7 +144,12 @@ def _row(name, region):
 
 def _regions(heat, threshold, min_area, row):
     heat = np.asarray(heat)
-    if heat.ndim != 2 or not np.isfinite(heat).all():
+    if heat.ndim != 2 or heat.dtype.kind not in "buif":
+        raise ValueError(
+            f"Row {row}: expected a finite map (H, W), got shape {heat.shape}, dtype "
+            f"{heat.dtype}."
+        )
+    if not np.isfinite(heat).all():
         raise ValueError(
             f"Row {row}: expected a finite map (H, W), got shape {heat.shape} with "
             f"{(~np.isfinite(heat)).sum()} NaN or inf."

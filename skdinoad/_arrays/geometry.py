@@ -11,8 +11,11 @@ import cv2
 import numpy as np
 import torch
 
+from skdinoad._compat.sklearn import Interval
+
 __all__ = [
     "BORDERS",
+    "EDGE",
     "check_angles",
     "field_in_pixels",
     "is_size",
@@ -33,11 +36,13 @@ BORDERS = {
 }
 
 
+#: Pixels that a side of a resampled image may have: OpenCV's numbers have 16 bits.
+EDGE = Interval(Integral, 1, 2**15, closed="left")
+
+
 def is_size(value) -> bool:
     """Whether a value is a (height, width) of whole, positive numbers of pixels."""
-    return len(value) == 2 and all(
-        isinstance(edge, Integral) and edge > 0 for edge in value
-    )
+    return len(value) == 2 and all(map(EDGE.is_satisfied_by, value))
 
 
 def resize_frame(source_size: tuple, size: tuple) -> np.ndarray:

@@ -35,7 +35,8 @@ def fit_projection(F, kind: str, n: int) -> tuple:
             f"images with {F.shape[-1]} channels."
         )
     if kind == "shared":
-        pca = PCA(n, svd_solver="covariance_eigh").fit(F[np.isfinite(F).all(-1)])
+        with np.errstate(invalid="ignore"):  # the shares of a variance of 0, unused
+            pca = PCA(n, svd_solver="covariance_eigh").fit(F[np.isfinite(F).all(-1)])
         return pca.mean_.astype(np.float32), pca.components_.astype(np.float32)
     return _fit_local(F, n)
 

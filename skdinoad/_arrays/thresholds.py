@@ -40,7 +40,7 @@ def conformal_rank(n: int, rate: float) -> int:
 
 def normals_needed(rate: float) -> int:
     """Return the number of held-out normals from which a rate can be promised."""
-    return int(np.ceil(1 / rate - 1e-9)) - 1
+    return int(np.ceil(min(1 / rate, 2**53) - 1e-9)) - 1  # of 1e-320 it is no number
 
 
 def lowest_allowed(scores, contamination) -> float:

@@ -1,9 +1,11 @@
 """The only file that imports private names of scikit-learn, or new ones."""
 
 from contextlib import contextmanager, nullcontext
+from numbers import Integral
 
 from sklearn.pipeline import _name_estimators as name_estimators
-from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils import _param_validation
+from sklearn.utils._param_validation import Options, StrOptions
 
 try:
     from sklearn.callback import CallbackSupportMixin as TakesCallbacks
@@ -26,6 +28,23 @@ __all__ = [
     "name_estimators",
     "whole_fit",
 ]
+
+
+class Interval(_param_validation.Interval):
+    """scikit-learn's, of numbers that everything behind it can calculate with.
+
+    Without a right end it ends where torch and OpenCV do. Booleans are no numbers, and
+    neither are numpy's of 8 and 16 bits, whose products overflow in silence.
+    """
+
+    def __init__(self, type, left, right, *, closed):
+        if right is None:
+            right = 2**31 if type is Integral else 1e18
+        super().__init__(type, left, right, closed=closed)
+
+    def is_satisfied_by(self, val):
+        narrow = isinstance(val, bool) or getattr(val, "itemsize", 8) < 4
+        return not narrow and super().is_satisfied_by(val)
 
 
 class Task:

@@ -5,18 +5,28 @@ import warnings
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 from sklearn.base import clone
 
 from skdinoad._inputs.images import as_images
 from skdinoad._typing import Self
 
-__all__ = ["TakesImages", "UsesFeatures", "forget"]
+__all__ = ["TakesImages", "UsesFeatures", "forget", "whole_numbers"]
 
 
 def forget(estimator):
     """Drop all that was learned: what ends in an underscore, as by convention."""
     for name in [name for name in vars(estimator) if name.endswith("_")]:
         delattr(estimator, name)
+
+
+def whole_numbers(value) -> list:
+    """Return a whole number, or a sequence of some, as a list; [] of anything else."""
+    try:
+        found = np.atleast_1d(value)
+    except ValueError:  # sequences of different lengths
+        return []
+    return found.tolist() if found.ndim == 1 and found.dtype.kind in "iu" else []
 
 
 class TakesImages:

@@ -13,6 +13,10 @@ __all__ = [
     "size_of",
 ]
 
+#: Features are compared by sums of squares in float32, which end at 3e38: what goes
+#: beyond would be infinite, and count as an invalid patch in silence.
+_LARGEST = 1e15
+
 
 def holds_images(X):
     """Whether X holds images (or paths) rather than grids of patch features."""
@@ -42,13 +46,36 @@ def check_grids(X):
                 f"X[{row}] is a masked array, whose mask would be lost: pass "
                 "X.filled(np.nan), NaN where a patch is invalid."
             )
-        if np.ndim(grid) not in (3, 4) or np.isinf(grid).any():
+        if not _is_usable(grid):
             raise ValueError(
-                f"X[{row}] has shape {np.shape(grid)}; expected features (h, w, c), or "
-                "(h, w, l, c) with layers apart, that are finite, or NaN where a patch "
-                "is invalid."
+                f"X[{row}] {_described(grid)}; expected float features (h, w, c), or "
+                "(h, w, l, c) with layers apart, within "
+                f"+-{_LARGEST:.0e}, or NaN where a patch is invalid."
+            )
+        if grid.shape[2:] != X[0].shape[2:]:
+            raise ValueError(
+                f"X[{row}] has shape {grid.shape}, X[0] {X[0].shape}: expected the "
+                "same channels. Use one extractor for all."
             )
     return X
+
+
+def _is_usable(grid):
+    array = isinstance(grid, np.ndarray) and grid.dtype.kind == "f" and grid.size
+    return array and grid.ndim in (3, 4) and not _largest(grid) > _LARGEST
+
+
+def _largest(grid):
+    """Return the largest size of a number; NaN does not count."""
+    return float(np.fmax.reduce(np.abs(grid), axis=None))
+
+
+def _described(grid):
+    if not isinstance(grid, np.ndarray):
+        return f"is a {type(grid).__name__}"
+    numbers = grid.dtype.kind == "f" and grid.size
+    largest = f", numbers up to {_largest(grid):.2g}" if numbers else ""
+    return f"has shape {grid.shape}, dtype {grid.dtype}{largest}"
 
 
 def nothing_valid(X, row):

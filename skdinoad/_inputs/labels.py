@@ -5,7 +5,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-__all__ = ["are_masks", "check_labels", "labels_of", "normal_rows", "to_labels"]
+__all__ = [
+    "are_masks",
+    "check_labels",
+    "labels_of",
+    "named_array",
+    "normal_rows",
+    "to_labels",
+]
+
+
+def named_array(value, name, dtype=None) -> np.ndarray:
+    """Return a value as an array, or raise a ValueError that names it."""
+    try:
+        return np.asarray(value, dtype)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} cannot be read as an array: {error}.") from error
 
 
 def to_labels(y: ArrayLike, *, defect: Any = 1) -> np.ndarray:
@@ -36,15 +51,15 @@ def to_labels(y: ArrayLike, *, defect: Any = 1) -> np.ndarray:
     >>> to_labels(["good", "crack", "hole"], defect=["crack", "hole"])
     array([ 1, -1, -1])
     """
-    y = np.asarray(y)
+    y = named_array(y, "y")
     if y.ndim != 1:
         raise ValueError(f"y has shape {y.shape}; expected one label per image, (n,).")
-    anomalous = np.isin(y, np.atleast_1d(defect))
+    anomalous = np.isin(y, np.atleast_1d(named_array(defect, "defect")))
     if y.dtype.kind in "if" and (y == -1).any():
         raise ValueError("y holds -1: these are +1 / -1 labels already.")
     if y.dtype.kind in "OUS" and not anomalous.any():
         raise ValueError(
-            f"No label is {defect!r}; y holds {np.unique(y)[:5].tolist()}. Name the "
+            f"No label is {defect!r}; y holds {list(map(repr, y[:5]))}. Name the "
             "labels that mean a defect: to_labels(y, defect=[...])."
         )
     return np.where(anomalous, -1, 1)
@@ -89,7 +104,7 @@ def labels_of(y, n: int) -> np.ndarray:
 
     Parameters are as in :func:`normal_rows`, None excepted.
     """
-    if not hasattr(y, "__len__"):
+    if not hasattr(y, "__len__") or (isinstance(y, np.ndarray) and not y.ndim):
         raise ValueError(f"y is {y!r}; expected labels (n,) or masks (n, H, W).")
     if len(y) != n:
         raise ValueError(f"y has {len(y)} entries, X has {n} samples.")
@@ -102,29 +117,44 @@ def _marks(mask, row):
     """Whether a mask has a true pixel; None stands for an empty one."""
     if mask is None:
         return False
-    if np.ndim(mask) != 2:  # the alpha of an RGBA picture would mark every image
+    mask = named_array(mask, f"y[{row}]")
+    if mask.ndim != 2:  # the alpha of an RGBA picture would mark every image
         raise ValueError(
-            f"y[{row}] has shape {np.shape(mask)}; expected a mask (H, W) in each row, "
+            f"y[{row}] has shape {mask.shape}; expected a mask (H, W) in each row, "
             "or None where nothing is anomalous."
+        )
+    if mask.dtype.kind not in "buif" or (mask != mask).any():  # NaN would be true
+        raise ValueError(
+            f"y[{row}] has dtype {mask.dtype} or holds NaN; expected a mask of True "
+            "and False."
         )
     return bool(np.any(mask))
 
 
 def are_masks(y):
     """Whether y holds masks; labels otherwise."""
-    return any(np.ndim(entry) >= 2 for entry in y)
+    return any(_dimensions(entry) >= 2 for entry in y)
+
+
+def _dimensions(entry):
+    """Return what np.ndim does; 1 of lists in which nothing but labels can be."""
+    try:
+        return np.ndim(entry)
+    except ValueError:  # of different lengths
+        return 1
 
 
 def check_labels(y):
     """Return labels as an array, or say what is wrong with them."""
-    y = np.asarray(y)
+    y = named_array(y, "y")
     if y.ndim != 1 or y.dtype.kind not in "iuf" or not np.isin(y, [1, -1]).all():
-        found = list(dict.fromkeys(y.ravel().tolist()))[:5]
+        found = list(dict.fromkeys(map(repr, y.ravel().tolist())))[:5]
         raise ValueError(
-            f"y holds {found} (shape {y.shape}, dtype {y.dtype}); expected +1 (normal) "
-            "and -1 (anomalous), as everywhere in scikit-learn's outlier detection. "
-            "With 0/1 labels scikit-learn's roc_auc would silently give 1 - AUC. "
-            "Translate them, and say which value means a defect: skdinoad.to_labels(y, "
+            f"y holds [{', '.join(found)}] (shape {y.shape}, dtype {y.dtype}); "
+            "expected +1 (normal) and -1 (anomalous), as everywhere in scikit-learn's "
+            "outlier detection. With 0/1 labels scikit-learn's roc_auc would silently "
+            "give 1 - AUC. Translate them, and say which value means a defect: "
+            "skdinoad.to_labels(y, "
             "defect=1) if 1 or True is a defect, to_labels(is_good, defect=False) if "
             "True is good, to_labels(y, defect=['crack']) for names. (If you gave "
             "+1/-1: cross_val_predict(method='decision_function') makes 0/1 of them by "

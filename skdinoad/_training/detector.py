@@ -231,6 +231,7 @@ class TrainedDetector(BaseDetector):
                     name=name,
                     task=task,
                 )
+            self._check_network(run.network, data, rows)
         except FloatingPointError:
             self._run_key = None  # nothing to go on with
             raise
@@ -241,6 +242,19 @@ class TrainedDetector(BaseDetector):
                 "Allow more time, fewer n_iter, or holdout=None.",
                 ConvergenceWarning,
                 stacklevel=6,
+            )
+
+    def _check_network(self, network, data, rows):
+        """Refuse what the last step broke; NaN would mean "invalid patch" later."""
+        if len(rows):
+            self._refuse_broken(self._judge(network, data, rows[0]))
+
+    def _refuse_broken(self, grid):
+        if not np.isfinite(grid).any(axis=(-2, -1)).all():  # in each of several maps
+            raise FloatingPointError(
+                "Training broke down in its last iteration: the network gives scores "
+                "that are no numbers. Lower learning_rate or weight_decay, or use "
+                "precision='float32'."
             )
 
     def _keep(self, run):

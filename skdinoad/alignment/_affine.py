@@ -12,7 +12,14 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from skdinoad._arrays.geometry import BORDERS, pose_frame, resize_frame, warp, warp_rgba
+from skdinoad._arrays.geometry import (
+    BORDERS,
+    EDGE,
+    pose_frame,
+    resize_frame,
+    warp,
+    warp_rgba,
+)
 from skdinoad._compat.sklearn import Interval, StrOptions
 from skdinoad._compat.torch import undisturbed
 from skdinoad._inputs.estimators import UsesFeatures
@@ -131,7 +138,7 @@ class AffineAligner(UsesFeatures, TransformerMixin, BaseEstimator):
 
     _parameter_constraints = {
         "features": "no_validation",
-        "output_size": [Interval(Integral, 1, None, closed="left")],
+        "output_size": [EDGE],
         "n_samples": [Interval(Integral, 10, None, closed="left")],
         "n_rounds": [Interval(Integral, 1, None, closed="left")],
         "n_steps": [Interval(Integral, 1, None, closed="left")],

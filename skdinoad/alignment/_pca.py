@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skdinoad._arrays.geometry import (
     BORDERS,
+    EDGE,
     is_size,
     pose_frame,
     turn_frame,
@@ -36,6 +37,12 @@ _FLAGS = (
     "full_frame",
     "unusual",
 )
+
+
+def _are_limits(canny):
+    """Whether a tuple or list holds two numbers."""
+    number = Interval(Real, 0, None, closed="left")
+    return len(canny) == 2 and all(map(number.is_satisfied_by, canny))
 
 
 class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
@@ -170,16 +177,16 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
         "flip": [StrOptions({"rotate", "mirror"})],
         "output_size": [
             StrOptions({"auto"}),
-            Interval(Integral, 1, None, closed="left"),
+            EDGE,
             tuple,
             list,
         ],
-        "scale": [Interval(Real, 0, None, closed="neither")],
+        "scale": [Interval(Real, 0.01, 100, closed="both")],
         "rotation": [Interval(Real, -360, 360, closed="both")],
         "border": [StrOptions(set(BORDERS))],
         "canny": [StrOptions({"auto"}), tuple, list],
-        "blur": [Interval(Integral, 0, None, closed="left")],
-        "closing": [Interval(Integral, 0, None, closed="left")],
+        "blur": [Interval(Integral, 0, 999, closed="both")],
+        "closing": [Interval(Integral, 0, 999, closed="both")],
         "min_contour": [Interval(Integral, 1, None, closed="left")],
         "min_share": [Interval(Real, 0, 1, closed="both")],
         "max_share": [Interval(Real, 0, 1, closed="both")],
@@ -356,7 +363,7 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
                 f"output_size={self.output_size!r}: expected a side, or (height, "
                 "width), in whole pixels."
             )
-        if not isinstance(self.canny, str) and len(self.canny) != 2:
+        if not isinstance(self.canny, str) and not _are_limits(self.canny):
             raise ValueError(f"canny={self.canny!r}: expected 2 thresholds or 'auto'.")
         if self.polarity == "features" and not hasattr(self.features, "transform"):
             raise TypeError(

@@ -160,16 +160,27 @@ def _read(region):
     """Return a region as booleans (H, W), or None."""
     if region is None:
         return None
-    if isinstance(region, (str, Path)):
-        mask = read_mask(region)
-    else:
-        mask = np.asarray(region)
-        if mask.ndim != 2 or mask.dtype.kind not in "bui":
-            raise ValueError(
-                f"region has shape {mask.shape}, dtype {mask.dtype}; expected (H, W) "
-                "of bool, a path, or None."
-            )
-        mask = mask > 0
+    mask = _from_file(region) if isinstance(region, (str, Path)) else _checked(region)
     if not mask.any():
         raise ValueError("region is empty: nothing would be looked at.")
     return mask.copy()
+
+
+def _from_file(path):
+    try:
+        return read_mask(path)
+    except (ValueError, OSError) as error:
+        raise type(error)(f"region={str(path)!r}: {error}") from error
+
+
+def _checked(region):
+    try:
+        mask = np.asarray(region)
+    except ValueError as error:  # rows of different lengths
+        raise ValueError(f"region is no array (H, W): {error}") from error
+    if mask.ndim != 2 or mask.dtype.kind not in "bui":
+        raise ValueError(
+            f"region has shape {mask.shape}, dtype {mask.dtype}; expected (H, W) "
+            "of bool, a path, or None."
+        )
+    return mask > 0

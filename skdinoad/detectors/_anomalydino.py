@@ -227,7 +227,7 @@ class AnomalyDINO(ScoresBatches, BankDetector):
         "bank_dtype": [StrOptions({"float32", "float16"})],
         "search": [StrOptions({"exact", "approximate"})],
         "nearest_images": [None, Interval(Integral, 1, None, closed="left")],
-        "smoothing_sigma": [Interval(Real, 0, None, closed="left")],
+        "smoothing_sigma": [Interval(Real, 0, 1000, closed="both")],
         "device": [str],
         "random_state": ["random_state"],
     }

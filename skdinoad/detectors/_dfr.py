@@ -12,6 +12,7 @@ from sklearn.utils import Bunch
 from torch.optim.swa_utils import update_bn
 
 from skdinoad._arrays.maps import smooth
+from skdinoad._arrays.thresholds import normals_needed
 from skdinoad._compat.sklearn import Interval, StrOptions
 from skdinoad._compat.torch import as_tensor
 from skdinoad._inputs.grids import name_of
@@ -234,7 +235,7 @@ class DFR(TrainedDetector):
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "max_rows": [None, Interval(Integral, 1, None, closed="left")],
         "expected_fpr": [Interval(Real, 0, 1, closed="neither")],
-        "smoothing_sigma": [None, Interval(Real, 0, None, closed="left")],
+        "smoothing_sigma": [None, Interval(Real, 0, 1000, closed="both")],
     }
 
     _presets = PRESETS
@@ -434,6 +435,10 @@ class DFR(TrainedDetector):
         learned = data.rows[some].numpy()[None, None]
         self._note("learned", self._errors(run.network, learned))
 
+    def _check_network(self, network, data, rows):
+        some = data.rows[rows[:8]].numpy()[None, None]  # judging would take notes
+        self._refuse_broken(self._errors(network, some, compare=False)[0])
+
     def _settle(self, network, data, rows):
         """Take BatchNorm's statistics from all rows, with the final weights."""
         rows = torch.as_tensor(np.resize(rows, max(2, len(rows))))
@@ -505,7 +510,7 @@ class DFR(TrainedDetector):
         if len(scores) * self.expected_fpr < 1:
             warnings.warn(
                 f"expected_fpr={self.expected_fpr} needs "
-                f"{int(np.ceil(1 / self.expected_fpr))} held-out places, there are "
+                f"{normals_needed(self.expected_fpr) + 1} held-out places, there are "
                 f"{len(scores)}: pixel_threshold_ is their largest score.",
                 UserWarning,
                 stacklevel=6,

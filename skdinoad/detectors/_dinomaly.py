@@ -281,7 +281,7 @@ class Dinomaly(LoadsOfficial, TrainedDetector):
         "recenter": [None, "boolean"],
         "augmentation": [None, StrOptions({"dihedral", "crops"})],
         "map_size": [None, Interval(Integral, 3, None, closed="left")],
-        "smoothing_sigma": [Interval(Real, 0, None, closed="left")],
+        "smoothing_sigma": [Interval(Real, 0, 1000, closed="both")],
     }
 
     _presets = PRESETS
@@ -420,7 +420,8 @@ class Dinomaly(LoadsOfficial, TrainedDetector):
                 image, copy = divmod(row, n_copies)
                 self._check_features(grid)
                 self._shape = self._shape or grid.shape
-                name = f"{'A copy of ' if copy else ''}{name_of(X, image)}"
+                copied = f"A copy (augmentation={self.augmentation!r}) of "
+                name = f"{copied if copy else ''}{name_of(X, image)}"
                 self._check_shape(grid.shape, self._shape, name)
                 if np.isfinite(grid).all(-1).any():
                     yield *pack(F.one(i), self.n_groups_), image

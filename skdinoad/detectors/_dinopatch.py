@@ -188,10 +188,10 @@ class DinoPatch(LayeredDetector):
         "bank_dtype": [StrOptions({"float32", "float16"})],
         "device": [str],
         "baseline": [None, StrOptions({"subtract", "divide"})],
-        "smoothing_sigma": [Interval(Real, 0, None, closed="left")],
+        "smoothing_sigma": [Interval(Real, 0, 1000, closed="both")],
         "threshold_quantile": [None, Interval(Real, 0, 1, closed="both")],
-        "opening": [Interval(Integral, 0, None, closed="left")],
-        "closing": [Interval(Integral, 0, None, closed="left")],
+        "opening": [Interval(Integral, 0, 999, closed="both")],
+        "closing": [Interval(Integral, 0, 999, closed="both")],
     }
 
     def __init__(
@@ -325,12 +325,22 @@ class DinoPatch(LayeredDetector):
 
     # -- private: the bank ------------------------------------------------------------
 
+    def _in_dtype(self, bank):
+        """Return a bank in its dtype, which must hold every number."""
+        most = np.finfo(self.bank_dtype).max
+        if self.bank_dtype != "float32" and (np.abs(bank) > most).any():
+            raise ValueError(
+                f"bank_dtype={self.bank_dtype!r} holds no features beyond {most:.0f}: "
+                "pass bank_dtype='float32'."
+            )
+        return bank.astype(self.bank_dtype, copy=False)
+
     def _extend(self, F):
         """Add images (n, h, w, l, c) to the bank, score each by one without it."""
         known, P = len(self._held), self._prepared(F)
         bank, valid = _as_bank(P)
         image = np.broadcast_to(self._first[known:], valid.shape)
-        parts = bank.astype(self.bank_dtype, copy=False), valid, image
+        parts = self._in_dtype(bank), valid, image
         if known:
             old = self.bank_, self.bank_valid_, self.bank_image_
             parts = [np.concatenate(p, axis=a) for *p, a in zip(old, parts, (3, 2, 2))]

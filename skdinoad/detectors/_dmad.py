@@ -261,7 +261,7 @@ class DMAD(LoadsOfficial, TrainedDetector):
         "offset_stem": [None, Interval(Integral, 1, None, closed="left")],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "alpha": [Interval(Real, 0, None, closed="left")],
-        "smoothing_sigma": [Interval(Real, 0, None, closed="left")],
+        "smoothing_sigma": [Interval(Real, 0, 1000, closed="both")],
     }
 
     def __init__(

@@ -6,6 +6,7 @@ from skdinoad._arrays.maps import aggregate
 from skdinoad._compat.sklearn import StrOptions
 from skdinoad._compat.torch import undisturbed
 from skdinoad._inputs.copies import first_of_each, warn_of_copies
+from skdinoad._inputs.estimators import whole_numbers
 from skdinoad.base import BaseDetector
 
 __all__ = ["LayeredDetector"]
@@ -111,7 +112,8 @@ class LayeredDetector(BaseDetector):
         if isinstance(wanted, str):
             known = getattr(self.features_, "map_layers_", names)
             wanted = known if set(known) <= set(names) else names
-        wanted = np.atleast_1d(wanted).tolist()
+        else:
+            wanted = whole_numbers(wanted)
         if not wanted or not set(wanted) <= set(names):
             raise ValueError(
                 f"map_layers={self.map_layers!r}: expected 'auto' or some of the "

@@ -142,7 +142,7 @@ class SubspaceAD(LayeredDetector):
         ],
         "normalize": ["boolean"],
         "rotations": [StrOptions({"auto", "agnostic", "none"}), "array-like"],
-        "smoothing_sigma": [Interval(Real, 0, None, closed="left")],
+        "smoothing_sigma": [Interval(Real, 0, 1000, closed="both")],
     }
 
     def __init__(

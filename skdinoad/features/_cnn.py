@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skdinoad._compat.sklearn import Interval, StrOptions
 from skdinoad._compat.torch import resolve_device, resolve_dtype, undisturbed
+from skdinoad._inputs.estimators import whole_numbers
 from skdinoad._typing import ImagesLike, LabelsLike, Self, Size
 from skdinoad.features._backbones import load_backbone
 from skdinoad.features._extractor import Extractor
@@ -210,7 +211,7 @@ class CNNFeatures(Extractor):
             if len(deepest) < len(strides):
                 return tuple(range(min(12, len(strides))))
             return tuple(deepest[s] for s in (4, 8, 16) if s in deepest)
-        chosen = np.atleast_1d(self.layers).tolist()
+        chosen = whole_numbers(self.layers)
         n = len(strides)
         levels = tuple(int(i) % n for i in chosen if i in range(-n, n))
         if len(set(levels)) < len(chosen) or not chosen:

@@ -12,6 +12,7 @@ import torch
 from skdinoad._arrays.geometry import resize_frame
 from skdinoad._compat.sklearn import Interval, StrOptions
 from skdinoad._compat.torch import resolve_device, resolve_dtype, undisturbed
+from skdinoad._inputs.estimators import whole_numbers
 from skdinoad._typing import ImagesLike, LabelsLike, Self, Size
 from skdinoad.features._backbones import load_backbone
 from skdinoad.features._blocks import block_tokens, grid_problem, has_class_token
@@ -290,7 +291,7 @@ class DinoFeatures(Extractor):
             }
             chosen = named[self.layers]
         else:
-            chosen = np.atleast_1d(self.layers).tolist()
+            chosen = whole_numbers(self.layers)
         known_blocks = [i for i in chosen if i in range(-depth, depth)]
         layers = tuple(int(i) % depth for i in known_blocks)
         if len(set(layers)) < len(chosen) or not chosen:

@@ -181,7 +181,7 @@ class Extractor(TakesImages, TransformerMixin, BaseEstimator):
         self._validate_params()
         for name in ("image_size", "crop_size"):
             value = getattr(self, name, None)
-            if np.ndim(value) and not is_size(value):
+            if isinstance(value, (tuple, list)) and not is_size(value):
                 raise ValueError(
                     f"{name}={value!r}: expected an edge, (height, width) in whole "
                     "pixels, or None."

@@ -9,7 +9,7 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from skdinoad._inputs.labels import check_labels
+from skdinoad._inputs.labels import check_labels, named_array
 
 __all__ = ["f1_max_score", "image_ap_score", "image_auroc_score", "recall_at_fpr_score"]
 
@@ -143,7 +143,7 @@ def recall_at_fpr_score(y: ArrayLike, scores: ArrayLike, *, fpr: float = 0.05) -
 
 def _checked(y, scores):
     """Return what is anomalous, and scores that are higher = more anomalous."""
-    y, scores = check_labels(y), np.asarray(scores, np.float64)
+    y, scores = check_labels(y), named_array(scores, "scores", float)
     if scores.shape != y.shape or not np.isfinite(scores).all():
         raise ValueError(
             f"scores has shape {scores.shape} with {(~np.isfinite(scores)).sum()} NaN "

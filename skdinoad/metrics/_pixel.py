@@ -3,12 +3,14 @@
 import cv2
 import numpy as np
 
+from skdinoad._inputs.labels import named_array
 from skdinoad._typing import MapsLike
 from skdinoad.metrics._curves import average_precision, f1_max, partial_area
 
 __all__ = [
     "aupro_score",
     "check_fpr_limit",
+    "check_numbers",
     "check_pair",
     "pixel_ap_score",
     "pixel_auroc_score",
@@ -171,8 +173,7 @@ def _levels(masks, maps):
 
 def _split(masks, maps, *, weigh=False):
     """Return sorted scores of good pixels, scores of bad ones, and their weights."""
-    if len(masks) != len(maps):
-        raise ValueError(f"Got {len(masks)} masks and {len(maps)} maps.")
+    check_numbers(masks, maps)
     good, bad, weights = [], [], []
     for i, (mask, heat) in enumerate(zip(masks, maps)):
         mask, heat = check_pair(mask, heat, i)
@@ -187,14 +188,31 @@ def _split(masks, maps, *, weigh=False):
     return good, bad, weights / weights.sum()
 
 
+def check_numbers(masks, maps):
+    """Refuse what is not as many masks as maps."""
+    for name, part in (("masks", masks), ("maps", maps)):
+        if not np.iterable(part) or not hasattr(part, "__len__"):
+            raise TypeError(
+                f"{name} is a {type(part).__name__}; expected an array of shape "
+                "(n, H, W) or a list of (H, W)."
+            )
+    if len(masks) != len(maps):
+        raise ValueError(f"Got {len(masks)} masks and {len(maps)} maps.")
+
+
 def check_pair(mask, heat, row):
     """Return a mask and its map as arrays; ``row`` names them in messages."""
-    mask, heat = np.asarray(mask), np.asarray(heat)
-    if mask.dtype.kind in "OUS" or mask.shape != heat.shape or heat.ndim != 2:
+    mask = named_array(mask, f"Row {row}: the mask")
+    heat = named_array(heat, f"Row {row}: the map")
+    numbers = mask.dtype.kind in "buif" and heat.dtype.kind in "buif"
+    if not numbers or mask.shape != heat.shape or heat.ndim != 2:
         raise ValueError(
             f"Row {row}: expected a mask and a map of one shape (H, W), got a mask of "
-            f"shape {mask.shape}, dtype {mask.dtype}, and a map of shape {heat.shape}."
+            f"shape {mask.shape}, dtype {mask.dtype}, and a map of shape {heat.shape}, "
+            f"dtype {heat.dtype}."
         )
+    if (mask != mask).any():  # as a boolean NaN would be true
+        raise ValueError(f"Row {row}: the mask holds NaN; expected True and False.")
     if not np.isfinite(heat).all():
         raise ValueError(
             f"Row {row}: the map holds {(~np.isfinite(heat)).sum()} NaN or inf; "

@@ -5,7 +5,12 @@ from numpy.typing import ArrayLike
 
 from skdinoad._typing import MapsLike, MasksLike, Self
 from skdinoad.metrics._curves import average_precision, f1_max, partial_area
-from skdinoad.metrics._pixel import check_fpr_limit, check_pair, region_shares
+from skdinoad.metrics._pixel import (
+    check_fpr_limit,
+    check_numbers,
+    check_pair,
+    region_shares,
+)
 
 __all__ = ["N_BINS", "StreamingPixelMetrics", "bins_of", "upper_edges"]
 
@@ -84,8 +89,7 @@ class StreamingPixelMetrics:
         ValueError
             If shapes differ or a map is not finite; then nothing is counted.
         """
-        if len(masks) != len(maps):
-            raise ValueError(f"Got {len(masks)} masks and {len(maps)} maps.")
+        check_numbers(masks, maps)
         pairs = [
             check_pair(_known(mask, heat), heat, self.n_maps_ + i)
             for i, (mask, heat) in enumerate(zip(masks, maps))

@@ -5,6 +5,7 @@ from sklearn.base import clone
 from sklearn.utils import Bunch
 
 from skdinoad._inputs.images import take
+from skdinoad._inputs.labels import named_array
 from skdinoad.metrics._pixel import check_pair
 from skdinoad.metrics._streaming import N_BINS, bins_of
 from skdinoad.pipeline import iter_maps
@@ -22,11 +23,21 @@ __all__ = [
 
 def checked_groups(groups, n):
     """Return the group of each row as an array; all the same if there are none."""
-    groups = np.zeros(n, int) if groups is None else np.asarray(groups)
+    if groups is None:
+        return np.zeros(n, int)
+    groups = named_array(groups, "groups")
     if groups.shape != (n,):
         raise ValueError(
             f"groups has shape {groups.shape}; expected one of {n} images."
         )
+    try:
+        np.unique(groups)
+    except TypeError as error:
+        raise TypeError(
+            f"groups cannot be sorted: {error}. Expected numbers or names."
+        ) from error
+    if groups.dtype.kind == "f" and np.isnan(groups).any():
+        raise ValueError("groups holds NaN, which is no group; expected numbers.")
     return groups
 
 

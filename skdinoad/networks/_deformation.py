@@ -67,9 +67,8 @@ class Deformer(nn.Module):
 
 def check_scales(scales):
     """Raise ValueError unless scales are pairs that :class:`Deformer` can use."""
-    for scale in scales:
-        pair = np.shape(scale) == (2,)
-        if not pair or not (0 < scale[0] < 1 <= scale[1] == int(scale[1])):
+    for scale in scales if np.iterable(scales) else [scales]:
+        if not _is_scale(scale):
             raise ValueError(
                 f"scales holds {scale!r}: expected pairs of a share of the image, "
                 "above 0 and below 1, and whole pixels per offset: (8 / 256, 8)."
@@ -77,6 +76,14 @@ def check_scales(scales):
     strides = [stride for _, stride in scales]
     if strides != sorted(strides, reverse=True):
         raise ValueError(f"scales has strides {strides}; expected coarse to fine.")
+
+
+def _is_scale(scale):
+    try:
+        share, stride = map(float, scale)
+    except (TypeError, ValueError):
+        return False
+    return 0 < share < 1 <= stride < 2**15 and stride.is_integer()
 
 
 def _upsampled(raw, size, most):

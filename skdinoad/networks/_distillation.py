@@ -134,16 +134,18 @@ class Distiller(nn.Module):
 
 def check_depth(depth, levels) -> list:
     """Return the student's blocks at each level, given as one number or several."""
-    if not all(isinstance(n, Integral) and n >= 1 for n in np.atleast_1d(depth)):
+    several = np.iterable(depth)
+    numbers = list(depth) if several else [depth]
+    if not all(isinstance(n, Integral) and n >= 1 for n in numbers):
         raise ValueError(
             f"student_depth={depth!r}: expected numbers of blocks, 1 or more."
         )
-    if np.ndim(depth) and len(depth) != levels:
+    if several and len(numbers) != levels:
         raise ValueError(
             f"student_depth={depth!r} for a teacher with {levels} levels: expected one "
             "number, or one for each level."
         )
-    return np.broadcast_to(depth, levels).tolist()
+    return np.broadcast_to(numbers, levels).tolist()
 
 
 def _to(x, size):

@@ -6,6 +6,7 @@ from conftest import build
 
 import skdinoad
 from skdinoad import DinoPatch
+from skdinoad._inputs.estimators import whole_numbers
 from skdinoad.testing import make_images
 
 #: Parameters that came after the first files.
@@ -66,3 +67,12 @@ def test_an_extractor_says_how_many_images_are_read_together():
     assert detector.features_.seen == [3, 3, 1]
     tiled = build(DinoPatch).set_params(features__tile_size=32).fit(make_images(3))
     assert tiled._images_at_once() == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "numbers"),
+    [(3, [3]), ((1, -2), [1, -2]), (np.arange(2), [0, 1]), (1.5, []), (True, [])],
+)
+def test_whole_numbers(value, numbers):
+    assert whole_numbers(value) == numbers
+    assert whole_numbers({}) == whole_numbers([(1, 2), (3,)]) == whole_numbers([]) == []

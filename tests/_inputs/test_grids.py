@@ -44,6 +44,20 @@ def test_grids_must_be_finite_or_missing():
         check_grids(F[:0])
 
 
+def test_grids_that_float32_could_not_compare_are_refused():
+    """They were infinite there, which is invalid, which is left out in silence."""
+    for odd in (1e60, -1e16, np.inf):
+        F = np.zeros((2, 3, 4, 8))
+        F[1, 2, 3, 4] = odd
+        with pytest.raises(ValueError, match=r"X\[1\] .* numbers up to .*within \+-1e"):
+            check_grids(F)
+    for odd in (F[0].astype(object), F[0].astype(int), F[0][:0], None, "a"):
+        with pytest.raises(ValueError, match=r"X\[1\] (has shape|is a)"):
+            check_grids([F[0] * 0, odd])
+    with pytest.raises(ValueError, match=r"X\[1\] .* same channels"):
+        check_grids([np.zeros((3, 4, 8)), np.zeros((3, 4, 9))])
+
+
 def test_messages_call_images_by_name_and_grids_by_row():
     X = as_images(np.zeros((2, 5, 7, 3), np.uint8))
     F = np.zeros((2, 3, 4, 8))

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from skdinoad import to_labels
-from skdinoad._inputs.labels import check_labels, normal_rows
+from skdinoad._inputs.labels import check_labels, labels_of, normal_rows
 
 
 def test_to_labels():
@@ -67,3 +67,10 @@ def test_the_error_does_not_guess_which_value_is_a_defect(y):
     with pytest.raises(ValueError, match="say which value means a defect") as seen:
         check_labels(y)
     assert "to_labels(is_good, defect=False)" in str(seen.value)
+
+
+@pytest.mark.parametrize("mask", [[[np.nan, 0.0]], [["a", "b"]], [[None, 1]]])
+def test_masks_hold_true_and_false(mask):
+    """NaN, a name and an object would all be true, hence a defect."""
+    with pytest.raises(ValueError, match=r"y\[1\] has dtype"):
+        labels_of([None, mask], 2)

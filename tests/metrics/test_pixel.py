@@ -111,3 +111,9 @@ def test_bad_input_is_explained():
         pixel_auroc_score(np.zeros((1, 3, 3)), np.ones((1, 3, 3)))
     with pytest.raises(ValueError, match="fpr_limit"):
         aupro_score(mask, mask * 1.0, fpr_limit=0)
+
+
+def test_a_mask_holds_no_nan():
+    """As a boolean it would be true."""
+    with pytest.raises(ValueError, match="Row 0: the mask holds NaN"):
+        aupro_score([[[np.nan, 1.0]]], [[[0.1, 0.2]]])
