@@ -28,9 +28,9 @@ from skdinoad._compat.sklearn import Interval, StrOptions
 from skdinoad._compat.torch import undisturbed
 from skdinoad._inputs.copies import content, first_of_each, warn_of_copies
 from skdinoad._inputs.estimators import TakesImages
-from skdinoad._inputs.grids import holds_images
+from skdinoad._inputs.grids import check_grids, holds_images
 from skdinoad._inputs.images import as_images, take
-from skdinoad._inputs.labels import are_masks, labels_of
+from skdinoad._inputs.labels import are_masks, labels_of, named_array
 from skdinoad._typing import (
     DetectorLike,
     ImagesLike,
@@ -52,6 +52,8 @@ from skdinoad.model_selection._folds import (
 from skdinoad.pipeline import iter_maps, predict_map
 
 __all__ = ["ThresholdTunerCV"]
+
+_KINDS = {1: "normal", -1: "anomalous"}
 
 
 class ThresholdTunerCV(TakesImages, OutlierMixin, MetaEstimatorMixin, BaseEstimator):
@@ -86,6 +88,14 @@ default=None
         image's pixels above it is at most this. Needs ``1 / target_pixel_fpr - 1``
         normal images. With ``scoring`` and masks as ``y``, pixels get the optimum of
         the same figure; then "recall" takes its rate from here.
+    target_review_rate : float or None, default=None
+        If given, ``review_offset_`` is chosen too, for ``predict_review``: at most this
+        share of normal images is not accepted at once, those that are rejected
+        included. At least ``target_fpr``, and without ``scoring``.
+    target_fnr : float or None, default=None
+        In place of ``target_review_rate``, where ``y`` labels anomalous images: at most
+        this share of those is accepted. Needs at least ``1 / target_fnr - 1`` of them
+        (of each group): 19 for 0.05, 9 for 0.1.
     cv : int, splitter or iterable of (train, test), default=5
         An int is a number of folds, at most one for each normal image, into which
         labels and groups are spread evenly. To keep lots together pass the splits:
@@ -106,6 +116,9 @@ default=None
     offset_ : float, or dict of group to float
         ``score_samples`` below it are anomalous. It alone decides: the ``offset_`` of
         the detector inside ``estimator_`` is not asked.
+    review_offset_ : float, or dict of group to float
+        ``score_samples`` of at least this are accepted without a look; only with
+        ``target_review_rate`` or ``target_fnr``. Never below ``offset_``.
     pixel_threshold_ : float, or dict of group to float
         Map values above it are anomalous; only with ``target_pixel_fpr``, or
         ``scoring`` and masks.
@@ -129,6 +142,10 @@ default=None
     images too. With folds and ``refit=True`` each image serves twice; there the rate is
     measured, not proved (``benchmarks/false_alarms.py``): the final model has seen more
     images than those of the folds, so that normals look a little more normal to it.
+
+    *Review* has the same promises: each threshold keeps its own rate. That of
+    ``target_fnr`` is about defects like those of ``y``: new kinds of defects may look
+    more normal.
 
     *Groups in cross_validate* travel by scikit-learn's metadata routing, see Examples.
 
@@ -154,6 +171,13 @@ default=None
     >>> tuner.p_values(F[:1] + 5).round(3)
     array([0.032])
 
+    Accept, look or reject, with a rate of good images for each:
+
+    >>> tuner.set_params(target_review_rate=0.3).fit(F).predict_review(F[:2] + 5)
+    array([-1, -1])
+    >>> bool(tuner.offset_ < tuner.review_offset_)
+    True
+
     One threshold for each product, scored on folds that ``cross_validate`` holds out:
 
     >>> import sklearn
@@ -163,7 +187,7 @@ default=None
     >>> with sklearn.config_context(enable_metadata_routing=True):
     ...     tuner.set_fit_request(groups=True).set_score_request(groups=True)
     ...     out = cross_validate(tuner, X, y, cv=2, params={"groups": groups})
-    ThresholdTunerCV(estimator=DinoPatch(), target_fpr=0.1)
+    ThresholdTunerCV(estimator=DinoPatch(), target_fpr=0.1, target_review_rate=0.3)
     >>> bool((out["test_score"] > 0.7).all())
     True
     """
@@ -174,9 +198,11 @@ default=None
         "scoring": [StrOptions({*OBJECTIVES, "recall", "cost"}), callable, None],
         "cost_matrix": ["array-like"],
         "target_pixel_fpr": [Interval(Real, 0, 1, closed="neither"), None],
+        "target_review_rate": [Interval(Real, 0, 1, closed="neither"), None],
+        "target_fnr": [Interval(Real, 0, 1, closed="neither"), None],
         "cv": [Interval(Integral, 2, None, closed="left"), "cv_object"],
         "refit": ["boolean"],
-        "n_jobs": [Integral, None],
+        "n_jobs": [Interval(Integral, -(2**31), None, closed="left"), None],
         "random_state": ["random_state"],
     }
 
@@ -190,6 +216,8 @@ default=None
         | None = None,
         cost_matrix: ArrayLike = ((0, 10), (1, 0)),
         target_pixel_fpr: float | None = None,
+        target_review_rate: float | None = None,
+        target_fnr: float | None = None,
         cv: Any = 5,
         refit: bool = True,
         n_jobs: int | None = None,
@@ -200,6 +228,8 @@ default=None
         self.scoring = scoring
         self.cost_matrix = cost_matrix
         self.target_pixel_fpr = target_pixel_fpr
+        self.target_review_rate = target_review_rate
+        self.target_fnr = target_fnr
         self.cv = cv
         self.refit = refit
         self.n_jobs = n_jobs
@@ -270,6 +300,8 @@ default=None
         for fold in folds:
             self.holdout_scores_[fold.rows] = fold.scores
         self.offset_ = self._by_group(self._offset)
+        if self.target_review_rate is not None or self.target_fnr is not None:
+            self.review_offset_ = self._by_group(self._review_offset)
         if pixels:
             counts = [fold.counts for fold in folds]
             self.pixel_threshold_ = self._by_group(
@@ -329,6 +361,35 @@ default=None
         labels : ndarray of shape (n,), int
         """
         return np.where(self.decision_function(X, groups) < 0, -1, 1)
+
+    def predict_review(
+        self, X: ImagesLike, groups: ArrayLike | None = None
+    ) -> np.ndarray:
+        """Return +1 for images to accept, 0 for those to look at, -1 to reject.
+
+        Parameters
+        ----------
+        X : array, list of images or paths, or feature grids
+        groups : array-like of shape (n,), if ``fit`` had groups
+
+        Returns
+        -------
+        verdicts : ndarray of shape (n,), int
+            -1 where ``predict`` has it; of the others 0 where ``score_samples`` is
+            below ``review_offset_``.
+        """
+        check_is_fitted(self, "estimator_")
+        if not hasattr(self, "review_offset_"):
+            raise AttributeError(
+                "No threshold for review was chosen: pass target_review_rate, or "
+                "target_fnr and labels as y in fit."
+            )
+        accepted, rejected = (
+            self._of_each(limit, groups, len(X))
+            for limit in (self.review_offset_, self.offset_)
+        )
+        scores = self.score_samples(X)
+        return np.where(scores < rejected, -1, np.where(scores < accepted, 0, 1))
 
     def score(
         self,
@@ -422,6 +483,21 @@ default=None
             )
         if self.scoring == "cost":
             cost_objective(self.cost_matrix)
+        self._check_review()
+
+    def _check_review(self):
+        rate, miss = self.target_review_rate, self.target_fnr
+        if rate is not None and miss is not None:
+            raise ValueError(
+                f"target_review_rate={rate} and target_fnr={miss}: one threshold keeps "
+                "one promise. Pass one of the two."
+            )
+        if rate is not None and (self.scoring is not None or rate < self.target_fpr):
+            raise ValueError(
+                f"target_review_rate={rate} counts rejected images too: expected at "
+                f"least target_fpr={self.target_fpr}, and scoring=None, got "
+                f"scoring={self.scoring!r}."
+            )
 
     def _objective(self, rate):
         """Return the figure to optimise, None for a promise on false alarms."""
@@ -441,7 +517,7 @@ default=None
     def _first_of_copies(self, X, labels):
         """Return for each row the first one that shows the same; labels must agree."""
         X = take(X, np.arange(len(X)))  # counted by position, not by label
-        X = as_images(X) if holds_images(X) else X
+        X = as_images(X) if holds_images(X) else check_grids(X)
         first = first_of_each([content(X, row) for row in range(len(X))])
         wrong = np.flatnonzero(labels != labels[first])
         if len(wrong):
@@ -456,20 +532,21 @@ default=None
     def _check_numbers(self, labels, groups, first, optimum):
         """Refuse what cannot be promised before an hour is spent on it."""
         rates = {
-            "target_fpr": self.target_fpr if self.scoring is None else None,
-            "target_pixel_fpr": None if optimum else self.target_pixel_fpr,
+            "target_fpr": (self.target_fpr if self.scoring is None else None, 1),
+            "target_pixel_fpr": (None if optimum else self.target_pixel_fpr, 1),
+            "target_fnr": (self.target_fnr, -1),
         }
         for group in np.unique(groups).tolist():
             rows = groups == group
-            normals = len(np.unique(first[rows & (labels == 1)]))
-            whose = self._whose(group)
-            for name, rate in rates.items():
-                if rate is not None and normals < normals_needed(rate):
+            number = {k: len(np.unique(first[rows & (labels == k)])) for k in (1, -1)}
+            normals, whose = number[1], self._whose(group)
+            for name, (rate, label) in rates.items():
+                if rate is not None and number[label] < normals_needed(rate):
                     raise ValueError(
-                        f"{name}={rate} needs {normals_needed(rate)} normal images"
-                        f"{whose}, and there are {normals} (exact copies count once): "
-                        "the lowest rate that they "
-                        f"allow is {1 / (normals + 1):.3g}."
+                        f"{name}={rate} needs {normals_needed(rate)} {_KINDS[label]} "
+                        f"images{whose}, and there are {number[label]} (exact copies "
+                        "count once): the lowest rate that they "
+                        f"allow is {1 / (number[label] + 1):.3g}."
                     )
             if self.scoring is not None and not 0 < normals < rows.sum():
                 raise ValueError(
@@ -493,10 +570,7 @@ default=None
                 )
             rng = np.random.default_rng(self.random_state)
             cv = PredefinedSplit(spread(labels, groups, first, folds, rng))
-        splits = [
-            (np.asarray(train, int), np.asarray(test, int))
-            for train, test in check_cv(cv).split(np.zeros(len(labels)), labels)
-        ]
+        splits = self._pairs(cv, labels)
         splits = [(a[~np.isin(first[a], first[b])], b) for a, b in splits]
         if not splits:
             raise ValueError(f"cv={self.cv!r} makes no split; an iterator, used up?")
@@ -510,6 +584,21 @@ default=None
             )
         return splits
 
+    def _pairs(self, cv, labels):
+        """Return the row numbers of the splits of a cv that scikit-learn may take."""
+        n = len(labels)
+        try:
+            splits = [
+                tuple(np.arange(n)[np.atleast_1d(part)] for part in (train, test))
+                for train, test in check_cv(cv).split(np.zeros(n), labels)
+            ]
+        except (TypeError, ValueError, IndexError) as error:
+            raise ValueError(
+                f"cv={self.cv!r} gives no pairs (train, test) of numbers of {n} rows: "
+                f"{error}."
+            ) from error
+        return splits
+
     # -- private: thresholds ----------------------------------------------------------
 
     def _by_group(self, threshold):
@@ -517,24 +606,41 @@ default=None
         out = {group: threshold(group) for group in np.unique(self._groups).tolist()}
         return out if self._grouped else next(iter(out.values()))
 
-    def _offset(self, group):
+    def _held(self, group):
+        """Return the scores and labels of a group's rows that were held out."""
         held = self._counted & (self._groups == group)
-        scores, labels = self.holdout_scores_[held], self.labels_[held]
+        return self.holdout_scores_[held], self.labels_[held]
+
+    def _offset(self, group):
+        scores, labels = self._held(group)
         if callable(self.scoring):
             asked = _asked(self.scoring, labels, scores)
             return best_threshold(labels == 1, scores, asked)
         if self.scoring is not None:
             objective = self._objective(self.target_fpr)
             return best_threshold(labels == 1, scores, objective)
-        normal = np.sort(scores[labels == 1])
-        rank = conformal_rank(len(normal), self.target_fpr)
+        return self._promised("target_fpr", scores[labels == 1], 1, group)
+
+    def _review_offset(self, group):
+        scores, labels = self._held(group)
+        if self.target_fnr is None:
+            return self._promised("target_review_rate", scores[labels == 1], 1, group)
+        # The most normal defects: what is above the highest allowed one is accepted.
+        highest = -self._promised("target_fnr", -scores[labels == -1], -1, group)
+        offset = self.offset_[group] if self._grouped else self.offset_
+        return float(max(offset, np.nextafter(highest, np.inf)))
+
+    def _promised(self, name, scores, label, group):
+        """Return a score that a new one falls below with at most the rate's chance."""
+        rate = getattr(self, name)
+        rank = conformal_rank(len(scores), rate)
         if rank < 1:  # cv holds out less than all
             raise ValueError(
-                f"target_fpr={self.target_fpr} needs {normals_needed(self.target_fpr)} "
-                f"normal images{self._whose(group)} to be held out, and cv={self.cv!r} "
-                f"holds out {len(normal)}."
+                f"{name}={rate} needs {normals_needed(rate)} {_KINDS[label]} images"
+                f"{self._whose(group)} to be held out, and cv={self.cv!r} holds out "
+                f"{len(scores)}."
             )
-        return float(normal[rank - 1])
+        return float(np.sort(scores)[rank - 1])
 
     def _pixel_threshold(self, counts, optimum):
         shares, n, bad, good = counts
@@ -552,7 +658,7 @@ default=None
             if groups is not None:
                 raise ValueError("groups were given, but fit had none.")
             return np.full(n, thresholds)
-        if groups is None or len(groups) != n:
+        if np.shape(named_array(groups, "groups")) != (n,):
             raise ValueError(
                 f"fit had groups {list(thresholds)}: pass one for each of {n} images. "
                 "cross_validate and searches pass them on after sklearn.set_config("
@@ -560,7 +666,7 @@ default=None
                 ".set_score_request(groups=True), with params={'groups': groups} and "
                 "without scoring."
             )
-        groups = np.asarray(groups).tolist()
+        groups = checked_groups(groups, n).tolist()
         unknown = [group for group in groups if group not in thresholds]
         if unknown:
             raise ValueError(

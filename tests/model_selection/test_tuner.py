@@ -16,7 +16,15 @@ from sklearn.model_selection import (
     cross_validate,
 )
 
-from skdinoad import AnomalyDINO, DinoPatch, Pipeline, ThresholdTunerCV, predict_map
+from skdinoad import (
+    AnomalyDINO,
+    DinoPatch,
+    Pipeline,
+    ThresholdTunerCV,
+    load,
+    predict_map,
+    save,
+)
 from skdinoad.alignment import PCAAligner
 from skdinoad.metrics import pixel_f1_max_score
 from skdinoad.testing import make_images
@@ -514,3 +522,103 @@ def test_groups_without_routing_are_told_how(products):
             scoring="balanced_accuracy",
             error_score="raise",
         )
+
+
+# -- accept, look, reject -------------------------------------------------------------
+
+
+class Given(DinoPatch):
+    """Scores are what the features say: the first number of each grid."""
+
+    def score_samples(self, X):
+        return np.array([grid[0, 0, 0] for grid in X], np.float64)
+
+
+def as_grids(scores):
+    """Return grids that ``Given`` scores so."""
+    F = np.random.default_rng(7).normal(size=(len(scores), 1, 1, 8))
+    F[:, 0, 0, 0] = scores
+    return F
+
+
+def test_review_has_known_answers():
+    tuner = ThresholdTunerCV(Given(), target_fpr=0.1, target_review_rate=0.3, cv=3)
+    tuner.fit(as_grids(np.arange(19.0)))  # ranks 2 and 6 of 20
+    assert (tuner.offset_, tuner.review_offset_) == (1, 5)
+    verdicts = tuner.predict_review(as_grids([0.9, 1, 4.9, 5, 99]))
+    assert verdicts.tolist() == [-1, 0, 0, 1, 1]
+    assert tuner.predict(as_grids([0.9, 1])).tolist() == [-1, 1]  # as without review
+
+
+def test_defects_accepted_are_as_rare_as_wanted():
+    scores = np.concatenate([np.arange(19.0), [-5, -4, -3, -2, -1, 2, 3, 6, 7]])
+    y = np.array([1] * 19 + [-1] * 9)
+    tuner = ThresholdTunerCV(Given(), target_fpr=0.1, target_fnr=0.2, cv=3)
+    tuner.fit(as_grids(scores), y)  # of 10 ranks the 2 highest may be accepted
+    assert tuner.predict_review(as_grids([6, np.nextafter(6, 7)])).tolist() == [0, 1]
+    tuner.fit(as_grids(np.append(scores[:19], scores[19:] - 10)), y)
+    assert tuner.review_offset_ == tuner.offset_  # nothing to look at
+    with pytest.raises(ValueError, match=r"target_fnr=0.05 needs 19 anomalous .* 9 "):
+        tuner.set_params(target_fnr=0.05).fit(as_grids(scores), y)
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.1, 0.25])
+def test_review_rates_over_many_draws(rate):
+    """The thresholds of 4000 draws of 39 exchangeable scores, by the tuner's ranks."""
+    rng = np.random.default_rng(0)
+    tuner = ThresholdTunerCV(Given(), target_fpr=rate / 2, target_review_rate=rate)
+    tuner.set_params(target_fnr=rate)
+    held, new = np.sort(rng.normal(size=(4000, 39))), rng.normal(size=4000)
+    below = [
+        new[i] < tuner._promised("target_review_rate", row, 1, 0)
+        for i, row in enumerate(held)
+    ]
+    missed = [
+        new[i] > -tuner._promised("target_fnr", -row, -1, 0)
+        for i, row in enumerate(held)
+    ]
+    error = np.sqrt(rate * (1 - rate) / 4000)
+    for rates in (np.mean(below), np.mean(missed)):
+        assert abs(rates - int(40 * rate + 1e-9) / 40) < 4 * error
+
+
+def test_review_for_each_group_a_split_and_a_file(F, tmp_path):
+    groups = np.arange(40) % 2
+    split = ShuffleSplit(1, test_size=30, random_state=0)
+    tuner = ThresholdTunerCV(
+        bank(), target_fpr=0.2, target_review_rate=0.5, cv=split, refit=False
+    ).fit(F, groups=groups)
+    assert all(tuner.offset_[k] < tuner.review_offset_[k] for k in (0, 1))
+    expected = tuner.predict_review(F, groups=groups)
+    assert set(expected) == {-1, 0, 1}
+    again = load(save(tuner, tmp_path / "m.skd"))
+    assert np.array_equal(again.predict_review(F, groups=groups), expected)
+    again.set_params(target_review_rate=None).fit(F, groups=groups)
+    with pytest.raises(AttributeError, match="target_review_rate, or target_fnr"):
+        again.predict_review(F, groups=groups)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"target_review_rate": 0.05}, "at least target_fpr=0.1"),
+        ({"target_review_rate": 0.2, "target_fnr": 0.1}, "Pass one of the two"),
+        ({"target_review_rate": 0.2, "scoring": "f1"}, "scoring=None"),
+        ({"target_review_rate": np.nan}, "target_review_rate"),
+        ({"target_fnr": np.nan}, "target_fnr"),
+        ({"target_fnr": 0.1}, "needs 9 anomalous images, and there are 0"),
+    ],
+)
+def test_reviews_that_cannot_be_promised(F, params, message):
+    with pytest.raises(ValueError, match=message):
+        ThresholdTunerCV(bank(), target_fpr=0.1, **params).fit(F)
+
+
+def test_splits_may_be_masks_of_rows(F):
+    """True and False were row numbers 1 and 0, in silence."""
+    splits = list(KFold(4).split(F))
+    masks = [tuple(np.isin(np.arange(40), rows) for rows in pair) for pair in splits]
+    by_rows, by_masks = (
+        ThresholdTunerCV(bank(), target_fpr=0.1, cv=cv).fit(F) for cv in (splits, masks)
+    )
+    np.testing.assert_array_equal(by_rows.holdout_scores_, by_masks.holdout_scores_)
