@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 DATA ?=
 
-.PHONY: demo test test-browser test-cluster test-oldest test-wheel lint bench check-safety check-soak check-accuracy doc clean
+.PHONY: demo test test-browser test-cluster test-oldest test-wheel lint bench check-safety check-soak check-fuzz check-accuracy doc clean
 
 # Installs into .venv, with the versions that were tested.
 $(INSTALLED): pyproject.toml constraints.txt
@@ -82,6 +82,10 @@ check-safety: $(INSTALLED)
 # Ten thousand images through one process: does its memory grow?
 check-soak: $(INSTALLED)
 	$(BIN)/python benchmarks/soak.py
+
+# Thousands of odd arrays, files and parameters, other ones each time: minutes to hours.
+check-fuzz: $(INSTALLED)
+	$(BIN)/python -m pytest -n 2 tests/fuzz --hypothesis-profile=long
 
 check-accuracy: $(INSTALLED)
 	@test -n "$(DATA)" || { echo "usage: make check-accuracy DATA=folder"; exit 2; }

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from PIL import Image
 
 from skdinoad import (
@@ -174,3 +175,24 @@ def tiny_default(monkeypatch):
     """Let detectors take a tiny random network where none is named."""
     for name in ("_anomalydino", "_dinopatch", "_subspacead"):
         monkeypatch.setattr(f"skdinoad.detectors.{name}.DinoFeatures", tiny_features)
+
+
+# -- fuzzing -----------------------------------------------------------------------
+
+# Few examples, always the same, for every day; thousands for `make check-fuzz`.
+FUZZING = {
+    "deadline": None,
+    "database": None,
+    "suppress_health_check": [
+        HealthCheck.too_slow,
+        HealthCheck.function_scoped_fixture,
+    ],
+}
+settings.register_profile("quick", max_examples=8, derandomize=True, **FUZZING)
+settings.register_profile(
+    "long",
+    max_examples=1000,
+    print_blob=True,
+    **FUZZING,
+)
+settings.load_profile("quick")
