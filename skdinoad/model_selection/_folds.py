@@ -1,7 +1,10 @@
 """Folds of a threshold's choice: what each model finds on images it has not seen."""
 
+from numbers import Integral
+
 import numpy as np
 from sklearn.base import clone
+from sklearn.model_selection import PredefinedSplit, check_cv
 from sklearn.utils import Bunch
 
 from skdinoad._inputs.images import take
@@ -17,6 +20,7 @@ __all__ = [
     "fitted",
     "judge",
     "merged",
+    "splits_of",
     "spread",
 ]
 
@@ -148,3 +152,46 @@ def merged(folds, group):
         for i, (used, held) in ((0, shares), (2, bad), (3, good)):
             out[i][used] += held
     return out
+
+
+def splits_of(cv, labels, groups, first, random_state):
+    """Return (train, test) pairs of row numbers; no row is held out twice.
+
+    What is held out teaches nothing, neither do its copies.
+    """
+    splits = [
+        (a[~np.isin(first[a], first[b])], b)
+        for a, b in _pairs(cv, labels, groups, first, random_state)
+    ]
+    if not splits:
+        raise ValueError(f"cv={cv!r} makes no split; an iterator, used up?")
+    held = np.concatenate([test for _, test in splits])
+    if len(np.unique(held)) < len(held):
+        raise ValueError(f"cv={cv!r} holds out some rows twice; use folds.")
+    return splits
+
+
+def _pairs(cv, labels, groups, first, random_state):
+    """Return the row numbers of the splits of a cv that scikit-learn may take."""
+    n = len(labels)
+    if isinstance(cv, Integral):
+        cv = _folds(cv, labels, groups, first, random_state)
+    try:
+        return [
+            tuple(np.arange(n)[np.atleast_1d(part)] for part in (train, test))
+            for train, test in check_cv(cv).split(np.zeros(n), labels)
+        ]
+    except (TypeError, ValueError, IndexError) as error:
+        raise ValueError(
+            f"cv={cv!r} gives no pairs (train, test) of numbers of {n} rows: {error}."
+        ) from error
+
+
+def _folds(n, labels, groups, first, random_state):
+    n = min(n, len(np.unique(first[labels == 1])))
+    if n < 2:
+        raise ValueError(
+            "One normal image, or copies of one, cannot be held out and learned from."
+        )
+    rng = np.random.default_rng(random_state)
+    return PredefinedSplit(spread(labels, groups, first, n, rng))

@@ -9,7 +9,6 @@ import numpy as np
 from joblib import Parallel, delayed
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, OutlierMixin
-from sklearn.model_selection import PredefinedSplit, check_cv
 from sklearn.utils.validation import check_is_fitted
 
 from skdinoad._arrays.maps import stacked
@@ -47,7 +46,7 @@ from skdinoad.model_selection._folds import (
     fitted,
     judge,
     merged,
-    spread,
+    splits_of,
 )
 from skdinoad.pipeline import iter_maps, predict_map
 
@@ -556,47 +555,13 @@ default=None
                 )
 
     def _splits(self, labels, groups, first):
-        """Return (train, test) pairs; what is held out twice has no single score.
-
-        What is held out teaches nothing, neither do its copies.
-        """
-        cv = self.cv
-        if isinstance(cv, Integral):
-            folds = min(cv, len(np.unique(first[labels == 1])))
-            if folds < 2:
-                raise ValueError(
-                    "One normal image, or copies of one, cannot be held out and "
-                    "learned from."
-                )
-            rng = np.random.default_rng(self.random_state)
-            cv = PredefinedSplit(spread(labels, groups, first, folds, rng))
-        splits = self._pairs(cv, labels)
-        splits = [(a[~np.isin(first[a], first[b])], b) for a, b in splits]
-        if not splits:
-            raise ValueError(f"cv={self.cv!r} makes no split; an iterator, used up?")
-        held = np.concatenate([test for _, test in splits])
-        if len(np.unique(held)) < len(held):
-            raise ValueError(f"cv={self.cv!r} holds out some rows twice; use folds.")
+        """Return (train, test) pairs that give each row one score at most."""
+        splits = splits_of(self.cv, labels, groups, first, self.random_state)
         if not self.refit and len(splits) > 1:
             raise ValueError(
                 f"refit=False keeps the model of the only split, and cv={self.cv!r} "
                 f"makes {len(splits)}; use ShuffleSplit(1, test_size=0.3)."
             )
-        return splits
-
-    def _pairs(self, cv, labels):
-        """Return the row numbers of the splits of a cv that scikit-learn may take."""
-        n = len(labels)
-        try:
-            splits = [
-                tuple(np.arange(n)[np.atleast_1d(part)] for part in (train, test))
-                for train, test in check_cv(cv).split(np.zeros(n), labels)
-            ]
-        except (TypeError, ValueError, IndexError) as error:
-            raise ValueError(
-                f"cv={self.cv!r} gives no pairs (train, test) of numbers of {n} rows: "
-                f"{error}."
-            ) from error
         return splits
 
     # -- private: thresholds ----------------------------------------------------------
