@@ -7,6 +7,8 @@ and flagged above the threshold.
 
 import numpy as np
 
+from skdinoad._inputs.labels import named_array
+
 __all__ = [
     "OBJECTIVES",
     "best_bin",
@@ -35,12 +37,13 @@ def conformal_rank(n: int, rate: float) -> int:
     >>> conformal_rank(99, 0.01), conformal_rank(98, 0.01), conformal_rank(19, 0.1)
     (1, 0, 2)
     """
-    return int((n + 1) * rate + 1e-9)
+    return min(n, int((n + 1) * rate + 1e-9))
 
 
 def normals_needed(rate: float) -> int:
     """Return the number of held-out normals from which a rate can be promised."""
-    return int(np.ceil(min(1 / rate, 2**53) - 1e-9)) - 1  # of 1e-320 it is no number
+    wanted = 1 / max(rate, 2**-53)  # 1 / 1e-320 is no number
+    return max(1, int(np.ceil(wanted - 1e-9)) - 1)
 
 
 def lowest_allowed(scores, contamination) -> float:
@@ -104,7 +107,7 @@ def recall_objective(rate):
 
 def cost_objective(matrix):
     """Total cost, its sign changed; rows are true and columns predicted -1, +1."""
-    matrix = np.asarray(matrix, float)
+    matrix = named_array(matrix, "cost_matrix", float)
     if matrix.shape != (2, 2) or not np.isfinite(matrix).all():
         raise ValueError(
             f"cost_matrix={matrix.tolist()}: expected 2 rows (true -1, +1) of 2 finite "

@@ -5,7 +5,7 @@ from numbers import Integral
 
 from sklearn.pipeline import _name_estimators as name_estimators
 from sklearn.utils import _param_validation
-from sklearn.utils._param_validation import Options, StrOptions
+from sklearn.utils._param_validation import HasMethods, Options, StrOptions
 
 try:
     from sklearn.callback import CallbackSupportMixin as TakesCallbacks
@@ -20,6 +20,7 @@ except ImportError:  # before scikit-learn 1.9
 
 
 __all__ = [
+    "HasMethods",
     "Interval",
     "Options",
     "StrOptions",

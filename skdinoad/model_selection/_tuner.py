@@ -23,7 +23,7 @@ from skdinoad._arrays.thresholds import (
     normals_needed,
     recall_objective,
 )
-from skdinoad._compat.sklearn import Interval, StrOptions
+from skdinoad._compat.sklearn import HasMethods, Interval, StrOptions
 from skdinoad._compat.torch import undisturbed
 from skdinoad._inputs.copies import content, first_of_each, warn_of_copies
 from skdinoad._inputs.estimators import TakesImages
@@ -192,7 +192,7 @@ default=None
     """
 
     _parameter_constraints = {
-        "estimator": "no_validation",
+        "estimator": [HasMethods(["fit", "score_samples"])],
         "target_fpr": [Interval(Real, 0, 1, closed="neither")],
         "scoring": [StrOptions({*OBJECTIVES, "recall", "cost"}), callable, None],
         "cost_matrix": ["array-like"],
