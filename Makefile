@@ -73,6 +73,10 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/carrying_back.py
 	$(BIN)/python benchmarks/placement.py
 	$(BIN)/python benchmarks/tiling.py
+	$(BIN)/python benchmarks/latency.py
+	$(BIN)/python benchmarks/contention.py
+	$(BIN)/python benchmarks/scale.py
+	$(BIN)/python benchmarks/serve.py
 	$(BIN)/python benchmarks/serve.py
 
 # Damage, kills and hostile files: trials and failures of each promise.
@@ -94,6 +98,8 @@ check-accuracy: $(INSTALLED)
 	$(BIN)/python benchmarks/accuracy.py "$(DATA)"
 	$(BIN)/python benchmarks/few_shot.py --root "$(DATA)"
 	$(BIN)/python benchmarks/smaller_banks.py "$(DATA)"
+	$(BIN)/python benchmarks/nearest_images.py "$(DATA)"
+	$(BIN)/python benchmarks/determinism.py "$(DATA)"
 	$(BIN)/python benchmarks/dinomaly.py --root "$(DATA)"
 	$(BIN)/python benchmarks/centring.py "$(DATA)"
 	$(BIN)/python benchmarks/false_alarms.py "$(DATA)"

@@ -1,0 +1,67 @@
+"""A training beside a process that keeps one core busy: how many times as long?
+
+Threads that wait for each other at barriers lose most where one of them has no core.
+Each fit runs in a process of its own: alone, then beside a busy one, with threads that
+spin while they wait (the default of OpenMP) and with threads that sleep
+(``OMP_WAIT_POLICY=PASSIVE``, which the command ``skdinoad`` sets).
+
+    python benchmarks/contention.py
+"""
+
+import os
+import subprocess
+import sys
+
+from _common import environment, parser, print_table
+
+METHODS = {
+    "DFR": "DFR(holdout=None, n_iter=300)",
+    "DMAD": "DMAD(holdout=None, n_iter=8)",
+    "Dinomaly": "Dinomaly(holdout=None, n_iter=30)",
+}
+
+#: Prints the seconds of a second fit, whose features are known.
+FIT = """
+import time, warnings
+warnings.simplefilter("ignore")
+from skdinoad import *
+from skdinoad.datasets import make_screws
+X, _ = make_screws(12, size=256)
+detector = {detector}
+detector.fit(X)
+start = time.perf_counter()
+detector.fit(X)
+print(time.perf_counter() - start)
+"""
+
+
+def main():
+    options = parser(__doc__, root=False)
+    options.add_argument("--methods", nargs="*", default=[*METHODS], choices=METHODS)
+    options = options.parse_args()
+    print(environment() + "\n")
+    rows = []
+    for name in options.methods:
+        for policy in ("ACTIVE", "PASSIVE"):
+            alone = seconds(name, policy)
+            with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
+                try:
+                    beside = seconds(name, policy)
+                finally:
+                    busy.kill()
+            cells = f"{alone:.1f}", f"{beside:.1f}", f"{beside / alone:.1f}"
+            rows.append([name, policy, *cells])
+    print_table(["fit", "waiting", "alone s", "beside s", "ratio"], rows)
+
+
+def seconds(name, policy):
+    command = [sys.executable, "-c", FIT.format(detector=METHODS[name])]
+    settings = {**os.environ, "OMP_WAIT_POLICY": policy}
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, env=settings
+    )
+    return float(done.stdout.split()[-1])
+
+
+if __name__ == "__main__":
+    main()

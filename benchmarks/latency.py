@@ -1,0 +1,98 @@
+"""How long one image takes: in a warm process, and in one that has just begun.
+
+"ratio" is ``score_samples([image])`` at default settings, nothing kept, divided by the
+bare network on a tensor of the same size, both in turn in this process; the median of
+many pairs. The second table runs commands in processes of their own, weights found on
+disk: seconds from start to end.
+
+    python benchmarks/latency.py
+"""
+
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from _common import environment, parser, print_table
+from overhead import clock, raw, seen
+from PIL import Image
+
+from skdinoad import AnomalyDINO, DinoFeatures, DinoPatch, PCAAligner, Pipeline, save
+from skdinoad.datasets import make_screws
+
+
+def main():
+    options = parser(__doc__, root=False)
+    options.add_argument("--repeats", type=int, default=30)
+    options.add_argument("--starts", type=int, default=3, help="new processes")
+    options = options.parse_args()
+    print(environment() + "\n")
+    X, _ = make_screws(21, size=512)
+    rows = [[n, *warm(m, X, options.repeats)] for n, m in estimators().items()]
+    print_table(["estimator", "network ms", "score ms", "ratio"], rows)
+    print()
+    with tempfile.TemporaryDirectory() as folder:
+        runs = commands(Path(folder), X)
+        rows = [[name, cold(c, options.starts)] for name, c in runs.items()]
+    print_table(["a new process", "seconds"], rows)
+
+
+def estimators():
+    def features():
+        return DinoFeatures(cache=False)
+
+    return {
+        "DinoPatch()": DinoPatch(features=features()),
+        "AnomalyDINO()": AnomalyDINO(features=features()),
+        "PCAAligner() + DinoPatch()": Pipeline(
+            [PCAAligner(), DinoPatch(features=features())]
+        ),
+    }
+
+
+def warm(estimator, X, repeats):
+    """Return milliseconds of network and score, and the median of their ratios."""
+    fitted, image = estimator.fit(X[:20]), X[20:]
+    features, size = seen(fitted, image)
+    pairs = [
+        (
+            clock(lambda: raw(features, 1, size)),
+            clock(lambda: fitted.score_samples(image)),
+        )
+        for _ in range(repeats + 3)
+    ][3:]
+    bare, ours = (statistics.median(part) * 1000 for part in zip(*pairs))
+    ratio = statistics.median(b / a for a, b in pairs)
+    return f"{bare:.1f}", f"{ours:.1f}", f"{ratio:.2f}"
+
+
+def commands(folder, X):
+    """Return what new processes run, by name."""
+    image, model = folder / "image.png", folder / "model.skd"
+    Image.fromarray(X[20]).save(image)
+    save(AnomalyDINO().fit(X[:12]), model)
+    first = (
+        "from skdinoad import load; "
+        f"load({str(model)!r}).score_samples([{str(image)!r}])"
+    )
+    return {
+        "import skdinoad": [sys.executable, "-c", "import skdinoad"],
+        "import torch, timm": [sys.executable, "-c", "import torch, timm"],
+        "load a model and score one image": [sys.executable, "-c", first],
+        "skdinoad score MODEL IMAGE": [
+            *(sys.executable, "-m", "skdinoad", "score", str(model), str(image))
+        ],
+    }
+
+
+def cold(command, starts):
+    def run():
+        subprocess.run(command, check=True, capture_output=True)
+
+    run()  # files come into the system's memory
+    return f"{statistics.median(clock(run) for _ in range(starts)):.2f}"
+
+
+if __name__ == "__main__":
+    main()
