@@ -78,7 +78,7 @@ def commands(folder, X):
     )
     return {
         "import skdinoad": [sys.executable, "-c", "import skdinoad"],
-        "import torch, timm": [sys.executable, "-c", "import torch, timm"],
+        "import torch": [sys.executable, "-c", "import torch"],
         "load a model and score one image": [sys.executable, "-c", first],
         "skdinoad score MODEL IMAGE": [
             *(sys.executable, "-m", "skdinoad", "score", str(model), str(image))
