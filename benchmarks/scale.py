@@ -4,8 +4,8 @@
 settings, scores and regions written as CSV. Each worker computes in one thread. The
 first run is ``score_samples`` and ``predict_map`` in this process, also in one thread;
 "efficiency" is images per second and process beside that. Processes are up and have
-loaded the model when the clock starts. "bytes moved" per image are what a worker sends
-and is sent beside files: paths in, nothing out.
+loaded the model when the clock starts. Parts are shared out whole: let their number be
+a multiple of two.
 
     python benchmarks/scale.py
 """
@@ -46,15 +46,14 @@ def print_rows(folder, options):
         for n in (1, 2):
             name = engine.__name__.removeprefix("on_")
             seconds[name, n] = engine(n, model, paths, folder / f"{name}{n}", options)
-    moved = len(pickle.dumps(paths)) / len(paths)
     rows = []
     for (name, n), total in seconds.items():
         speed = len(paths) / total
         efficiency = speed / n / (len(paths) / seconds["this process", 1])
-        cells = [f"{speed:.1f}", f"{efficiency:.2f}"]
-        rows.append([name, str(n), *cells, "-" if n == 0 else f"{moved:.0f}"])
-    header = ["engine", "processes", "images/s", "efficiency", "bytes moved"]
-    print_table(header, rows)
+        rows.append([name, str(n), f"{speed:.1f}", f"{efficiency:.2f}"])
+    print_table(["engine", "processes", "images/s", "efficiency"], rows)
+    moved = len(pickle.dumps(paths)) / len(paths)
+    print(f"\n{moved:.0f} bytes per image go to a worker, beside the files.")
 
 
 def write(folder, n):
