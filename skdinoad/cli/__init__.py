@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import warnings
 from pathlib import Path
 
 __all__ = ["main"]
@@ -22,6 +23,7 @@ _EXIT = "exit status: 0 done, 1 defects found (with --gate), 2 wrong usage or in
 def main(arguments=None) -> int:
     """Run the command; return its exit status."""
     options = _parser().parse_args(arguments)
+    usual, warnings.formatwarning = warnings.formatwarning, _said
     try:
         return options.run(options)
     except (OSError, ValueError, TypeError, RuntimeError, ImportError) as error:
@@ -29,6 +31,13 @@ def main(arguments=None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+    finally:
+        warnings.formatwarning = usual
+
+
+def _said(message, *where, **how):
+    """Return a warning as one line: who prints no Python reads none."""
+    return f"skdinoad: {message}\n"
 
 
 def _parser():
@@ -65,7 +74,7 @@ def _fit(commands):
     out.add_argument("--roi", type=Path, help="mask image: look only where it is white")
     out.add_argument(
         "--target-fpr",
-        type=float,
+        type=_share,
         help="share of good images that may be flagged, promised by cross-validation",
     )
     out.add_argument("--json", action="store_true", help="print JSON")
@@ -135,6 +144,15 @@ def _positive(text):
     return number
 
 
+def _share(text):
+    number = float(text)
+    if not 0 < number < 1:  # NaN is not
+        raise argparse.ArgumentTypeError(
+            f"{text}: expected a share between 0 and 1, such as 0.02 for 2 %"
+        )
+    return number
+
+
 def _tune(commands):
     out = _command(commands, "tune", "Choose a model's threshold anew.", _run_tune)
     out.add_argument("model", type=Path)
@@ -144,9 +162,8 @@ def _tune(commands):
     out.add_argument("--bad", type=Path, help="defective images: best F1 between them")
     out.add_argument(
         "--target-fpr",
-        type=float,
-        default=0.05,
-        help="share of good images that may be flagged (default: 0.05)",
+        type=_share,
+        help="share of good images that may be flagged (default: 0.05); not with --bad",
     )
     out.add_argument("-o", "--output", type=Path, help="file to write (default: MODEL)")
 

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from skdinoad import find_regions, predict_map
 from skdinoad._inputs.files import told_apart
 from skdinoad._inputs.images import as_shown
-from skdinoad.cli._paths import images_of, load_model
+from skdinoad.cli._paths import check_folders, images_of, load_model
 from skdinoad.datasets._listing import list_images
 from skdinoad.persistence._dump import replacing
 from skdinoad.scale import rescued
@@ -36,9 +36,11 @@ def score(options) -> int:
     if not options.paths and options.watch is None:
         raise ValueError("no image given: pass files, folders, patterns or --watch.")
     _check_resume(options)
+    check_folders(options.csv, options.regions, options.report)
     judge = Judge.of(load_model(options.model))
     wants_maps = options.maps or options.regions or options.report
     before = _scored_before(options)
+    _check_threshold(options, judge, before)
     done = {row["path"] for row in before}
     paths = [path for path in images_of(options.paths) if path not in done]
     with ExitStack() as stack:
@@ -91,6 +93,18 @@ def _check_resume(options):
         raise ValueError(
             "--regions and --report hold one whole run, and --resume scores only what "
             "is left: leave one of them out."
+        )
+
+
+def _check_threshold(options, judge, before):
+    """Refuse to mix the verdicts of two models, or of two thresholds, in one file."""
+    found = {row["threshold"] for row in before if row.get("threshold")}
+    others = sorted(x for x in found if float(x) != judge.threshold)
+    if others:
+        raise ValueError(
+            f"{options.csv} holds rows with the threshold {others[0]}, and that of "
+            f"{options.model} is {judge.threshold}: another model, or tuned since. "
+            "Pass another --csv."
         )
 
 

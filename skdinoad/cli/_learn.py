@@ -1,6 +1,7 @@
 """``fit``, ``tune`` and ``compare``."""
 
 import json
+import sys
 import time
 
 import numpy as np
@@ -17,9 +18,11 @@ from skdinoad import (
     suggest,
 )
 from skdinoad._arrays.thresholds import conformal_rank, normals_needed
+from skdinoad._inputs.copies import content
+from skdinoad._inputs.images import as_images
 from skdinoad.cli import METHODS
-from skdinoad.cli._paths import good_images, load_model
-from skdinoad.pipeline import decider
+from skdinoad.cli._paths import check_folders, good_images, load_model
+from skdinoad.pipeline import _flatten, decider
 from skdinoad.verdicts import threshold_of
 
 __all__ = ["compare", "fit", "tune"]
@@ -27,10 +30,11 @@ __all__ = ["compare", "fit", "tune"]
 
 def fit(options) -> int:
     """Learn from good images and save the model."""
+    check_folders(options.output)
     paths = good_images(options.folder)
     start = time.perf_counter()
     model = _estimator(options).fit(paths)
-    threshold = threshold_of(model)  # a model that judges nothing is not saved
+    threshold = _threshold(model)  # a model that judges nothing is not saved
     save(model, options.output)
     said = {
         "model": str(options.output),
@@ -48,6 +52,17 @@ def fit(options) -> int:
             f"flagged. Saved: {options.output}"
         )
     return 0
+
+
+def _threshold(model):
+    try:
+        return threshold_of(model)
+    except ValueError as error:
+        raise ValueError(
+            "no threshold, since no good image could be held out, and so no model is "
+            "saved: learn from two good images or more (exact copies count as one). "
+            "From a single one learn in Python: fit, set offset_, save."
+        ) from error
 
 
 def _estimator(options):
@@ -68,20 +83,47 @@ def _estimator(options):
 
 def tune(options) -> int:
     """Choose a threshold from new good images, or from good and defective ones."""
-    model = load_model(options.model)
-    good = model.score_samples(good_images(options.good))
+    if options.bad is not None and options.target_fpr is not None:
+        raise ValueError(
+            "--bad chooses the best F1 between good and defective images, --target-fpr "
+            "a rate of false alarms: leave one of the two out."
+        )
+    output = options.output or options.model
+    check_folders(output)
+    model, paths = load_model(options.model), good_images(options.good)
+    _warn_of_learned(model, paths)
+    good, text = model.score_samples(paths), ""
     if options.bad is None:
-        threshold = _by_rate(good, options.target_fpr)
+        threshold = _by_rate(good, options.target_fpr or 0.05)
     else:
-        threshold = _by_f1(good, model.score_samples(good_images(options.bad)))
+        bad = model.score_samples(good_images(options.bad))
+        threshold = _by_f1(good, bad)
+        text = f" and {(bad < threshold).sum()} of {len(bad)} defective ones"
     decider(model).offset_ = threshold
-    flagged = int((good < threshold).sum())
-    save(model, options.output or options.model)
+    save(model, output)
     print(
-        f"Threshold: {threshold:.4g}; {flagged} of these {len(good)} good images "
-        f"score below. Saved: {options.output or options.model}"
+        f"Threshold: {threshold:.4g}; {(good < threshold).sum()} of these {len(good)} "
+        f"good images{text} score below. Saved: {output}"
     )
     return 0
+
+
+def _warn_of_learned(model, paths):
+    """Say which images the model knows already: it finds them better than any other."""
+    *before, detector = _flatten(model)
+    known, learned = set(getattr(detector, "_contents", ())), 0
+    for path in paths:
+        X = [path]
+        for step in before:
+            X = step.transform(X)
+        learned += content(as_images(X), 0) in known
+    if learned:
+        print(
+            f"skdinoad tune: the model learned from {learned} of these {len(paths)} "
+            "good images. It scores them higher than any other, so that this threshold "
+            "is too high: pass good images that it has not seen.",
+            file=sys.stderr,
+        )
 
 
 def _by_rate(good, rate):

@@ -8,7 +8,17 @@ from skdinoad import load
 from skdinoad.datasets._folder import normals_in
 from skdinoad.datasets._listing import GOOD, TRUTH, below, list_images
 
-__all__ = ["good_images", "images_of", "load_model"]
+__all__ = ["check_folders", "good_images", "images_of", "load_model"]
+
+
+def check_folders(*files):
+    """Complain of a file to write whose folder is not there, before any work."""
+    for file in files:
+        if file is not None and not file.absolute().parent.is_dir():
+            raise FileNotFoundError(
+                f"{file} cannot be written: there is no folder {file.parent}. Make it "
+                "first."
+            )
 
 
 def good_images(folder) -> list:

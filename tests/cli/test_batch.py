@@ -199,3 +199,21 @@ def test_searches_are_scored_too(run, photos, model):
     save(search, model)
     rows = [json.loads(x) for x in run("score", model, photos / "new", "--json")[1]]
     assert {row["threshold"] for row in rows} == {search.best_estimator_.offset_}
+
+
+def test_rows_of_another_threshold_are_not_gone_on_with(run, photos, model):
+    rows = photos / "rows.csv"
+    run("score", model, photos / "new/0.png", "--csv", rows)
+    before = rows.read_text()
+    run("tune", model, "--good", photos / "new", "--target-fpr", 0.5)
+    status, _, errors = run("score", model, photos / "new", "--csv", rows, "--resume")
+    assert status == 2
+    assert "another model, or tuned since" in errors
+    assert rows.read_text() == before
+
+
+def test_a_folder_to_write_to_must_be_there(run, photos, model):
+    where = ("--csv", photos / "no/rows.csv")
+    status, _, errors = run("score", model, photos / "new", *where)
+    assert status == 2
+    assert "there is no folder" in errors

@@ -110,3 +110,44 @@ def test_a_promised_threshold_is_tuned_as_any_other(run, photos):
     scores = model.score_samples(paths)
     assert model.offset_ == np.sort(scores)[1]  # floor(4 * 0.5) = 2: the second lowest
     assert (model.predict(paths) == -1).sum() == 1
+
+
+def test_images_that_the_model_knows_are_told_of(run, photos, model):
+    where = ["--target-fpr", 0.3, "-o", photos / "t"]
+    errors = run("tune", model, "--good", photos / "good", *where)[2]
+    assert "learned from 6 of these 6 good images" in errors
+    errors = run("tune", model, "--good", photos / "new", *where)[2]
+    assert "learned from" not in errors
+
+
+@pytest.mark.usefixtures("tiny_default")
+def test_images_known_behind_an_aligner_are_told_of(run, photos):
+    how = ["--align", "pca", "--size", "32", "-o", photos / "m"]
+    run("fit", photos / "good", *how)
+    where = ["--target-fpr", 0.3, "-o", photos / "t"]
+    errors = run("tune", photos / "m", "--good", photos / "good", *where)[2]
+    assert "learned from 6 of these 6" in errors
+
+
+@pytest.mark.parametrize("rate", ["2", "0", "-1", "nan", "1"])
+@pytest.mark.parametrize("command", ["fit", "tune"])
+def test_a_rate_is_a_share(run, photos, model, command, rate, capsys):
+    where = [photos / "good", "-o", photos / "t"]
+    where = where if command == "fit" else [model, "--good", *where]
+    with pytest.raises(SystemExit) as status:
+        run(command, *where, f"--target-fpr={rate}")
+    assert status.value.code == 2
+    assert f"{rate}: expected a share between 0 and 1" in capsys.readouterr().err
+
+
+def test_two_ways_to_choose_a_threshold_exclude_each_other(run, photos, model):
+    where = ["--good", photos / "new", "--bad", photos / "new", "--target-fpr", 0.2]
+    status, _, errors = run("tune", model, *where)
+    assert status == 2
+    assert "leave one of the two out" in errors
+
+
+def test_a_folder_to_write_to_is_looked_for_first(run, photos):
+    status, _, errors = run("fit", photos / "good", "-o", photos / "no/such/m")
+    assert status == 2
+    assert "there is no folder" in errors
