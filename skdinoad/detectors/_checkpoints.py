@@ -61,12 +61,33 @@ class LoadsOfficial:
         FileNotFoundError: checkpoint 'model.pth' does not exist.
         """
         tensors = read_checkpoint(path)
-        weights = cls._official_weights(tensors)
         detector = cls(**{"preset": "paper", **parameters})
-        detector._given = {name: value.numpy() for name, value in weights.items()}
+        detector._given = cls._taken(path, tensors)
         try:
             detector.fit(X, y)
+        except RuntimeError as error:  # torch's word for other shapes
+            raise ValueError(
+                f"checkpoint {str(path)!r} does not go with these features or "
+                f"parameters: {error}"
+            ) from error
         finally:
             del detector._given
         detector.official_digest_ = tensors_digest(flat(tensors))
         return detector
+
+    @classmethod
+    def _taken(cls, path, tensors):
+        """Return the weights of a checkpoint by our names, as arrays."""
+        try:
+            found = cls._official_weights(tensors)
+            return {name: _as_array(value) for name, value in found.items()}
+        except (AttributeError, LookupError, RuntimeError, TypeError) as error:
+            raise ValueError(
+                f"checkpoint {str(path)!r} is not what the official code of "
+                f"{cls.__name__} saves: {error!r}."
+            ) from error
+
+
+def _as_array(value):
+    """Return a tensor as an array; numpy knows no bfloat16."""
+    return (value.float() if value.is_floating_point() else value).numpy()

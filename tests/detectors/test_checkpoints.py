@@ -94,3 +94,20 @@ def test_no_code_runs(tmp_path):
     with pytest.raises(ValueError, match="more than weights"):
         Dinomaly.load_official(tmp_path / "model.pth", make_images(3))
     assert not tmp_path.joinpath("boom").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"offset": {}, "bn": {}, "decoder": {}},
+        {"offset": [torch.zeros(2)], "bn": {}, "decoder": {}},
+        {"decoder.0.norm1.weight": torch.zeros(3)},
+        {"decoder": {"foo": torch.zeros(3)}},
+    ],
+)
+@pytest.mark.parametrize("cls", [DMAD, Dinomaly])
+def test_files_of_odd_content_are_refused_in_a_sentence(cls, content, tmp_path):
+    path = tmp_path / "odd.pth"
+    torch.save(content, path)
+    with pytest.raises(ValueError, match=r"checkpoint|weights"):
+        cls.load_official(path, make_images(3))

@@ -128,6 +128,9 @@ def test_paper_settings():
     detector = SubspaceAD.from_paper()
     assert detector.features.layers == tuple(range(21, 28))
     assert (len(detector.rotations), detector.n_components) == (30, 0.99)
+    features = detector.features
+    assert (features.groups, features.norm, detector.normalize) == (1, False, False)
+    assert features.image_size == (672, 672)
     small = SubspaceAD.from_paper(model="vit_small_patch14_dinov2.lvd142m")
     assert small.features.layers == (6, 7)
     with pytest.raises(ValueError, match="model='resnet18'"):

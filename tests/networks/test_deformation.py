@@ -16,6 +16,12 @@ from skdinoad.networks import (
 SCALES = ((8 / 256, 8), (3 / 256, 2))
 
 
+@pytest.fixture(autouse=True)
+def seed():
+    """Draw the same in each test, whatever ran before it."""
+    torch.manual_seed(0)
+
+
 def constant(size, x, y):
     """Return a field that is the same everywhere, in pixels."""
     height, width = size
