@@ -29,6 +29,7 @@ from skdinoad._compat.torch import undisturbed, undisturbed_steps
 from skdinoad._inputs.copies import content, first_of_each, warn_of_copies
 from skdinoad._inputs.estimators import UsesFeatures
 from skdinoad._inputs.grids import (
+    check_channels,
     check_grids,
     empty_grids,
     holds_images,
@@ -431,7 +432,10 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
 
     def _input_to_score(self, X):
         X = self._check_input(X)
-        return self._images_to_score(X) if isinstance(X, Images) else X
+        if isinstance(X, Images):
+            return self._images_to_score(X)
+        check_channels(X)
+        return X
 
     def _learn_more_seen(self, X):
         """Note hidden pixels of images that came after those of fit."""

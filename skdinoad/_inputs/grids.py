@@ -5,6 +5,7 @@ import numpy as np
 from skdinoad._inputs.images import Images
 
 __all__ = [
+    "check_channels",
     "check_grids",
     "empty_grids",
     "holds_images",
@@ -52,12 +53,17 @@ def check_grids(X):
                 "(h, w, l, c) with layers apart, within "
                 f"+-{_LARGEST:.0e}, or NaN where a patch is invalid."
             )
+    return X
+
+
+def check_channels(X):
+    """Refuse grids of different channels, of which no detector makes one score."""
+    for row, grid in enumerate(X):
         if grid.shape[2:] != X[0].shape[2:]:
             raise ValueError(
                 f"X[{row}] has shape {grid.shape}, X[0] {X[0].shape}: expected the "
                 "same channels. Use one extractor for all."
             )
-    return X
 
 
 def _is_usable(grid):

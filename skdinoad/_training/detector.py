@@ -62,7 +62,7 @@ class TrainedDetector(BaseDetector):
         **BaseDetector._parameter_constraints,
         "n_iter": COUNT,
         "batch_size": COUNT,
-        "learning_rate": [None, Interval(Real, 0, None, closed="neither")],
+        "learning_rate": [None, Interval(Real, 0, 3e38, closed="neither")],
         "holdout": [
             None,
             Interval(Integral, 2, None, closed="left"),

@@ -15,6 +15,7 @@ from skdinoad._arrays.maps import smooth
 from skdinoad._arrays.thresholds import normals_needed
 from skdinoad._compat.sklearn import Interval, StrOptions
 from skdinoad._compat.torch import as_tensor
+from skdinoad._inputs.grids import name_of
 from skdinoad._training.detector import TrainedDetector
 from skdinoad._training.loop import batch_rows, warm_cosine
 from skdinoad._typing import (
@@ -341,6 +342,7 @@ class DFR(TrainedDetector):
                 if len(cells) > most:
                     rng = np.random.default_rng([self._seed, start])
                     cells = cells[np.sort(rng.permutation(len(cells))[:most])]
+                self._check_channels(cells, rows, name_of(X, start))
                 rows.append(as_tensor(np.ascontiguousarray(cells, np.float32)))
                 image.append(np.full(len(cells), start))
                 start += 1
@@ -351,6 +353,13 @@ class DFR(TrainedDetector):
                 "more: more images, larger ones, or autoencoder='linear'."
             )
         return Bunch(rows=torch.cat(rows), image=image, pictures=X)
+
+    def _check_channels(self, cells, rows, name):
+        if rows and cells.shape[1] != rows[0].shape[1]:
+            raise ValueError(
+                f"{name} gives features of {cells.shape[1]} channels, expected "
+                f"{rows[0].shape[1]}."
+            )
 
     # -- private: training ------------------------------------------------------------
 

@@ -268,7 +268,7 @@ class Dinomaly(LoadsOfficial, TrainedDetector):
         "preset": [StrOptions(set(PRESETS))],
         "groups": [Interval(Integral, 1, None, closed="left")],
         "depth": COUNT,
-        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "learning_rate": [Interval(Real, 0, 3e38, closed="neither")],
         "warm_up": SPAN,
         "dropout": [None, Interval(Real, 0, 1, closed="left")],
         "neck": [None, Interval(Integral, 0, None, closed="left")],
@@ -420,14 +420,21 @@ class Dinomaly(LoadsOfficial, TrainedDetector):
                 image, copy = divmod(row, n_copies)
                 self._check_features(grid)
                 self._shape = self._shape or grid.shape
-                copied = f"A copy (augmentation={self.augmentation!r}) of "
-                name = f"{copied if copy else ''}{name_of(X, image)}"
-                self._check_shape(grid.shape, self._shape, name)
+                self._check_size(grid.shape, name_of(X, image), copy)
                 if np.isfinite(grid).all(-1).any():
                     yield *pack(F.one(i), self.n_groups_), image
                 row += 1
 
     # -- private: training ------------------------------------------------------------
+
+    def _check_size(self, shape, name, copy):
+        if not copy:
+            return self._check_shape(shape, self._shape, name)
+        try:
+            self._check_shape(shape, self._shape, f"A copy of {name}")
+        except ValueError as error:
+            made = f"Such copies come of augmentation={self.augmentation!r}."
+            raise ValueError(f"{error} {made}") from error
 
     def _span(self, name, most):
         """Return a number of iterations; the preset's is a share of them at most."""

@@ -12,7 +12,7 @@ from skdinoad._arrays.maps import smooth_pixels, unit
 from skdinoad._arrays.subspace import Moments, principal_subspace, residuals
 from skdinoad._compat.sklearn import Interval, StrOptions
 from skdinoad._inputs.copies import content
-from skdinoad._inputs.grids import name_of
+from skdinoad._inputs.grids import check_channels, name_of
 from skdinoad._typing import Aggregate, Contamination, FeaturesLike, Self
 from skdinoad.detectors._layered import LayeredDetector
 from skdinoad.detectors._rotations import chosen_angles
@@ -220,6 +220,8 @@ class SubspaceAD(LayeredDetector):
 
     def _fit_images(self, X):
         self.angles_ = None
+        if self.features_ is None:
+            check_channels(X)
         folds, kept, number = self._moments(X)
         self._take_stock(X, kept)
         whole = _sum_of(folds)

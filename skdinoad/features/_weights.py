@@ -132,7 +132,7 @@ def _remedies(model, weights, reason):
     }
     text = (
         f"No pretrained weights for model={model!r} (weights={weights!r}): "
-        f"{places[weights]}; remedies: (1) connect once to huggingface.co, the file is "
+        f"{places[weights]}. Remedies: (1) connect once to huggingface.co, the file is "
         "then cached; (2) pass weights='/path/to/weights.safetensors' (or .pt, .pth)"
     )
     if model in PACKAGES:

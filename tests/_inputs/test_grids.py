@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from skdinoad._inputs.grids import (
+    check_channels,
     check_grids,
     holds_images,
     name_of,
@@ -55,7 +56,7 @@ def test_grids_that_float32_could_not_compare_are_refused():
         with pytest.raises(ValueError, match=r"X\[1\] (has shape|is a)"):
             check_grids([F[0] * 0, odd])
     with pytest.raises(ValueError, match=r"X\[1\] .* same channels"):
-        check_grids([np.zeros((3, 4, 8)), np.zeros((3, 4, 9))])
+        check_channels([np.zeros((3, 4, 8)), np.zeros((3, 4, 9))])
 
 
 def test_messages_call_images_by_name_and_grids_by_row():

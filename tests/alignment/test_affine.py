@@ -128,7 +128,7 @@ def test_parts_without_a_direction_are_reported(real_features, rng):
     X[:, disc] = 200
     X += rng.integers(0, 9, X.shape, dtype=np.uint8)
     aligner = AffineAligner(
-        features=real_features(image_size=None, layers=-2), n_samples=20
+        features=real_features(image_size=None, layers=-2), n_samples=40
     )
     with pytest.warns(UserWarning, match="can hardly be read"):
         aligner.fit(X)

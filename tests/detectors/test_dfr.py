@@ -349,7 +349,7 @@ def test_another_number_of_channels_is_refused(grids):
     detector = quick(autoencoder="linear").fit(grids)
     with pytest.raises(ValueError, match="9 channels; fitted on 12"):
         detector.score_samples(grids[..., :9])
-    with pytest.raises(ValueError, match=r"X\[1\] has shape \(5, 6, 9\), X\[0\]"):
+    with pytest.raises(ValueError, match=r"X\[1\] gives features of 9 channels"):
         quick().fit([grids[0], grids[1, ..., :9]])
 
 

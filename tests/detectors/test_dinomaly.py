@@ -413,7 +413,7 @@ def test_an_interrupted_training_goes_on(grids, monkeypatch):
 
 
 def test_after_a_breakdown_the_remedy_helps(grids):
-    wild = {"learning_rate": 1e17, "grad_clip": 1e9, "warm_up": 0}
+    wild = {"learning_rate": 1e38, "grad_clip": 1e9, "warm_up": 0}
     detector = quick(features=None, warm_start=True, **wild)
     with pytest.raises(FloatingPointError):
         detector.fit(grids)
@@ -435,7 +435,7 @@ def test_networks_of_folds_are_dropped(grids):
 def test_a_failed_fit_leaves_no_half_model(grids):
     detector = quick(features=None).fit(grids)
     with pytest.raises(FloatingPointError, match=r"iteration \d+.*learning_rate"):
-        detector.set_params(learning_rate=1e17, warm_up=0, grad_clip=1e9).fit(grids)
+        detector.set_params(learning_rate=1e38, warm_up=0, grad_clip=1e9).fit(grids)
     assert not hasattr(detector, "decoder_")
 
 
@@ -639,7 +639,7 @@ def test_a_copy_of_another_size_is_named_by_its_image():
     X = [*make_images(3, size=(64, 64)), make_images(1, size=(64, 96))[0]]
     with pytest.raises(ValueError, match=r"^X\[3\] gives a patch grid"):
         quick(features=features, augmentation="dihedral").fit(X)
-    with pytest.raises(ValueError, match=r"A copy .* of X\[0\] gives .*image_size"):
+    with pytest.raises(ValueError, match=r"A copy of X\[0\] gives .*image_size"):
         quick(features=features, augmentation="dihedral").fit(X[3:])
 
 

@@ -161,7 +161,7 @@ def test_any_failure_is_told_and_leaves_nothing(hub, send):
 @pytest.mark.parametrize("head", [error_500, silent, page])
 def test_hub_without_an_answer_is_given_up(hub, head):
     hub.head = head
-    with pytest.raises(WeightsNotFoundError, match=r"hub failed \(.*remedies"):
+    with pytest.raises(WeightsNotFoundError, match=r"hub failed \(.*Remedies"):
         DinoFeatures(model=MODEL, weights="hub").fit()
     assert kept(hub) == []
 
@@ -309,7 +309,6 @@ def test_offline_nothing_connects_from_import_to_command_line(hub, tmp_path):
     error = said["error"]
     assert error.startswith("No pretrained weights for model='test_vit2.r160_in1k'")
     assert "(SKDINOAD_OFFLINE or HF_HUB_OFFLINE is set)" in error
-    assert ". " not in error  # one sentence
     assert "\n" not in error
     reason, asked = said["online"]
     assert "the model hub failed" in reason

@@ -55,7 +55,7 @@ def test_a_hub_that_fails_means_the_package_and_one_warning(places):
 @pytest.mark.parametrize("weights", ["auto", "hub"])
 def test_a_hub_that_fails_and_no_package_is_an_error_with_the_reason(places, weights):
     places(broken, nothing)
-    with pytest.raises(WeightsNotFoundError, match=r"log-in page.*remedies"):
+    with pytest.raises(WeightsNotFoundError, match=r"log-in page.*Remedies"):
         find(DINO, weights)
 
 
