@@ -27,7 +27,7 @@ from skdinoad.persistence import load
 from skdinoad.persistence._dump import replacing
 from skdinoad.pipeline import pixel_decider, predict_map
 from skdinoad.regions import find_regions, regions_table
-from skdinoad.verdicts import threshold_of
+from skdinoad.verdicts import rescued, threshold_of
 
 __all__ = ["fit_sharded", "merge", "parts_to_score", "score_files", "score_part"]
 
@@ -405,27 +405,6 @@ def score_part(
         _write(regions, _REGIONS, found)
         _write(scores, _SCORES, rows)
     return scores
-
-
-def rescued(work, paths):
-    """Yield (path, result, error) of each path: a broken image takes no other along.
-
-    Parameters
-    ----------
-    work : callable
-        Takes a list of paths, returns a result for each; raises if one is broken.
-    paths : list of str
-    """
-    try:
-        results = work(paths)
-    except (OSError, ValueError, TypeError) as error:
-        if len(paths) == 1:
-            yield paths[0], None, " ".join(str(error).split())
-            return
-        for path in paths:  # which one is it?
-            yield from rescued(work, [path])
-        return
-    yield from ((path, result, "") for path, result in zip(paths, results))
 
 
 def _judged(model, paths):

@@ -7,7 +7,14 @@ import numpy as np
 
 from skdinoad.pipeline import decider, final_detector, pixel_decider
 
-__all__ = ["Judge", "as_json", "described", "held_out_scores", "threshold_of"]
+__all__ = [
+    "Judge",
+    "as_json",
+    "described",
+    "held_out_scores",
+    "rescued",
+    "threshold_of",
+]
 
 
 @dataclass
@@ -83,6 +90,27 @@ def held_out_scores(model: Any) -> np.ndarray:
     judging = decider(model)
     scores = np.asarray(judging.holdout_scores_, float)
     return scores[getattr(judging, "labels_", np.ones(len(scores))) == 1]
+
+
+def rescued(work, paths):
+    """Yield (path, result, error) of each path: a broken image takes no other along.
+
+    Parameters
+    ----------
+    work : callable
+        Takes a list of paths, returns a result for each; raises if one is broken.
+    paths : list of str
+    """
+    try:
+        results = work(paths)
+    except (OSError, ValueError, TypeError) as error:
+        if len(paths) == 1:
+            yield paths[0], None, " ".join(str(error).split())
+            return
+        for path in paths:  # which one is it?
+            yield from rescued(work, [path])
+        return
+    yield from ((path, result, "") for path, result in zip(paths, results))
 
 
 def as_json(region):

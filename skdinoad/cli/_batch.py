@@ -17,8 +17,7 @@ from skdinoad._inputs.images import as_shown
 from skdinoad.cli._paths import check_folders, images_of, load_model
 from skdinoad.datasets._listing import list_images
 from skdinoad.persistence._dump import replacing
-from skdinoad.scale import rescued
-from skdinoad.verdicts import Judge, as_json, described
+from skdinoad.verdicts import Judge, as_json, described, rescued
 
 __all__ = ["score"]
 
