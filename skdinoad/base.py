@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from skdinoad._arrays.geometry import warp_back
 from skdinoad._arrays.maps import aggregate, stacked
 from skdinoad._arrays.thresholds import (
+    as_threshold,
     conformal_rank,
     display_limits,
     hottest_of,
@@ -394,13 +395,14 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
         return -np.concatenate([self._aggregate(D) for D, _ in batches])
 
     def _threshold(self):
-        if np.isnan(self.offset_):
+        threshold = as_threshold(self.offset_)
+        if np.isnan(threshold):
             raise ValueError(
                 "This detector has no threshold (offset_ is NaN), because no training "
                 "image was held out: it was fitted on a single image, or with "
                 "holdout=None. Change that, or set offset_ yourself."
             )
-        return self.offset_
+        return threshold
 
     def _aggregate(self, D):
         return aggregate(D, self.aggregate, self.top_fraction)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
 
+from skdinoad._arrays.thresholds import as_threshold
 from skdinoad._inputs.files import told_apart
 from skdinoad._inputs.images import as_shown
 from skdinoad._inputs.labels import check_labels
@@ -378,7 +379,8 @@ class ScoreHistogramDisplay:
                 f"There is a threshold for each of {list(known.offset_)}: show each "
                 "group by from_predictions."
             )
-        return cls(normal, anomalous, threshold=known.offset_).plot(ax)
+        threshold = as_threshold(known.offset_)
+        return cls(normal, anomalous, threshold=threshold).plot(ax)
 
     @classmethod
     def from_predictions(
@@ -661,7 +663,7 @@ def _titles(estimator, X):
     """Return the verdict on each image, or its score where there is no threshold."""
     scores = estimator.score_samples(X)
     offset = _thresholded(estimator).offset_
-    if isinstance(offset, dict) or np.isnan(offset):
+    if isinstance(offset, dict) or np.isnan(as_threshold(offset)):
         return [f"{score:.3f}" for score in scores]
     gaps = scores - offset
     return [f"{'normal' if gap >= 0 else 'ANOMALOUS'} ({gap:+.3f})" for gap in gaps]

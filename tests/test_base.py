@@ -247,3 +247,11 @@ def test_parts_of_dmad_tell_of_missing_alpha():
         with pytest.warns(UserWarning, match=r"X\[0\] and 5 more") as caught:
             call(X)
         assert len(caught) == 1
+
+
+@pytest.mark.parametrize("method", ["predict", "decision_function"])
+def test_a_threshold_that_is_no_number_is_refused_by_name(method, tiny):
+    detector = DinoPatch(features=tiny).fit(make_images(3))
+    detector.offset_ = "a"
+    with pytest.raises(TypeError, match="offset_='a': expected a number"):
+        getattr(detector, method)(make_images(1))

@@ -271,3 +271,11 @@ def test_curves_of_image_scores_are_those_of_scikit_learn(rng):
     assert roc.roc_auc == pytest.approx(image_auroc_score(y, scores))
     found = PrecisionRecallDisplay.from_predictions(y, -scores, pos_label=-1)
     assert found.average_precision == pytest.approx(image_ap_score(y, scores))
+
+
+def test_titles_and_histograms_refuse_a_threshold_that_is_no_number(tiny, X):
+    detector = DinoPatch(features=tiny).fit(X)
+    detector.offset_ = "a"
+    for display in (ScoreHistogramDisplay, AnomalyMapDisplay):
+        with pytest.raises(TypeError, match="offset_='a': expected a number"):
+            display.from_estimator(detector, X[:1])

@@ -5,12 +5,15 @@ threshold. Pixels are counted in bins of rising map values (higher = more anomal
 and flagged above the threshold.
 """
 
+from numbers import Real
+
 import numpy as np
 
 from skdinoad._inputs.labels import named_array
 
 __all__ = [
     "OBJECTIVES",
+    "as_threshold",
     "best_bin",
     "best_threshold",
     "conformal_p_values",
@@ -19,10 +22,38 @@ __all__ = [
     "cost_objective",
     "display_limits",
     "hottest_of",
+    "known_threshold",
     "lowest_allowed",
     "normals_needed",
     "recall_objective",
 ]
+
+
+def as_threshold(value, name="offset_") -> float:
+    """Return a threshold, which users may set, as a float; NaN = there is none.
+
+    Examples
+    --------
+    >>> from skdinoad._arrays.thresholds import as_threshold
+    >>> as_threshold("a")
+    Traceback (most recent call last):
+    TypeError: offset_='a': expected a number, a score. Set it to one, or fit again.
+    """
+    value = value.item() if isinstance(value, np.ndarray) and not value.ndim else value
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
+        raise TypeError(
+            f"{name}={value!r}: expected a number, a score. Set it to one, or fit "
+            "again."
+        )
+    return float(value)
+
+
+def known_threshold(value, name) -> float:
+    """Return a threshold that must be there: nothing is below NaN."""
+    threshold = as_threshold(value, name)
+    if np.isnan(threshold):
+        raise ValueError(f"{name} is NaN: set it to a number, or fit again.")
+    return threshold
 
 
 def conformal_rank(n: int, rate: float) -> int:

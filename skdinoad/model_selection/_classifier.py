@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
+from skdinoad._arrays.thresholds import as_threshold
 from skdinoad._compat.torch import undisturbed
 from skdinoad._inputs.estimators import TakesImages
 from skdinoad._inputs.labels import check_labels
@@ -130,8 +131,8 @@ class DetectorClassifier(
             detector has no threshold, its score, higher = more normal.
         """
         check_is_fitted(self)
+        offset = as_threshold(getattr(self.estimator_, "offset_", np.nan))
         scores = self.estimator_.score_samples(X)
-        offset = getattr(self.estimator_, "offset_", np.nan)
         return self._sign * (scores if np.isnan(offset) else scores - offset)
 
     def predict(self, X: ImagesLike) -> np.ndarray:

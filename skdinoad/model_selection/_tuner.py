@@ -20,6 +20,7 @@ from skdinoad._arrays.thresholds import (
     conformal_rank,
     controlled_bin,
     cost_objective,
+    known_threshold,
     normals_needed,
     recall_objective,
 )
@@ -344,7 +345,7 @@ default=None
         decision : ndarray of shape (n,), float64
         """
         check_is_fitted(self, "estimator_")
-        offsets = self._of_each(self.offset_, groups, len(X))
+        offsets = self._of_each("offset_", groups, len(X))
         return self.score_samples(X) - offsets
 
     def predict(self, X: ImagesLike, groups: ArrayLike | None = None) -> np.ndarray:
@@ -384,8 +385,8 @@ default=None
                 "target_fnr and labels as y in fit."
             )
         accepted, rejected = (
-            self._of_each(limit, groups, len(X))
-            for limit in (self.review_offset_, self.offset_)
+            self._of_each(name, groups, len(X))
+            for name in ("review_offset_", "offset_")
         )
         scores = self.score_samples(X)
         return np.where(scores < rejected, -1, np.where(scores < accepted, 0, 1))
@@ -431,7 +432,7 @@ default=None
             group) up to 1. Without ``scoring``, ``predict`` flags ``p <= target_fpr``.
         """
         check_is_fitted(self, "estimator_")
-        self._of_each(self.offset_, groups, len(X))  # complains of unknown groups
+        self._of_each("offset_", groups, len(X))  # complains of unknown groups
         scores, normal = self.score_samples(X), self._counted & (self.labels_ == 1)
         out = np.empty(len(scores))
         for group in np.unique(self._groups):
@@ -465,7 +466,7 @@ default=None
                 "No pixel threshold was chosen: pass target_pixel_fpr, or scoring and "
                 "masks as y in fit."
             )
-        thresholds = self._of_each(self.pixel_threshold_, groups, len(X))
+        thresholds = self._of_each("pixel_threshold_", groups, len(X))
         maps = iter_maps(self.estimator_, X)
         return stacked([heat > limit for heat, limit in zip(maps, thresholds)])
 
@@ -617,12 +618,13 @@ default=None
     def _whose(self, group):
         return f" of group {group!r}" if self._grouped else ""
 
-    def _of_each(self, thresholds, groups, n):
-        """Return the threshold of each of n rows."""
+    def _of_each(self, name, groups, n):
+        """Return what the attribute ``name`` has as the threshold of each of n rows."""
+        thresholds = getattr(self, name)
         if not isinstance(thresholds, dict):
             if groups is not None:
                 raise ValueError("groups were given, but fit had none.")
-            return np.full(n, thresholds)
+            return np.full(n, known_threshold(thresholds, name))
         if np.shape(named_array(groups, "groups")) != (n,):
             raise ValueError(
                 f"fit had groups {list(thresholds)}: pass one for each of {n} images. "
@@ -637,7 +639,7 @@ default=None
             raise ValueError(
                 f"Group {unknown[0]!r} is unknown; fit had {list(thresholds)}."
             )
-        return np.array([thresholds[group] for group in groups])
+        return np.array([known_threshold(thresholds[group], name) for group in groups])
 
 
 def _asked(metric, labels, scores):

@@ -4,6 +4,7 @@ from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score
 
 from skdinoad._arrays.thresholds import (
     OBJECTIVES,
+    as_threshold,
     best_bin,
     best_threshold,
     conformal_p_values,
@@ -177,3 +178,15 @@ def test_display_limits_have_the_usual_hottest_patch_half_way_up():
     assert display_limits(grids) == (1, 1 + 2 * (4 - 1))
     low, high = display_limits([np.zeros((2, 2))])
     assert low < high
+
+
+@pytest.mark.parametrize("value", [-1, 0.5, np.float32(0.5), np.array(0.5), -np.inf])
+def test_a_number_set_by_hand_is_a_threshold(value):
+    assert as_threshold(value) == float(value)
+    assert type(as_threshold(value)) is float
+
+
+@pytest.mark.parametrize("value", ["a", None, True, np.array([0.5]), {0: 1.0}, 1j])
+def test_what_is_no_number_is_no_threshold(value):
+    with pytest.raises(TypeError, match=r"x_=.*expected a number"):
+        as_threshold(value, "x_")

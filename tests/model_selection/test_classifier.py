@@ -107,3 +107,11 @@ def test_bad_labels_are_explained(X):
         ours.fit(X, Y[:15])
     with pytest.raises(NotFittedError):
         clone(ours).predict(X)
+
+
+@pytest.mark.parametrize("method", ["predict", "decision_function"])
+def test_a_threshold_that_is_no_number_is_refused_by_name(X, method):
+    model = as_classifier(detector()).fit(X, [1] * 12 + [-1] * 8)
+    model.estimator_.offset_ = "a"
+    with pytest.raises(TypeError, match="offset_='a': expected a number"):
+        getattr(model, method)(X)

@@ -622,3 +622,24 @@ def test_splits_may_be_masks_of_rows(F):
         ThresholdTunerCV(bank(), target_fpr=0.1, cv=cv).fit(F) for cv in (splits, masks)
     )
     np.testing.assert_array_equal(by_rows.holdout_scores_, by_masks.holdout_scores_)
+
+
+@pytest.mark.parametrize("value", ["a", np.nan, {0: 1.0, 1: np.nan}])
+@pytest.mark.parametrize(
+    ("name", "methods"),
+    [
+        ("offset_", ["predict", "decision_function", "predict_review"]),
+        ("review_offset_", ["predict_review"]),
+    ],
+)
+def test_thresholds_set_to_no_number_are_refused_by_name(name, methods, value):
+    """Nothing is below NaN: all was good, in silence."""
+    F, groups = as_grids(np.arange(19.0)), None
+    tuner = ThresholdTunerCV(Given(), target_fpr=0.2, target_review_rate=0.4, cv=3)
+    if isinstance(value, dict):
+        groups = np.arange(19) % 2
+    tuner.fit(F, groups=groups)
+    setattr(tuner, name, value)
+    for method in methods:
+        with pytest.raises((TypeError, ValueError), match=rf"\b{name}( is NaN|='a')"):
+            getattr(tuner, method)(F, groups=groups)
