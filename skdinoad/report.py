@@ -43,6 +43,8 @@ class ScoringReport:
     settings : dict, default=None
         What else a reader should know: names and texts.
     title : str
+    review_threshold : float or None, default=None
+        Scores from ``threshold`` up to it are to be looked at: the verdict "look".
 
     Examples
     --------
@@ -63,12 +65,15 @@ class ScoringReport:
         held_out: Iterable[float] = (),
         settings: dict[str, Any] | None = None,
         title: str = "Scores",
+        review_threshold: float | None = None,
     ) -> None:
         self.threshold = float(threshold)
         self.map_limits = map_limits
         self.held_out = [float(score) for score in held_out]
         self.settings = dict(settings or {})
         self.title = title
+        limit = review_threshold
+        self.review_threshold = None if limit is None else float(limit)
         self._cards = []
 
     def add(
@@ -104,6 +109,7 @@ class ScoringReport:
         """Return the page."""
         known = {
             "threshold": self.threshold,
+            "review": self.review_threshold,
             "held": self.held_out,
             "cards": [{k: card[k] for k in ("score", "path")} for card in self._cards],
         }
@@ -206,6 +212,7 @@ main { display: grid; grid-template-columns: repeat(auto-fill, minmax(330px, 1fr
 article { border: 2px solid #bbb; border-radius: 6px; padding: 8px;
   content-visibility: auto; contain-intrinsic-size: 330px 260px; }
 article.defect { border-color: #c0392b; } article.good { border-color: #2e8b57; }
+article.look { border-color: #c77c02; } article.look .verdict { color: #c77c02; }
 article.defect .verdict { color: #c0392b; } article.good .verdict { color: #2e8b57; }
 article h3 { font-size: 14px; margin: 0; overflow-wrap: anywhere; }
 article p { margin: 2px 0 6px; } article img { max-width: 49%; }
@@ -224,7 +231,7 @@ td { overflow-wrap: anywhere; }
 <label>Order <select id="order"><option value="score">most anomalous first</option>
 <option value="path">by name</option></select></label>
 <label>Show <select id="show"><option value="">all</option><option>defect</option>
-<option>good</option><option>broken</option></select></label>
+<option>look</option><option>good</option><option>broken</option></select></label>
 <button id="reset">Threshold of the model</button>
 </div>
 <p id="summary"></p>
@@ -241,7 +248,8 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const get = id => document.getElementById(id);
 const cards = [...document.querySelectorAll("article")];
 const scores = data.cards.map(c => c.score).filter(s => s !== null);
-const all = [...scores, ...data.held, data.threshold];
+const limits = [data.threshold, data.review].filter(x => x !== null);
+const all = [...scores, ...data.held, ...limits];
 let low = Math.min(...all), high = Math.max(...all);
 const pad = (high - low) * 0.03 || 1e-6;
 low -= pad; high += pad;
@@ -258,15 +266,23 @@ function draw() {
     out += `<rect x="${i * 10 + k * 4.5}" y="${85 - height}" width="4.5" ` +
       `height="${height}" fill="${color}"/>`;
   }));
-  const x = (threshold - low) / (high - low) * 600;
-  get("histogram").innerHTML = out +
-    `<line x1="${x}" x2="${x}" y1="0" y2="90" stroke="#c0392b" stroke-width="2"/>`;
+  const line = (limit, color) => {
+    const x = (limit - low) / (high - low) * 600;
+    return `<line x1="${x}" x2="${x}" y1="0" y2="90" stroke="${color}" ` +
+      `stroke-width="2"/>`;
+  };
+  get("histogram").innerHTML = out + line(threshold, "#c0392b") +
+    (data.review === null ? "" : line(data.review, "#c77c02"));
+}
+function judged(score) {
+  if (score === null) return "broken";
+  if (score < threshold) return "defect";
+  return data.review !== null && score < data.review ? "look" : "good";
 }
 function label() {
-  const counts = {defect: 0, good: 0, broken: 0};
+  const counts = {defect: 0, look: 0, good: 0, broken: 0};
   for (const card of cards) {
-    const score = data.cards[card.dataset.i].score;
-    const verdict = score === null ? "broken" : score < threshold ? "defect" : "good";
+    const verdict = judged(data.cards[card.dataset.i].score);
     counts[verdict]++;
     card.className = verdict;
     const shown = get("show").value;
@@ -276,8 +292,10 @@ function label() {
   }
   const flagged = data.held.filter(s => s < threshold).length;
   get("value").textContent = threshold.toPrecision(4);
-  get("summary").textContent = `${counts.defect} defects, ${counts.good} good, ` +
-    `${counts.broken} broken. Of ${data.held.length} good training images, each held ` +
+  const look = data.review === null ? "" : `, ${counts.look} to look at`;
+  get("summary").textContent = `${counts.defect} defects${look}, ` +
+    `${counts.good} good, ${counts.broken} broken. ` +
+    `Of ${data.held.length} good training images, each held ` +
     `out, ${flagged} would be flagged. (Light bars: these; dark bars: images here.)`;
   draw();
 }

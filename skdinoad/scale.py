@@ -27,7 +27,7 @@ from skdinoad.persistence import load
 from skdinoad.persistence._dump import replacing
 from skdinoad.pipeline import pixel_decider, predict_map
 from skdinoad.regions import find_regions, regions_table
-from skdinoad.verdicts import rescued, threshold_of
+from skdinoad.verdicts import rescued, review_of, threshold_of, verdict_of
 
 __all__ = ["fit_sharded", "merge", "parts_to_score", "score_files", "score_part"]
 
@@ -256,9 +256,10 @@ def score_files(
         Image files, likewise; one that is named twice is scored once.
     folder : str or path
         Where the data set goes, likewise: ``scores/part-*.csv`` with path, verdict
-        ("good", "defect" or "broken"), score (higher = more normal) and error (why an
-        image is broken); ``regions/part-*.csv`` as :func:`skdinoad.regions_table` has
-        them, "image" being "path". ``run.json`` says what was scored by what.
+        ("good", "defect", "broken", or "look" between two thresholds), score (higher =
+        more normal) and error (why an image is broken); ``regions/part-*.csv`` as
+        :func:`skdinoad.regions_table` has them, "image" being "path". ``run.json`` says
+        what was scored by what.
     part_size : int, default=256
         Images in a part.
     client : dask.distributed.Client or None, default=None
@@ -409,7 +410,7 @@ def score_part(
 
 def _judged(model, paths):
     """Return rows of scores and of regions."""
-    threshold = threshold_of(model)
+    threshold, review = threshold_of(model), review_of(model)
     pixel_threshold = pixel_decider(model).pixel_threshold_
     rows, regions = [], []
     for start in range(0, len(paths), _CHUNK):
@@ -419,7 +420,7 @@ def _judged(model, paths):
                 rows.append({"path": path, "verdict": "broken", "error": error})
                 continue
             score, heat = found
-            verdict = "defect" if score < threshold else "good"
+            verdict = verdict_of(score, threshold, review)
             rows.append({"path": path, "verdict": verdict, "score": float(score)})
             there = regions_table([find_regions(heat, pixel_threshold)], [path])
             regions += [{"path": row.pop("image"), **row} for row in there]

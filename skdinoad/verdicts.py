@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from skdinoad._arrays.thresholds import as_threshold, known_threshold
 from skdinoad.pipeline import decider, final_detector, pixel_decider
 
 __all__ = [
@@ -13,7 +14,9 @@ __all__ = [
     "described",
     "held_out_scores",
     "rescued",
+    "review_of",
     "threshold_of",
+    "verdict_of",
 ]
 
 
@@ -26,6 +29,7 @@ class Judge:
     held: np.ndarray
     limits: tuple
     pixel_threshold: float
+    review: float | None = None
 
     @classmethod
     def of(cls, model):
@@ -36,17 +40,19 @@ class Judge:
         pixel = getattr(pixel_decider(model), "pixel_threshold_", np.nan)
         pixel = float(pixel) if np.isfinite(pixel) else limits[1]
         held = np.sort(held_out_scores(model))
-        return cls(model, threshold_of(model), held, limits, pixel)
+        return cls(model, threshold_of(model), held, limits, pixel, review_of(model))
 
     def row(self, path, score):
         """Return what is said of an image."""
         n = len(self.held)
         as_odd = np.searchsorted(self.held, score, side="right")
+        review = {} if self.review is None else {"review_threshold": self.review}
         return {
             "path": path,
-            "verdict": "defect" if score < self.threshold else "good",
+            "verdict": verdict_of(score, self.threshold, self.review),
             "score": float(score),
             "threshold": self.threshold,
+            **review,
             "p_value": (1 + int(as_odd)) / (n + 1) if n else None,
             "error": "",
         }
@@ -60,6 +66,8 @@ def described(model: Any) -> dict:
         "threshold": threshold_of(model),
         "held_out_images": len(held),
     }
+    if (review := review_of(model)) is not None:
+        out["review_threshold"] = review
     if len(held):
         out["held_out_scores"] = [round(float(f(held)), 6) for f in (min, max)]
     features: Any = getattr(detector, "features_", None)
@@ -77,12 +85,33 @@ def threshold_of(model: Any) -> float:
             f"the model has a threshold for each of {list(threshold)}, and images here "
             "say nothing of groups: score them in Python."
         )
+    threshold = as_threshold(threshold)
     if np.isnan(threshold):
         raise ValueError(
             "the model has no threshold, since no good image was held out: learn from "
             "two or more, or choose one with skdinoad tune."
         )
-    return float(threshold)
+    return threshold
+
+
+def review_of(model: Any) -> float | None:
+    """Return the score from which images are accepted; None if none are looked at."""
+    review = getattr(decider(model), "review_offset_", None)
+    return None if review is None else known_threshold(review, "review_offset_")
+
+
+def verdict_of(score: float, threshold: float, review: float | None = None) -> str:
+    """Return what a score means: "good", "defect", or between two thresholds "look".
+
+    Examples
+    --------
+    >>> from skdinoad.verdicts import verdict_of
+    >>> [verdict_of(score, -2.0, -1.0) for score in (-3, -2, -1)]
+    ['defect', 'look', 'good']
+    """
+    if score < threshold:
+        return "defect"
+    return "look" if review is not None and score < review else "good"
 
 
 def held_out_scores(model: Any) -> np.ndarray:

@@ -28,6 +28,7 @@ from skdinoad import (
     PCAAligner,
     RegionMask,
     ThresholdTunerCV,
+    load,
     save,
 )
 from skdinoad._compat.timm import timm
@@ -168,6 +169,15 @@ def model(photos):
     detector = AnomalyDINO(features=tiny_features(), masking=False).fit(paths)
     detector.offset_ -= 0.5 * abs(detector.offset_)
     return save(detector, photos / "m.skd")
+
+
+@pytest.fixture
+def reviewed(photos, model):
+    """The same model, which sorts out the odder of the two good photographs."""
+    detector = load(model)
+    scores = detector.score_samples([str(photos / f"new/{i}.png") for i in (0, 1)])
+    detector.review_offset_ = float(max(scores))
+    return save(detector, photos / "reviewed.skd")
 
 
 @pytest.fixture

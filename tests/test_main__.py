@@ -71,3 +71,23 @@ def test_every_documented_run_works(tmp_path, monkeypatch, capsys):
     for name in ("report.html", "scores.csv", "maps", "regions.json", "tuned.skd"):
         assert (tmp_path / name).exists(), name
     assert not list((tmp_path / "features").rglob("*.npy"))  # the last run clears it
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["fit", "good", "-o", "m", "--traget-fpr", "0.1"], "mean --target-fpr?"),
+        (["score", "m", "new", "--reprot=r.html"], "mean --report?"),
+        (["tune", "m", "--good", "g", "--zzz"], "arguments: --zzz\n"),
+        (["inspect", "m", "n"], "arguments: n\n"),
+    ],
+)
+def test_a_misspelt_option_is_told_by_the_command_it_belongs_to(
+    arguments, said, capsys
+):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith(f"usage: skdinoad {arguments[0]} ")
+    assert said in errors

@@ -64,6 +64,14 @@ def test_a_failed_write_leaves_the_old_page(report, tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["r.html"]
 
 
+def test_a_second_threshold_is_part_of_the_page(report):
+    report.review_threshold = -0.5
+    found = re.search(r'<script id="data"[^>]*>(.*?)</script>', report.text(), re.S)
+    assert json.loads(found[1])["review"] == -0.5
+    assert ScoringReport(threshold=-2, map_limits=(0, 1)).review_threshold is None
+    assert "<option>look</option>" in report.text()
+
+
 # -- in a browser ---------------------------------------------------------------------
 
 BROWSER = next(
@@ -111,3 +119,34 @@ def test_the_page_is_sorted_and_rethresholded_in_a_browser(report, tmp_path):
     assert names == "</script>bad.png,good.png,x.png"
     assert pictures
     assert bars == 120  # training and scored images in sixty bins
+
+
+#: Shows what is to be looked at alone.
+LOOK = """<script>
+const show = document.getElementById("show");
+show.value = "look"; show.dispatchEvent(new Event("change"));
+document.title = JSON.stringify([document.getElementById("summary").textContent,
+  cards.map(card => card.className).join(),
+  cards.filter(card => !card.hidden).map(card => card.className).join(),
+  document.querySelectorAll("svg line").length]);
+</script></body>"""
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(BROWSER is None, reason="no chromium is installed")
+def test_the_page_shows_what_is_to_be_looked_at_in_a_browser(report, tmp_path):
+    report.review_threshold = -0.5
+    page = tmp_path / "r.html"
+    page.write_text(report.text().replace("</body>", LOOK))
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu"]
+    command += ["--virtual-time-budget=3000", f"--user-data-dir={tmp_path / 'user'}"]
+    out = subprocess.run(
+        [*command, "--dump-dom", page.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    title = html.unescape(re.search("<title>(.*?)</title>", out.stdout, re.S)[1])
+    summary, classes, shown, lines = json.loads(title)
+    assert summary.startswith("1 defects, 1 to look at, 0 good, 1 broken")
+    assert (classes, shown, lines) == ("broken,defect,look", "look", 2)

@@ -42,6 +42,7 @@ from skdinoad.scale import (
     score_part,
 )
 from skdinoad.testing import make_images
+from skdinoad.verdicts import Judge
 
 LEARNED = [
     *("holdout_scores_", "offset_", "layer_scales_", "map_limits_"),
@@ -355,6 +356,16 @@ def test_files_are_scored_in_parts(many, model, photos):
     files = score_files(model, [*many, many[0]], photos / "out", part_size=5)
     assert [file.name for file in files] == [f"part-{i:06d}.csv" for i in range(3)]
     assert_all_scored(files, many, model)
+
+
+def test_what_is_to_be_looked_at_is_told(many, reviewed, photos):
+    files = score_files(reviewed, many[:4], photos / "out")
+    detector = skdinoad.load(reviewed)
+    scores = detector.score_samples(many[:4])
+    judge = Judge.of(detector)
+    expected = [judge.row(*pair)["verdict"] for pair in zip(many, scores)]
+    assert [row["verdict"] for row in rows_of(files)] == expected
+    assert "look" in expected
 
 
 def test_a_part_that_is_there_is_not_scored_again(many, model, photos, monkeypatch):

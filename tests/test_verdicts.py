@@ -49,3 +49,30 @@ def test_regions_become_plain_numbers():
     assert said == [
         {"box": [2, 5, 4, 6], "area": 2, "peak": 3.0, "mean": 3.0, "place": [2, 5]}
     ]
+
+
+def test_between_two_thresholds_is_what_a_person_looks_at(reviewed):
+    judge = Judge.of(load(reviewed))
+    low, high = judge.threshold, judge.review
+    assert low < high
+    around = (np.nextafter(low, -np.inf), low, np.nextafter(high, -np.inf), high)
+    rows = [judge.row("a.png", score) for score in around]
+    assert [row["verdict"] for row in rows] == ["defect", "look", "look", "good"]
+    assert {row["review_threshold"] for row in rows} == {high}
+    assert described(judge.model)["review_threshold"] == high
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("offset_", "a", "offset_='a': expected a number"),
+        ("offset_", True, "offset_=True: expected"),
+        ("review_offset_", "a", "review_offset_='a': expected a number"),
+        ("review_offset_", np.nan, "review_offset_ is NaN"),
+    ],
+)
+def test_what_is_no_threshold_is_refused(model, name, value, why):
+    detector = load(model)
+    setattr(detector, name, value)
+    with pytest.raises((TypeError, ValueError), match=why):
+        Judge.of(detector)

@@ -1,8 +1,10 @@
 """The command ``skdinoad``: it parses, calls the public API and prints."""
 
 import argparse
+import re
 import sys
 import warnings
+from difflib import get_close_matches
 from pathlib import Path
 
 __all__ = ["main"]
@@ -17,12 +19,17 @@ METHODS = {
     "dmad": "DMAD",
 }
 
-_EXIT = "exit status: 0 done, 1 defects found (with --gate), 2 wrong usage or input"
+_EXIT = (
+    "exit status: 0 done, 1 defects found (with --gate), 2 wrong usage or input, 3 no "
+    "defects, but images to look at (with --gate)"
+)
 
 
 def main(arguments=None) -> int:
     """Run the command; return its exit status."""
-    options = _parser().parse_args(arguments)
+    options, unknown = _parser().parse_known_args(arguments)
+    if unknown:
+        _refuse(options.parser, unknown)
     usual, warnings.formatwarning = warnings.formatwarning, _said
     try:
         return options.run(options)
@@ -33,6 +40,15 @@ def main(arguments=None) -> int:
         return 130
     finally:
         warnings.formatwarning = usual
+
+
+def _refuse(parser, unknown):
+    """Complain of arguments that a command does not know, and name what is like it."""
+    known = re.findall(r"--[a-z-]+", parser.format_usage())
+    options = [word for word in unknown if word.startswith("-")] or unknown
+    like = get_close_matches(options[0].split("=")[0], known, n=1)
+    hint = f"; did you mean {like[0]}?" if like else ""
+    parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
 
 
 def _said(message, *where, **how):
@@ -55,7 +71,7 @@ def _parser():
 def _command(commands, name, text, run):
     """Add a subcommand, whose module is imported when it runs."""
     out = commands.add_parser(name, help=text, description=text, epilog=_EXIT)
-    out.set_defaults(run=run)
+    out.set_defaults(run=run, parser=out)
     return out
 
 
@@ -76,6 +92,11 @@ def _fit(commands):
         "--target-fpr",
         type=_share,
         help="share of good images that may be flagged, promised by cross-validation",
+    )
+    out.add_argument(
+        "--target-review-rate",
+        type=_share,
+        help="with --target-fpr: share of good images that may be flagged or looked at",
     )
     out.add_argument("--json", action="store_true", help="print JSON")
 
@@ -163,7 +184,19 @@ def _tune(commands):
     out.add_argument(
         "--target-fpr",
         type=_share,
-        help="share of good images that may be flagged (default: 0.05); not with --bad",
+        help="share of good images that may be flagged (default: 0.05); with --bad "
+        "only beside --target-fnr",
+    )
+    review = out.add_mutually_exclusive_group()
+    review.add_argument(
+        "--target-review-rate",
+        type=_share,
+        help="share of good images that may be flagged or looked at",
+    )
+    review.add_argument(
+        "--target-fnr",
+        type=_share,
+        help="with --bad: share of defective images that may be accepted",
     )
     out.add_argument("-o", "--output", type=Path, help="file to write (default: MODEL)")
 

@@ -5,6 +5,7 @@ import io
 import json
 import sys
 import time
+from collections import Counter
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from skdinoad._inputs.files import told_apart
 from skdinoad._inputs.images import as_shown
 from skdinoad.cli._paths import check_folders, images_of, load_model
 from skdinoad.datasets._listing import list_images
+from skdinoad.features._store import clear_memory
 from skdinoad.persistence._dump import replacing
 from skdinoad.verdicts import Judge, as_json, described, rescued
 
@@ -27,7 +29,8 @@ _CHUNK = 16
 #: Seconds between two looks at a watched folder. A file counts once its size stays.
 _LOOK = 0.5
 
-_COLUMNS = ["path", "verdict", "score", "threshold", "p_value", "error"]
+_REVIEW = "review_threshold"
+_COLUMNS = ["path", "verdict", "score", "threshold", _REVIEW, "p_value", "error"]
 
 
 def score(options) -> int:
@@ -38,13 +41,15 @@ def score(options) -> int:
     check_folders(options.csv, options.regions, options.report)
     judge = Judge.of(load_model(options.model))
     wants_maps = options.maps or options.regions or options.report
-    before = _scored_before(options)
+    columns = _columns(judge)
+    before = _scored_before(options, columns)
     _check_threshold(options, judge, before)
     done = {row["path"] for row in before}
     paths = [path for path in images_of(options.paths) if path not in done]
     with ExitStack() as stack:
-        sinks = [stack.enter_context(sink) for sink in _sinks(options, judge, before)]
-        counts = {"good": 0, "defect": 0, "broken": 0}
+        made = _sinks(options, judge, before, columns)
+        sinks = [stack.enter_context(sink) for sink in made]
+        counts = Counter()
         for row in before if options.resume else ():  # part of the same run
             counts[row["verdict"]] += 1
         for row, image, heat in _rows(judge, _chunks(paths, options, done), wants_maps):
@@ -53,11 +58,20 @@ def score(options) -> int:
             counts[row["verdict"]] += 1
             for sink in sinks:
                 sink.add(row, image, heat)
+    return _status(counts, options.gate)
+
+
+def _status(counts, gate):
+    """Say what a reader must not miss, and return the exit status."""
+    if counts["look"]:
+        print(f"{counts['look']} images are to be looked at.", file=sys.stderr)
     if counts["broken"]:
         print(f"{counts['broken']} images could not be scored.", file=sys.stderr)
-    if counts["broken"] and (options.gate or not counts["good"] + counts["defect"]):
+    if counts["broken"] and (gate or counts.total() == counts["broken"]):
         return 2
-    return int(options.gate and counts["defect"] > 0)
+    if gate and counts["defect"]:
+        return 1
+    return 3 if gate and counts["look"] else 0
 
 
 def _rows(judge, chunks, wants_maps):
@@ -66,10 +80,11 @@ def _rows(judge, chunks, wants_maps):
         work = partial(_scored, judge.model, wants_maps=wants_maps)
         for path, found, error in rescued(work, paths):
             if found is None:
-                yield _broken(path, error), None, None
+                yield _broken(path, error, judge), None, None
             else:
                 value, image, heat = found
                 yield judge.row(path, value), image, heat
+        clear_memory()  # score and map share features; no image comes twice
 
 
 def _scored(model, paths, wants_maps):
@@ -80,8 +95,8 @@ def _scored(model, paths, wants_maps):
     return [*zip(scores, images, maps)]
 
 
-def _broken(path, error):
-    row = dict.fromkeys(_COLUMNS)
+def _broken(path, error, judge):
+    row = dict.fromkeys(_columns(judge))
     return {**row, "path": path, "verdict": "broken", "error": error}
 
 
@@ -97,17 +112,23 @@ def _check_resume(options):
 
 def _check_threshold(options, judge, before):
     """Refuse to mix the verdicts of two models, or of two thresholds, in one file."""
-    found = {row["threshold"] for row in before if row.get("threshold")}
-    others = sorted(x for x in found if float(x) != judge.threshold)
-    if others:
-        raise ValueError(
-            f"{options.csv} holds rows with the threshold {others[0]}, and that of "
-            f"{options.model} is {judge.threshold}: another model, or tuned since. "
-            "Pass another --csv."
-        )
+    for name, own in (("threshold", judge.threshold), (_REVIEW, judge.review)):
+        found = {row[name] for row in before if row.get(name)}
+        others = sorted(x for x in found if float(x) != own)
+        if others:
+            raise ValueError(
+                f"{options.csv} holds rows with the {name.replace('_', ' ')} "
+                f"{others[0]}, and that of {options.model} is {own}: another model, or "
+                "tuned since. Pass another --csv."
+            )
 
 
-def _scored_before(options):
+def _columns(judge):
+    """Return the columns of a CSV file; a model that reviews has one more."""
+    return [name for name in _COLUMNS if name != _REVIEW or judge.review is not None]
+
+
+def _scored_before(options, columns):
     """Return the rows of the CSV file to append to.
 
     A row that a kill has cut off is dropped, and its image scored again.
@@ -117,10 +138,22 @@ def _scored_before(options):
         return []
     text = options.csv.read_bytes()
     whole = text[: text.rfind(b"\n") + 1]
+    _check_header(options.csv, whole, columns)
     if whole != text:
         with replacing(options.csv) as temporary:
             temporary.write_bytes(whole)
     return list(csv.DictReader(io.StringIO(whole.decode("utf-8"), newline="")))
+
+
+def _check_header(path, text, columns):
+    """Refuse to append to a file that holds something else."""
+    found, _, _ = text.partition(b"\n")
+    if text and found.rstrip(b"\r") != ",".join(columns).encode():
+        raise ValueError(
+            f"{path} has the columns {found[:200].decode(errors='replace')!r}, "
+            f"expected {','.join(columns)!r}: another file, another model, or tuned "
+            "since. Pass another --csv."
+        )
 
 
 def _chunks(paths, options, done):
@@ -150,11 +183,12 @@ def _arriving(folder, known, idle):
 # -- what becomes of rows -------------------------------------------------------------
 
 
-def _sinks(options, judge, before):
+def _sinks(options, judge, before, columns):
     """Yield what was asked for: each has ``add`` and is a context manager."""
     yield _Printed(options.json)
     if options.csv:
-        yield _Csv(options.csv, append=options.resume or options.watch is not None)
+        append = options.resume or options.watch is not None
+        yield _Csv(options.csv, columns, append=append)
     if options.maps:
         yield _Pictures(options.maps, judge.limits, before)
     if options.regions:
@@ -185,13 +219,14 @@ class _Printed(_Sink):
 
 
 class _Csv(_Sink):
-    def __init__(self, path, *, append):
+    def __init__(self, path, columns, *, append):
         self.new = not (append and path.exists() and path.stat().st_size)
         self.path, self.mode = path, "w" if self.new else "a"
+        self.columns = columns
 
     def __enter__(self):
         self.file = self.path.open(self.mode, newline="", encoding="utf-8")
-        self.writer = csv.DictWriter(self.file, _COLUMNS, lineterminator="\n")
+        self.writer = csv.DictWriter(self.file, self.columns, lineterminator="\n")
         if self.new:
             self.writer.writeheader()
         return self
@@ -240,6 +275,7 @@ class _Page(_Sink):
         self.path, self.judge = path, judge
         self.report = ScoringReport(
             threshold=judge.threshold,
+            review_threshold=judge.review,
             held_out=judge.held,
             map_limits=judge.limits,
             settings=described(judge.model),

@@ -23,13 +23,21 @@ from skdinoad._inputs.images import as_images
 from skdinoad.cli import METHODS
 from skdinoad.cli._paths import check_folders, good_images, load_model
 from skdinoad.pipeline import _flatten, decider
-from skdinoad.verdicts import threshold_of
+from skdinoad.verdicts import review_of, threshold_of
 
 __all__ = ["compare", "fit", "tune"]
+
+#: Share of good images that ``tune`` lets be flagged where nothing is said.
+_FPR = 0.05
 
 
 def fit(options) -> int:
     """Learn from good images and save the model."""
+    if options.target_review_rate is not None and options.target_fpr is None:
+        raise ValueError(
+            "--target-review-rate counts rejected images too: pass --target-fpr, the "
+            "rate of those."
+        )
     check_folders(options.output)
     paths = good_images(options.folder)
     start = time.perf_counter()
@@ -43,13 +51,15 @@ def fit(options) -> int:
         "threshold": threshold,
         "seconds": round(time.perf_counter() - start, 1),
     }
+    if (review := review_of(model)) is not None:
+        said["review_threshold"] = review
     if options.json:
         print(json.dumps(said))
     else:
         print(
             f"Learned from {len(paths)} good images in {said['seconds']} s "
             f"({said['method']}); images that score below {said['threshold']:.4g} are "
-            f"flagged. Saved: {options.output}"
+            f"flagged{_looked_at(review)}. Saved: {options.output}"
         )
     return 0
 
@@ -78,34 +88,92 @@ def _estimator(options):
     model = Pipeline([*steps, detector]) if steps else detector
     if options.target_fpr is None:
         return model
-    return ThresholdTunerCV(model, target_fpr=options.target_fpr)
+    rates = {
+        "target_fpr": options.target_fpr,
+        "target_review_rate": options.target_review_rate,
+    }
+    return ThresholdTunerCV(model, **rates)
+
+
+def _looked_at(review):
+    return "" if review is None else f", below {review:.4g} to be looked at"
 
 
 def tune(options) -> int:
     """Choose a threshold from new good images, or from good and defective ones."""
-    if options.bad is not None and options.target_fpr is not None:
-        raise ValueError(
-            "--bad chooses the best F1 between good and defective images, --target-fpr "
-            "a rate of false alarms: leave one of the two out."
-        )
+    _check_targets(options)
     output = options.output or options.model
     check_folders(output)
     model, paths = load_model(options.model), good_images(options.good)
     _warn_of_learned(model, paths)
-    good, text = model.score_samples(paths), ""
-    if options.bad is None:
-        threshold = _by_rate(good, options.target_fpr or 0.05)
-    else:
+    good, bad = model.score_samples(paths), None
+    if options.bad is not None:
         bad = model.score_samples(good_images(options.bad))
-        threshold = _by_f1(good, bad)
-        text = f" and {(bad < threshold).sum()} of {len(bad)} defective ones"
-    decider(model).offset_ = threshold
+    threshold, review = _thresholds(options, good, bad)
+    _set(decider(model), threshold, review)
     save(model, output)
-    print(
-        f"Threshold: {threshold:.4g}; {(good < threshold).sum()} of these {len(good)} "
-        f"good images{text} score below. Saved: {output}"
-    )
+    said = [f"Threshold: {threshold:.4g}; {_below(threshold, good, bad)}"]
+    if review is not None:
+        said.append(f"To be looked at below {review:.4g}; {_below(review, good, bad)}")
+    print(" ".join([*said, f"Saved: {output}"]))
     return 0
+
+
+def _check_targets(options):
+    """Refuse rates that exclude, or lack, each other or --bad."""
+    fpr, rate = options.target_fpr, options.target_review_rate
+    with_bad, fnr = options.bad is not None, options.target_fnr is not None
+    if with_bad and not fnr and (fpr is not None or rate is not None):
+        name = "--target-fpr" if fpr is not None else "--target-review-rate"
+        raise ValueError(
+            f"--bad chooses the best F1 between good and defective images, {name} "
+            "a rate of good ones: leave one of the two out."
+        )
+    if fnr and not with_bad:
+        raise ValueError("--target-fnr is a share of defects: pass some as --bad.")
+    if rate is not None and rate < (fpr or _FPR):
+        raise ValueError(
+            f"--target-review-rate {rate} counts rejected images too: expected at "
+            f"least --target-fpr, {fpr or _FPR}."
+        )
+
+
+def _thresholds(options, good, bad):
+    """Return the score below which images are flagged, and looked at or None."""
+    by_f1 = bad is not None and options.target_fpr is None
+    threshold = (
+        _by_f1(good, bad) if by_f1 else _by_rate(good, options.target_fpr or _FPR)
+    )
+    review = None
+    if options.target_review_rate is not None:
+        review = _by_rate(good, options.target_review_rate, "--target-review-rate")
+    elif options.target_fnr is not None:
+        # The most normal defects: what is above the highest allowed one is accepted.
+        highest = -_by_rate(-bad, options.target_fnr, "--target-fnr", "defective")
+        review = float(max(threshold, np.nextafter(highest, np.inf)))
+    return threshold, review
+
+
+def _set(judging, threshold, review):
+    """Give a model its thresholds; one that is not asked for any more goes."""
+    judging.offset_ = threshold
+    if review is not None:
+        judging.review_offset_ = review
+    elif hasattr(judging, "review_offset_"):
+        del judging.review_offset_
+        print(
+            "skdinoad tune: the threshold for images to look at was another's and is "
+            "gone; pass --target-review-rate or --target-fnr for a new one.",
+            file=sys.stderr,
+        )
+
+
+def _below(threshold, good, bad):
+    """Say how many of the images given score below a threshold."""
+    text = f"{(good < threshold).sum()} of these {len(good)} good images"
+    if bad is not None:
+        text += f" and {(bad < threshold).sum()} of {len(bad)} defective ones"
+    return text + " score below."
 
 
 def _warn_of_learned(model, paths):
@@ -126,15 +194,15 @@ def _warn_of_learned(model, paths):
         )
 
 
-def _by_rate(good, rate):
-    """Return the score below which a new good image falls with a probability."""
-    rank = conformal_rank(len(good), rate)
+def _by_rate(scores, rate, name="--target-fpr", kind="good"):
+    """Return the score below which a new one of its kind falls with a probability."""
+    rank = conformal_rank(len(scores), rate)
     if rank < 1:
         raise ValueError(
-            f"--target-fpr {rate} needs {normals_needed(rate)} good images, got "
-            f"{len(good)}. Pass more, or a larger rate."
+            f"{name} {rate} needs {normals_needed(rate)} {kind} images, got "
+            f"{len(scores)}. Pass more, or a larger rate."
         )
-    return float(np.sort(good)[rank - 1])
+    return float(np.sort(scores)[rank - 1])
 
 
 def _by_f1(good, bad):

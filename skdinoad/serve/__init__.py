@@ -20,12 +20,13 @@ def make_app(
 ) -> Any:
     """Return an ASGI application that scores the images POSTed to it.
 
-    - ``POST /score``: JSON with "name", "verdict" ("good" or "defect"), "score" (higher
-      = more normal), "threshold", "p_value", and "regions" of the heat map unless the
-      query says ``regions=false``, which is faster. ``name=...`` names the image.
+    - ``POST /score``: JSON with "name", "verdict" ("good", "defect", or "look" between
+      two thresholds), "score" (higher = more normal), "threshold", "review_threshold"
+      if there is one, "p_value", and "regions" of the heat map unless the query says
+      ``regions=false``, which is faster. ``name=...`` names the image.
     - ``POST /map``: the heat map over the image, a PNG.
-    - ``GET /``: a page to watch; ``GET /health``: its numbers; ``GET /info``: the
-      model.
+    - ``GET /``: a page to watch, where an image asked for at both counts once; ``GET
+      /health``: its numbers; ``GET /info``: the model.
 
     The body is the content of one image file. One thread owns the model; whenever it
     is free it takes the images that wait as one batch. Errors are JSON with "error":
@@ -86,7 +87,8 @@ def make_app(
     judge, detector = Judge.of(model), final_detector(model)
     # The weights are read, and compared, now and not at the first image.
     getattr(detector.features_, "_extractor", lambda: None)()
-    line = Line(title, None if good is None else _monitor(detector, good))
+    monitor = None if good is None else _monitor(detector, good)
+    line = Line(title, monitor, reviews=judge.review is not None)
 
     def note(uploads, answers):
         try:

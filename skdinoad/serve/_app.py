@@ -30,6 +30,9 @@ _NAME = 200
 #: What the page may do: show itself.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
+#: What of a row a client is told; the second threshold only where images are reviewed.
+_SAID = ("verdict", "score", "threshold", "review_threshold", "p_value")
+
 #: What an image can be refused for; all else is the server's fault.
 _REFUSED = (ValueError, TypeError)
 
@@ -97,7 +100,7 @@ class _Desk:
         self.inside += 1  # before the image is read: memory holds no more of them
         try:
             content = await _content(request, self._max_bytes)
-            upload = Upload(content, self._name(request), wants_map)
+            upload = Upload(content, self._name(request), wants_map, request.url.path)
             return await run_in_threadpool(
                 answered, await self._scored(request, upload)
             )
@@ -124,7 +127,7 @@ class _Desk:
 
     def _verdict(self, scored):
         row, said = scored.row, {"name": scored.row["path"]}
-        said |= {key: row[key] for key in ("verdict", "score", "threshold", "p_value")}
+        said |= {key: row[key] for key in _SAID if key in row}
         if scored.heat is not None:
             found = find_regions(scored.heat, self._judge.pixel_threshold)
             said["regions"] = [as_json(region) for region in found]

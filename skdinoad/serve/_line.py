@@ -1,5 +1,6 @@
 """What is known of the line: the last images, how many are flagged, drift."""
 
+import hashlib
 import html
 import threading
 from collections import Counter, deque
@@ -21,17 +22,24 @@ class Line:
     title : str
     monitor : DriftMonitor or None
         Fitted; looks at every image that could be scored.
+    reviews : bool
+        Whether there are images to look at, between good ones and defects.
     """
 
-    def __init__(self, title, monitor=None):
+    def __init__(self, title, monitor=None, reviews=False):
         self.title, self.monitor = title, monitor
         self._lock = threading.Lock()  # noted in one thread, shown in another
         self._counts = Counter()
         self._recent = deque(maxlen=_RECENT)  # whether each was a defect
         self._cards = deque(maxlen=_SHOWN)
+        self._verdicts = ["good", *(["look"] if reviews else []), "defect"]
+        self._doors = {}  # digest of an image of late -> where it was asked for
 
     def add(self, uploads, answers):
         """Note a batch; answers are Scored, or why there is none."""
+        new = [self._is_new(upload) for upload in uploads]
+        uploads = [upload for upload, fresh in zip(uploads, new) if fresh]
+        answers = [answer for answer, fresh in zip(answers, new) if fresh]
         scored = [answer for answer in answers if isinstance(answer, Scored)]
         cards = [_card(*pair) for pair in zip(uploads, answers)]
         verdicts = [answer.row["verdict"] for answer in scored]
@@ -43,10 +51,19 @@ class Line:
         if self.monitor is not None and scored:
             self.monitor.update([answer.pixels for answer in scored])
 
+    def _is_new(self, upload):
+        """Whether an image has not been asked for, of late, at the other door."""
+        digest = hashlib.sha256(upload.content).digest()
+        door = self._doors.pop(digest, upload.door)
+        self._doors[digest] = door
+        if len(self._doors) > _RECENT:
+            del self._doors[next(iter(self._doors))]
+        return door == upload.door
+
     def known(self) -> dict:
         """Return counts since the start, the share of late, and drift."""
         with self._lock:
-            counts = {name: self._counts[name] for name in ("good", "defect", "broken")}
+            counts = {name: self._counts[name] for name in [*self._verdicts, "broken"]}
             recent = list(self._recent)
         share = sum(recent) / len(recent) if recent else None
         out = {**counts, "recent_images": len(recent), "recent_defect_rate": share}
@@ -84,9 +101,11 @@ class Line:
 
 
 def _counts(known):
-    total = sum(known[name] for name in ("good", "defect", "broken"))
+    names = ("good", "look", "defect", "broken")
+    total = sum(known.get(name, 0) for name in names)
+    look = f"{known['look']} to look at, " if "look" in known else ""
     text = (
-        f"<p>{total} images: {known['good']} good, {known['defect']} defects, "
+        f"<p>{total} images: {known['good']} good, {look}{known['defect']} defects, "
         f"{known['broken']} broken."
     )
     if known["recent_images"]:
@@ -118,6 +137,7 @@ body { font: 15px/1.4 system-ui, sans-serif; margin: 1.5em; color: #222; }
 main { display: grid; grid-template-columns: repeat(auto-fill, minmax(200px, 1fr));
   gap: 12px; }
 article { border: 2px solid #bbb; border-radius: 6px; padding: 8px; }
+article.look { border-color: #c77c02; } .look b { color: #c77c02; }
 article.defect { border-color: #c0392b; } article.good { border-color: #2e8b57; }
 .defect b { color: #c0392b; } .good b { color: #2e8b57; }
 h3 { font-size: 14px; margin: 0; overflow-wrap: anywhere; }

@@ -17,11 +17,12 @@ _NAME = "the image"
 
 @dataclass(eq=False)
 class Upload:
-    """The content of an image file, and what is asked of it."""
+    """The content of an image file, and what is asked of it, at which door."""
 
     content: bytes
     name: str
     wants_map: bool
+    door: str = "/score"
 
 
 @dataclass(eq=False)

@@ -11,6 +11,7 @@ from PIL import Image
 from skdinoad import ThresholdTunerCV, predict_map, save, suggest
 from skdinoad.cli import _batch
 from skdinoad.cli._paths import load_model
+from skdinoad.features import _store
 from skdinoad.testing import make_images
 
 
@@ -217,3 +218,96 @@ def test_a_folder_to_write_to_must_be_there(run, photos, model):
     status, _, errors = run("score", model, photos / "new", *where)
     assert status == 2
     assert "there is no folder" in errors
+
+
+# -- accept, look or reject -----------------------------------------------------------
+
+
+def by_hand(photos, reviewed):
+    estimator = load_model(reviewed)
+    paths = [str(photos / f"new/{i}.png") for i in range(3)]
+    known = estimator.offset_, estimator.review_offset_
+    kinds = ["defect", "look", "good"]
+    scores = estimator.score_samples(paths)
+    return [kinds[int(np.searchsorted(known, s, side="right"))] for s in scores]
+
+
+def test_what_is_to_be_looked_at_is_told_everywhere(run, photos, reviewed):
+    out, page = photos / "out.csv", photos / "r.html"
+    where = ("--csv", out, "--report", page)
+    status, lines, errors = run("score", reviewed, photos / "new", *where)
+    assert status == 0
+    expected = by_hand(photos, reviewed)
+    assert sorted(expected) == ["defect", "good", "look"]
+    assert [line.split()[0] for line in lines] == expected
+    assert "1 images are to be looked at" in errors
+    rows = list(csv.DictReader(out.read_text().splitlines()))
+    assert [row["verdict"] for row in rows] == expected
+    assert {float(row["review_threshold"]) for row in rows} == {
+        load_model(reviewed).review_offset_
+    }
+    assert f'"review": {load_model(reviewed).review_offset_}' in page.read_text()
+
+
+def test_the_gate_tells_a_look_from_a_defect_and_from_none(run, photos, reviewed):
+    at = {
+        kind: photos / f"new/{i}.png"
+        for i, kind in enumerate(by_hand(photos, reviewed))
+    }
+    out = photos / "out.csv"
+    assert run("score", reviewed, at["good"], "--gate")[0] == 0
+    assert run("score", reviewed, at["look"], "--csv", out, "--gate")[0] == 3
+    again = ("--csv", out, "--resume", "--gate")
+    assert (
+        run("score", reviewed, at["good"], *again)[0] == 3
+    )  # one run with that before
+    assert run("score", reviewed, at["defect"], *again)[0] == 1
+    assert run("score", reviewed, "no.png", *again)[0] == 2
+    assert run("score", reviewed, at["look"], "no.png")[0] == 0
+    lines = out.read_text().splitlines()
+    assert lines[-1].split(",")[1] == "broken"
+    assert len({line.count(",") for line in lines[:-1]}) == 1
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 1), (1, 0)])
+def test_rows_with_and_without_review_are_not_mixed(
+    run, photos, model, reviewed, before, after
+):
+    out, models = photos / "out.csv", (model, reviewed)
+    run("score", models[before], photos / "new/0.png", "--csv", out)
+    text = out.read_text()
+    status, _, errors = run(
+        "score", models[after], photos / "new", "--csv", out, "--resume"
+    )
+    assert status == 2
+    assert "has the columns" in errors
+    assert out.read_text() == text
+
+
+def test_rows_of_another_review_threshold_are_not_gone_on_with(run, photos, reviewed):
+    out = photos / "out.csv"
+    run("score", reviewed, photos / "new/0.png", "--csv", out)
+    estimator = load_model(reviewed)
+    estimator.review_offset_ += 1e-3
+    save(estimator, reviewed)
+    status, _, errors = run("score", reviewed, photos / "new", "--csv", out, "--resume")
+    assert status == 2
+    assert "rows with the review threshold" in errors
+
+
+def test_a_file_of_something_else_is_not_appended_to(run, photos, model):
+    out = photos / "other.csv"
+    out.write_text("name,price\na,1\n")
+    status, _, errors = run("score", model, photos / "new", "--csv", out, "--resume")
+    assert status == 2
+    assert "has the columns 'name,price', expected" in errors
+    assert out.read_text() == "name,price\na,1\n"
+
+
+def test_features_are_not_kept_from_batch_to_batch(run, photos, model, monkeypatch):
+    estimator = load_model(model)
+    estimator.features_.cache = None  # in memory: for searches, which look again
+    save(estimator, model)
+    monkeypatch.setattr("skdinoad.cli._batch._CHUNK", 1)
+    run("score", model, photos / "new")
+    assert not _store._MEMORY._values

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.frozen import FrozenEstimator
 
 from skdinoad import Pipeline, RegionMask, ThresholdTunerCV
 from skdinoad.cli._paths import load_model
@@ -151,3 +152,98 @@ def test_a_folder_to_write_to_is_looked_for_first(run, photos):
     status, _, errors = run("fit", photos / "good", "-o", photos / "no/such/m")
     assert status == 2
     assert "there is no folder" in errors
+
+
+# -- accept, look or reject -----------------------------------------------------------
+
+
+@pytest.mark.usefixtures("tiny_default")
+def test_fit_learns_both_thresholds(run, photos):
+    how = ["--target-fpr", "0.2", "--target-review-rate", "0.5", "-o", photos / "m"]
+    said = json.loads(run("fit", photos / "good", *how, "--json")[1][0])
+    tuner = load_model(photos / "m")
+    assert said["review_threshold"] == tuner.review_offset_ > tuner.offset_
+    assert "to be looked at" in run("fit", photos / "good", *how)[1][0]
+    paths = [str(photos / f"new/{i}.png") for i in range(3)]
+    kinds = {1: "good", 0: "look", -1: "defect"}
+    lines = run("score", photos / "m", *paths)[1]
+    expected = [kinds[k] for k in tuner.predict_review(paths).tolist()]
+    assert [line.split()[0] for line in lines] == expected
+
+
+def test_both_thresholds_are_those_of_the_tuner(run, photos, model):
+    (photos / "bad").mkdir()
+    for i in range(3):
+        image = np.zeros((48, 64, 3), np.uint8)
+        image[:, 20 * i :] = 250
+        Image.fromarray(image).save(photos / f"bad/{i}.png")
+    good, bad = (sorted(map(str, (photos / k).iterdir())) for k in ("good", "bad"))
+    y = [1] * len(good) + [-1] * len(bad)
+    frozen = FrozenEstimator(load_model(model))
+    halves = [(np.arange(9), np.arange(9))]  # all are held out: the model knows none
+    for options, parameters in [
+        (["--target-review-rate", 0.5], {"target_review_rate": 0.5}),
+        (["--bad", photos / "bad", "--target-fnr", 0.3], {"target_fnr": 0.3}),
+    ]:
+        tuner = ThresholdTunerCV(
+            frozen, target_fpr=0.3, cv=halves, refit=False, **parameters
+        ).fit([*good, *bad], y)
+        out = photos / "tuned"
+        where = ["--good", photos / "good", "--target-fpr", 0.3, "-o", out]
+        status, lines, _ = run("tune", model, *where, *options)
+        assert status == 0
+        tuned = load_model(out)
+        assert tuned.offset_ == tuner.offset_
+        assert tuned.review_offset_ == tuner.review_offset_
+        below = (tuner.holdout_scores_[:6] < tuner.review_offset_).sum()
+        assert f"; {below} of these 6 good images" in lines[0].split("looked at")[1]
+
+
+def test_a_second_threshold_beside_the_best_f1(run, photos, model):
+    (photos / "bad").mkdir()
+    (photos / "new/2.png").rename(photos / "bad/2.png")
+    where = ["--good", photos / "new", "--bad", photos / "bad", "-o", photos / "t"]
+    run("tune", model, *where)
+    alone = load_model(photos / "t").offset_
+    run("tune", model, *where, "--target-fnr", 0.5)
+    both = load_model(photos / "t")
+    assert both.offset_ == both.review_offset_ == alone  # they do not overlap
+
+
+def test_a_second_threshold_that_is_not_asked_for_goes_and_says_so(
+    run, photos, reviewed
+):
+    where = ["--good", photos / "new", "--target-fpr", 0.5]
+    status, _, errors = run("tune", reviewed, *where)
+    assert status == 0
+    assert "pass --target-review-rate" in errors
+    assert not hasattr(load_model(reviewed), "review_offset_")
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["--target-fnr", 0.3], "pass some as --bad"),
+        (["--target-review-rate", 0.01], "expected at least --target-fpr, 0.05"),
+        (["--bad", "new", "--target-review-rate", 0.3], "leave one of the two out"),
+        (["--bad", "new", "--target-fnr", 0.01], "needs 99 defective images, got 3"),
+        (
+            ["--target-fpr", 0.2, "--target-review-rate", 0.1],
+            "expected at least --target-fpr, 0.2",
+        ),
+    ],
+)
+def test_rates_that_cannot_be_kept_are_refused(run, photos, model, options, why):
+    options = [photos / "new" if x == "new" else x for x in options]
+    before = model.read_bytes()
+    status, _, errors = run("tune", model, "--good", photos / "good", *options)
+    assert status == 2
+    assert why in errors
+    assert model.read_bytes() == before
+
+
+def test_fit_asks_for_the_rate_of_rejects_too(run, photos):
+    where = ["-o", photos / "m", "--target-review-rate", 0.3]
+    status, _, errors = run("fit", photos / "good", *where)
+    assert status == 2
+    assert "pass --target-fpr" in errors

@@ -150,6 +150,27 @@ def test_drift_is_watched_where_good_images_are_given(detector, photos, contents
         assert client.get("/health").json()["drift"] is False
 
 
+def test_the_map_of_a_scored_image_is_no_second_image(client, contents):
+    client.post("/score", content=contents[0])
+    client.post("/map", content=contents[0])
+    client.post("/score", content=b"no image")
+    soon(lambda: client.get("/health").json()["broken"])
+    assert client.get("/health").json()["good"] == 1
+
+
+def test_what_is_to_be_looked_at_is_told(reviewed, contents):
+    detector = load(reviewed)
+    with testclient.TestClient(make_app(detector)) as client:
+        said = [client.post("/score", content=x).json() for x in contents]
+        assert sorted(x["verdict"] for x in said) == ["defect", "good", "look"]
+        assert {x["review_threshold"] for x in said} == {detector.review_offset_}
+        i = [x["verdict"] for x in said].index("look")
+        answer = client.post("/map", content=contents[i])
+        assert answer.headers["x-verdict"] == "look"
+        soon(lambda: client.get("/health").json()["recent_images"] == 3)
+        assert client.get("/health").json()["look"] == 1
+
+
 def test_info_says_what_the_model_is(detector):
     with testclient.TestClient(make_app(detector, about={"file": "m"})) as client:
         said = client.get("/info").json()

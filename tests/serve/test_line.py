@@ -80,3 +80,36 @@ def test_drift_is_told_and_says_what_has_changed():
     assert line.known()["drift"] is True
     assert "The images have changed</b> (most: &lt;b&gt;;" in line.page()
     assert "not watched" in Line("m.skd").page()
+
+
+def test_what_is_to_be_looked_at_is_counted_apart():
+    line = Line("m.skd", reviews=True)
+    image = np.full((30, 40, 3), 90, np.uint8)
+    known = [
+        Scored({"verdict": v, "score": -1.0}, image, None) for v in ("look", "good")
+    ]
+    line.add([Upload(b"a", "a", False), Upload(b"b", "b", False)], known)
+    assert line.known()["look"] == 1
+    assert line.known()["recent_defect_rate"] == 0
+    assert "2 images: 1 good, 1 to look at, 0 defects" in line.page()
+    assert '<article class="look">' in line.page()
+
+
+def test_an_image_asked_for_at_both_doors_counts_once():
+    line = Line("m.skd", Monitor())
+    image = np.full((30, 40, 3), 90, np.uint8)
+    scored = Scored({"verdict": "good", "score": -1.0}, image, None)
+
+    def ask(content, door):
+        line.add([Upload(content, "a", True, door)], [scored])
+        return line.known()["good"]
+
+    assert [ask(b"a", "/score"), ask(b"a", "/map")] == [1, 1]
+    assert [ask(b"b", "/map"), ask(b"b", "/score")] == [2, 2]
+    assert ask(b"a", "/score") == 3  # once more at the same door: another photograph
+    assert line.monitor.seen == 3
+    assert line.page().count("<article") == 3
+    for i in range(_RECENT):
+        ask(b"image %d" % i, "/score")
+    assert ask(b"b", "/score") == 3 + _RECENT + 1  # long ago
+    assert len(line._doors) == _RECENT
