@@ -77,15 +77,15 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/contention.py
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/serve.py
-	$(BIN)/python benchmarks/serve.py
 
 # Damage, kills and hostile files: trials and failures of each promise.
 check-safety: $(INSTALLED)
 	$(BIN)/python benchmarks/safety.py
 
-# Ten thousand images through one process: does its memory grow?
+# Ten thousand images through one process, by the packaged network too: does its memory
+# grow? A quarter of an hour.
 check-soak: $(INSTALLED)
-	$(BIN)/python benchmarks/soak.py
+	$(BIN)/python benchmarks/soak.py --real
 
 # Thousands of odd arrays, files and parameters, other ones each time: minutes to hours.
 check-fuzz: $(INSTALLED)

@@ -46,6 +46,8 @@ DOORS = [
 
 KEYS = [f"{i:040x}" for i in range(10_000)]
 
+COLUMNS = ["path", "verdict", "score"]
+
 TINY = {"model": "test_vit", "weights": "random:0", "image_size": 64}
 
 
@@ -256,8 +258,8 @@ def killed(write, rng, times=10_000):
 
 def write_rows(kinds, paths):
     """Write a row for each path that has none, as the command line does."""
-    done = {row["path"] for row in _scored_before(Bunch(**kinds))}
-    with _Csv(kinds["csv"], append=True) as sink:
+    done = {row["path"] for row in _scored_before(Bunch(**kinds), COLUMNS)}
+    with _Csv(kinds["csv"], COLUMNS, append=True) as sink:
         for path in paths:
             if path not in done:
                 sink.add({"path": path, "verdict": "good", "score": -1.0}, None, None)
