@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import clone
+from sklearn.utils import check_random_state
 
 from skdinoad._inputs.images import as_images
 from skdinoad._typing import Self
 
-__all__ = ["TakesImages", "UsesFeatures", "forget", "whole_numbers"]
+__all__ = ["TakesImages", "UsesFeatures", "drawing_by", "forget", "whole_numbers"]
 
 
 def forget(estimator):
@@ -27,6 +28,17 @@ def whole_numbers(value) -> list:
     except ValueError:  # sequences of different lengths
         return []
     return found.tolist() if found.ndim == 1 and found.dtype.kind in "iu" else []
+
+
+def drawing_by(random_state):
+    """Return a RandomState for functions, whose parameters nothing else has checked."""
+    try:
+        return check_random_state(random_state)
+    except ValueError as error:
+        raise ValueError(
+            f"random_state={random_state!r}: expected a whole number in 0..2**32 - 1, "
+            "a RandomState or None."
+        ) from error
 
 
 class TakesImages:

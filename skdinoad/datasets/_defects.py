@@ -1,12 +1,13 @@
 """Defects planted in good images, with the mask of what was changed."""
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import cv2
 import numpy as np
-from sklearn.utils import check_random_state
 
+from skdinoad._inputs.estimators import drawing_by
 from skdinoad._inputs.images import as_images
 from skdinoad._typing import DefectKind, ImagesLike, OneOrList, RandomState
 
@@ -59,15 +60,16 @@ def plant_defect(
     >>> bool((bad[~mask] == good[~mask]).all()), bool(mask.any())
     (True, True)
     """
-    if kind not in _DRAW:
+    if not isinstance(kind, str) or kind not in _DRAW:
         raise ValueError(f"kind={kind!r}: expected one of {DEFECT_KINDS}.")
     image = np.asarray(image)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or size <= 0:
+    sized = isinstance(size, Real) and 0 < size < np.inf
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not sized:
         raise ValueError(
             f"Expected an image (H, W, 3), uint8, and a size above 0; got shape "
-            f"{image.shape}, dtype {image.dtype}, size={size}."
+            f"{image.shape}, dtype {image.dtype}, size={size!r}."
         )
-    rng = check_random_state(random_state)
+    rng = drawing_by(random_state)
     extent = max(4, round(size * min(image.shape[:2])))
     place = _places(image.shape[:2], extent, where, rng)
     return _DRAW[kind](image, place, extent, rng)
@@ -106,8 +108,8 @@ def plant_defects(
     >>> bad.shape, bool(masks.any(axis=(1, 2)).all())
     ((3, 64, 64, 3), True)
     """
-    rng = check_random_state(random_state)
-    kinds = (kinds,) if isinstance(kinds, str) else kinds
+    rng = drawing_by(random_state)
+    kinds = _as_kinds(kinds)
     pairs = [
         plant_defect(image, kind=kinds[i % len(kinds)], random_state=rng, **how)
         for i, image in enumerate(as_images(X))
@@ -116,6 +118,13 @@ def plant_defects(
     if len({mask.shape for mask in masks}) > 1:
         return list(bad), list(masks)
     return np.stack(bad), np.stack(masks)
+
+
+def _as_kinds(kinds):
+    kinds = kinds.tolist() if isinstance(kinds, np.ndarray) else kinds
+    if not isinstance(kinds, Sequence) or not len(kinds):
+        raise ValueError(f"kinds={kinds!r}: expected one or some of {DEFECT_KINDS}.")
+    return (kinds,) if isinstance(kinds, str) else kinds
 
 
 def _places(shape, extent, where, rng):

@@ -4,8 +4,8 @@ from typing import Literal
 
 import cv2
 import numpy as np
-from sklearn.utils import check_random_state
 
+from skdinoad._inputs.estimators import drawing_by
 from skdinoad._typing import RandomState
 
 __all__ = ["SCREW_DEFECTS", "make_screws"]
@@ -55,7 +55,7 @@ def make_screws(
     """
     if defect is not None and defect not in SCREW_DEFECTS:
         raise ValueError(f"defect={defect!r}: expected None or one of {SCREW_DEFECTS}.")
-    rng = check_random_state(random_state)
+    rng = drawing_by(random_state)
     pairs = [_render(defect, size, rng) for _ in range(n)]
     return np.stack([x for x, _ in pairs]), np.stack([m for _, m in pairs])
 

@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 from skdinoad._arrays.thresholds import as_threshold
 from skdinoad._compat.torch import undisturbed
 from skdinoad._inputs.estimators import TakesImages
-from skdinoad._inputs.labels import check_labels
+from skdinoad._inputs.labels import check_labels, named_array
 from skdinoad._typing import DetectorLike, ImagesLike, OneOrList, Self
 from skdinoad.pipeline import predict_map
 
@@ -102,9 +102,9 @@ class DetectorClassifier(
         ValueError
             If there are not two labels, or others than those.
         """
-        y = check_labels(y) if self.normal is None else np.asarray(y)
+        y = check_labels(y) if self.normal is None else named_array(y, "y")
         classes, normal = np.unique(y), 1 if self.normal is None else self.normal
-        if len(classes) != 2 or normal not in classes:
+        if len(classes) != 2 or not np.isscalar(normal) or normal not in classes:
             raise ValueError(
                 f"y holds {classes[:5].tolist()}; expected two labels, {normal!r} for "
                 "normal images and one for anomalous ones. With good images alone fit "

@@ -5,10 +5,10 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-from sklearn.model_selection import GridSearchCV, GroupKFold
-from sklearn.utils import check_random_state
+from sklearn.model_selection import GridSearchCV, GroupKFold, ParameterGrid
 
 from skdinoad._inputs.copies import content, first_of_each
+from skdinoad._inputs.estimators import drawing_by
 from skdinoad._inputs.images import as_images, as_shown
 from skdinoad._inputs.pixels import hidden_pixels
 from skdinoad._typing import DefectKind, DetectorLike, ImagesLike, RandomState
@@ -94,7 +94,8 @@ def suggest(
     2
     """
     estimator = AnomalyDINO() if estimator is None else estimator
-    _check(cv, margin)
+    grid = _default_grid(estimator) if param_grid is None else param_grid
+    _check(cv, margin, grid)
     images = as_images(X)
     shown = as_shown(images)
     X = [_opaque(image, images.name(i)) for i, image in enumerate(shown)]
@@ -105,11 +106,11 @@ def suggest(
             f"suggest needs two different good images for each of cv={cv} folds; got "
             f"{n}. Pass more images, or a smaller cv."
         )
-    rng = check_random_state(random_state)
+    rng = drawing_by(random_state)
     bad, masks = plant_defects(X, kinds=kinds, size=size, random_state=rng)
     search = GridSearchCV(
         estimator,
-        _default_grid(estimator) if param_grid is None else param_grid,
+        grid,
         scoring=_SCORING,
         cv=list(GroupKFold(cv).split(np.arange(2 * len(X)), groups=np.tile(group, 2))),
         refit=_Cheapest(margin),
@@ -129,11 +130,17 @@ class _Cheapest:
         return int(np.argmax(quality / 2 >= quality.max() / 2 - self.margin))
 
 
-def _check(cv, margin):
+def _check(cv, margin, grid):
     if not isinstance(cv, Integral) or cv < 2:
         raise ValueError(f"cv={cv!r}: expected a number of folds, 2 at least.")
     if not isinstance(margin, Real) or not margin >= 0:
         raise ValueError(f"margin={margin!r}: expected a number, 0 at least.")
+    try:
+        tried = len(ParameterGrid(grid))
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"param_grid={grid!r}: {error}") from error
+    if not tried:
+        raise ValueError(f"param_grid={grid!r}: expected one setting or more.")
 
 
 def _opaque(image, name):

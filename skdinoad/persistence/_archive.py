@@ -27,6 +27,11 @@ _HEAD = len(_MAGIC) + 4 + 1 + 64 + 1  # magic, version, newline, digest, newline
 _ALIGN = 64
 
 
+#: What a description raises that is none, with a right digest all the same.
+_ODD = (ArithmeticError, AttributeError, LookupError, RecursionError)
+_ODD += (TypeError, ValueError)
+
+
 class ModelFileError(ValueError):
     """A model file is damaged, of another format, or not what it says."""
 
@@ -140,7 +145,7 @@ def load(path: FilePath, *, mmap: bool = False) -> Any:
         if not mmap:
             arrays = [array.copy(order="K") for array in arrays]
         return decode(text["model"], arrays)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except _ODD as error:
         raise ModelFileError(
             f"{str(path)!r} holds no model ({type(error).__name__}: {error})."
         ) from error
