@@ -7,6 +7,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from skdinoad._compat.sklearn import Interval
 from skdinoad._inputs.estimators import drawing_by
 from skdinoad._inputs.images import as_images
 from skdinoad._typing import DefectKind, ImagesLike, OneOrList, RandomState
@@ -63,7 +64,7 @@ def plant_defect(
     if not isinstance(kind, str) or kind not in _DRAW:
         raise ValueError(f"kind={kind!r}: expected one of {DEFECT_KINDS}.")
     image = np.asarray(image)
-    sized = isinstance(size, Real) and 0 < size < np.inf
+    sized = Interval(Real, 0, None, closed="neither").is_satisfied_by(size)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not sized:
         raise ValueError(
             f"Expected an image (H, W, 3), uint8, and a size above 0; got shape "

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import GridSearchCV, GroupKFold, ParameterGrid
 
+from skdinoad._compat.sklearn import Interval
 from skdinoad._inputs.copies import content, first_of_each
 from skdinoad._inputs.estimators import drawing_by
 from skdinoad._inputs.images import as_images, as_shown
@@ -131,7 +132,7 @@ class _Cheapest:
 
 
 def _check(cv, margin, grid):
-    if not isinstance(cv, Integral) or cv < 2:
+    if not Interval(Integral, 2, None, closed="left").is_satisfied_by(cv):
         raise ValueError(f"cv={cv!r}: expected a number of folds, 2 at least.")
     if not isinstance(margin, Real) or not margin >= 0:
         raise ValueError(f"margin={margin!r}: expected a number, 0 at least.")

@@ -63,3 +63,21 @@ def test_bad_input_is_explained():
         plant_defect(image, where=np.ones((2, 2), bool))
     with pytest.raises(ValueError, match="no pixel that is 6 pixels"):
         plant_defect(image, where=np.zeros((40, 40), bool))
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        ({"kinds": ()}, r"kinds=\(\): expected"),
+        ({"kinds": 3}, "kinds=3: expected"),
+        ({"kinds": [["blob"]]}, r"kind=\['blob'\]: expected"),
+        ({"size": np.int8(3)}, "a size above 0"),
+        ({"size": np.inf}, "a size above 0"),
+        ({"size": "a"}, "a size above 0"),
+        ({"random_state": -1}, "random_state=-1: expected"),
+        ({"random_state": 0.5}, "random_state=0.5: expected"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_by_name(how, why):
+    with pytest.raises(ValueError, match=why):
+        plant_defects(np.zeros((1, 64, 64, 3), np.uint8), **how)

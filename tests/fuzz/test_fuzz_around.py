@@ -126,6 +126,9 @@ def test_any_parameter_of_a_monitor_works_or_is_named(name, value):
 
 
 @pytest.mark.parametrize("name", SUGGEST)
+@example(value=np.int8(3))  # a product of it was beyond 127, in silence
+@example(value=float("inf"))
+@example(value=())
 @given(value=st.sampled_from(EDGES))
 def test_any_parameter_of_suggest_works_or_is_named(name, value):
     detector = SubspaceAD(features=tiny_features())

@@ -115,3 +115,9 @@ def test_a_threshold_that_is_no_number_is_refused_by_name(X, method):
     model.estimator_.offset_ = "a"
     with pytest.raises(TypeError, match="offset_='a': expected a number"):
         getattr(model, method)(X)
+
+
+@pytest.mark.parametrize("normal", [(), [1], np.array([]), range(3), {1: 1}])
+def test_a_label_that_is_none_is_refused(X, normal):
+    with pytest.raises(ValueError, match="expected two labels"):
+        as_classifier(detector(), normal=normal).fit(X, [1] * 12 + [-1] * 8)

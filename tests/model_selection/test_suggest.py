@@ -93,3 +93,12 @@ def test_hidden_pixels_are_refused_by_name(textures):
 def test_wrong_parameters_are_refused(textures, how, text):
     with pytest.raises(ValueError, match=text):
         suggest(textures, **how)
+
+
+@pytest.mark.parametrize(
+    ("grid", "error"),
+    [({"a": 1}, TypeError), ([], ValueError), (["a"], TypeError), (1, TypeError)],
+)
+def test_grids_that_hold_no_setting_are_refused_by_name(grid, error):
+    with pytest.raises(error, match="param_grid="):
+        suggest(make_images(4), detector(), grid, cv=2)

@@ -183,3 +183,16 @@ def test_another_process_reads_it(saved, tmp_path):
         check=True,
     )
     assert json.loads(out.stdout) == load(path).score_samples(new).tolist()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 100_000, '{"arrays": [], "model": {"$": "again", "number": 7}}', "[]"],
+    ids=["deep", "unknown", "list"],
+)
+def test_a_right_digest_of_what_is_no_model_is_refused(text, tmp_path):
+    path = tmp_path / "m.skd"
+    with path.open("wb+") as file:
+        _archive._write(file, text.encode(), [], [])
+    with pytest.raises(ModelFileError, match=r"m\.skd' holds no model"):
+        load(path)
