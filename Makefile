@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 DATA ?=
 
-.PHONY: demo test test-browser test-cluster test-oldest test-wheel lint bench check-safety check-soak check-fuzz check-accuracy doc clean
+.PHONY: demo test test-browser test-cluster test-oldest test-wheel lint bench check-safety check-soak check-fuzz check-mutations check-accuracy doc clean
 
 # Installs into .venv, with the versions that were tested.
 $(INSTALLED): pyproject.toml constraints.txt
@@ -90,6 +90,10 @@ check-soak: $(INSTALLED)
 # Thousands of odd arrays, files and parameters, other ones each time: minutes to hours.
 check-fuzz: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 tests/fuzz --hypothesis-profile=long
+
+# Takes one protection after the other out of a copy of the tree: does a test fail?
+check-mutations: $(INSTALLED)
+	$(BIN)/python benchmarks/mutations.py
 
 check-accuracy: $(INSTALLED)
 	@test -n "$(DATA)" || { echo "usage: make check-accuracy DATA=folder"; exit 2; }

@@ -94,3 +94,30 @@ def test_soak_fails_where_memory_grows(soak, monkeypatch, capsys, allowed, statu
         soak.main()
     assert int(stop.value.code) == status
     assert "score_samples" in capsys.readouterr().out
+
+
+def test_every_protection_to_take_away_is_there(monkeypatch):
+    monkeypatch.syspath_prepend(TABLE.parent)
+    mutations = importlib.import_module("mutations")
+    for name, old, new, tests in mutations.MUTATIONS:
+        text = (mutations.ROOT / "skdinoad" / name).read_text()
+        assert text.count(old) == 1, (name, old)
+        compile(text.replace(old, new), name, "exec")
+        files = [word for word in tests.split() if word.startswith("tests/")]
+        assert all((mutations.ROOT / file).is_file() for file in files)
+
+
+def test_a_protection_without_a_test_is_told(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(TABLE.parent)
+    mutations = importlib.import_module("mutations")
+    (tmp_path / "skdinoad").mkdir()
+    (tmp_path / "skdinoad/a.py").write_text("LIMIT = 3\n")
+    for name, expected in (("seen", "LIMIT == 3"), ("unseen", "LIMIT")):
+        code = f"from skdinoad.a import LIMIT\n\n\ndef test():\n    assert {expected}\n"
+        (tmp_path / f"test_{name}.py").write_text(code)
+    said = [
+        mutations.told(tmp_path, "a.py", "3", "4", f"test_{name}.py")
+        for name in ("seen", "unseen")
+    ]
+    assert said == ["fails", "SAYS NOTHING"]
+    assert (tmp_path / "skdinoad/a.py").read_text() == "LIMIT = 3\n"

@@ -196,3 +196,16 @@ def test_a_right_digest_of_what_is_no_model_is_refused(text, tmp_path):
         _archive._write(file, text.encode(), [], [])
     with pytest.raises(ModelFileError, match=r"m\.skd' holds no model"):
         load(path)
+
+
+@pytest.mark.parametrize("place", [["<f4", [4], "C", -64], ["<f4", [-1], "C", 0]])
+def test_arrays_that_lie_outside_their_part_of_a_file_are_refused(place, tmp_path):
+    """The text before the arrays, or all of the file, would be taken for numbers."""
+    known = {"arrays": [place], "model": {"$": "array", "number": 0}}
+    path = tmp_path / "m.skd"
+    array = np.arange(32, dtype=np.float32)
+    with path.open("wb+") as file:
+        text = json.dumps(known).encode()
+        _archive._write(file, text, [array], [["<f4", [32], "C", 0]])
+    with pytest.raises(ModelFileError, match="holds no model"):
+        load(path)
