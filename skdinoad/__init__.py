@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from skdinoad._compat.imports import uncollected
+
 __version__ = "0.1.0.dev0"
 
 #: Public names, and the module that each comes from. They are imported when they are
@@ -86,11 +88,13 @@ else:
 
     def __getattr__(name):
         if name in _PLACES:
-            value = getattr(import_module(f"skdinoad.{_PLACES[name]}"), name)
+            with uncollected():
+                value = getattr(import_module(f"skdinoad.{_PLACES[name]}"), name)
             globals()[name] = value
             return value
         if name in _MODULES:
-            return import_module(f"skdinoad.{name}")
+            with uncollected():
+                return import_module(f"skdinoad.{name}")
         raise AttributeError(f"module 'skdinoad' has no attribute {name!r}")
 
 

@@ -2,6 +2,8 @@
 
 import torch
 
+from skdinoad._compat.imports import uncollected
+
 __all__ = ["timm"]
 
 # torch.library drops an operator when its Library object dies, so keep it alive.
@@ -35,4 +37,5 @@ def _import_timm():
     return timm
 
 
-timm = _import_timm()
+with uncollected():
+    timm = _import_timm()

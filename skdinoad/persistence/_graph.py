@@ -10,6 +10,8 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils import Bunch
 
+from skdinoad._compat.imports import uncollected
+
 __all__ = ["decode", "encode"]
 
 #: Packages whose classes and functions a file may name; of scikit-learn's classes
@@ -249,7 +251,8 @@ def _find(name):
     if module.split(".")[0] not in (_OURS, _THEIRS):
         raise ValueError(f"{name!r} is neither of skdinoad nor of scikit-learn")
     try:
-        item = importlib.import_module(module)
+        with uncollected():
+            item = importlib.import_module(module)
         for part in qualname.split("."):
             item = getattr(item, part)
     except (ImportError, AttributeError) as error:
