@@ -18,10 +18,9 @@ def main():
     size, cells = (3000, 4000), (16, 21)
     grid = np.random.default_rng(0).random(cells, dtype=np.float32)
     turned = pose_frame((2000, 1500), angle=0.5, zoom=0.005, size=cells)
-    matrix = np.linalg.inv(turned)[:2]
     pairs = {
         "scaled": (resize_frame(size, cells), lambda: cv2.resize(grid, size[::-1])),
-        "turned": (turned, lambda: cv2.warpAffine(grid, matrix, size[::-1])),
+        "turned": (turned, lambda: cv2.warpAffine(grid, turned[:2], size[::-1])),
     }
     rows = []
     for name, (frame, bare) in pairs.items():

@@ -5,6 +5,7 @@ pixel it shows: x = column, y = row, pixel centres at integers, OpenCV's convent
 Frames compose by ``@``: (aligned -> source) @ (patch -> aligned) = patch -> source.
 """
 
+from functools import cache
 from numbers import Integral
 
 import cv2
@@ -254,23 +255,32 @@ def warp_back(grid, frame, size, *, margin=0.5) -> np.ndarray:
 
     Notes
     -----
-    torch samples at exact positions; OpenCV rounds them to 1/32 cell, visible as
-    steps when a cell is 14 pixels wide.
+    Sampling is exact: OpenCV before 5 rounds positions to 1/32 cell, visible as steps
+    when a cell is 14 pixels wide, and there torch samples in its place. Beside the
+    result at most one array of its size is held.
     """
     grid = np.asarray(grid, np.float32)
     to_grid = np.linalg.inv(frame)
     if not to_grid[0, 1] and not to_grid[1, 0]:
         return _enlarged_back(grid, to_grid, size, margin)
+    if is_size(size) and _opencv_is_exact():
+        return _turned_back(grid, to_grid, size, margin)
     out = np.empty(size, np.float32)
-    rows = max(1, _STRIP // size[1])
-    for start in range(0, size[0], rows):
-        stop = min(start + rows, size[0])
-        out[start:stop] = _strip_back(grid, to_grid, start, stop, size[1], margin)
+    for rows in _strips(size):
+        strip = rows.start, rows.stop, size[1]
+        out[rows] = _strip_back(grid, to_grid, *strip, margin)
     return out
 
 
-#: Pixels carried home at a time where a frame turns: memory stays below a map's.
+#: Pixels looked at at a time where a frame turns: memory stays below a map's.
 _STRIP = 2**18
+
+
+def _strips(size):
+    """Yield slices of the rows of an image."""
+    rows = max(1, _STRIP // size[1])
+    for start in range(0, size[0], rows):
+        yield slice(start, min(start + rows, size[0]))
 
 
 def _enlarged_back(grid, to_grid, size, margin):
@@ -283,13 +293,17 @@ def _enlarged_back(grid, to_grid, size, margin):
     valid = np.isfinite(grid)
     out = rows @ np.where(valid, grid, np.float32(0)) @ columns.T
     if not valid.all():
-        weight = rows @ valid.astype(np.float32) @ columns.T
-        trusted = weight >= 0.5
-        np.divide(out, weight, out=out, where=trusted)
-        out[~trusted] = 0
+        _weigh(out, rows @ valid.astype(np.float32) @ columns.T)
     out[~in_rows] = 0
     out[:, ~in_columns] = 0
     return out
+
+
+def _weigh(out, weight):
+    """Divide sums by the weight of what is valid in them; below a half they are 0."""
+    trusted = weight >= 0.5
+    np.divide(out, weight, out=out, where=trusted)
+    out[~trusted] = 0
 
 
 def _lines(n, cells, scale, shift, margin):
@@ -304,6 +318,54 @@ def _lines(n, cells, scale, shift, margin):
     weights[pixels, first] = 1 - share
     weights[pixels, np.minimum(first + 1, cells - 1)] += share
     return weights, inside
+
+
+def _turned_back(grid, to_grid, size, margin):
+    """Carry a grid home that was turned, by an OpenCV that samples exactly."""
+    valid = np.isfinite(grid)
+    out = _sampled(np.where(valid, grid, np.float32(0)), to_grid, size)
+    if not valid.all():
+        weight = _sampled(valid.astype(np.float32), to_grid, size)
+        for rows in _strips(size):
+            _weigh(out[rows], weight[rows])
+    for row, first, stop in zip(out, *_covered(to_grid, grid.shape, size, margin)):
+        row[:first] = 0
+        row[stop:] = 0
+    return out
+
+
+def _sampled(grid, to_grid, size):
+    return cv2.warpAffine(
+        grid,
+        to_grid[:2],
+        size[::-1],
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+
+
+@cache
+def _opencv_is_exact():
+    """Whether OpenCV finds the values of a ramp, or only those of each 1/32 cell."""
+    to_grid = np.array([[0.01, 0.001, 0.3], [-0.001, 0.01, 0.2], [0, 0, 1]])
+    ramp = np.tile(np.arange(3, dtype=np.float32), (3, 1))
+    y, x = np.mgrid[:64, :128]
+    expected = 0.01 * x + 0.001 * y + 0.3
+    return np.abs(_sampled(ramp, to_grid, x.shape) - expected).max() < 1e-5
+
+
+def _covered(to_grid, cells, size, margin):
+    """Return the first column of each row that a grid covers, and the first behind."""
+    rows, edges = np.arange(size[0]), []
+    for (a, b, c), n in zip(to_grid[:2], cells[::-1]):
+        # What lies on an edge belongs to the grid, however its position was rounded.
+        limits = np.array([[-margin - 1e-6], [n - 1 + margin + 1e-6]])
+        with np.errstate(divide="ignore"):  # a row along the edge: all of it, or none
+            edges.append(np.sort((limits - (b * rows + c)) / a, axis=0))
+    (first, other_first), (last, other_last) = zip(*edges)
+    first = np.ceil(np.maximum(first, other_first)).clip(0, size[1])
+    stop = np.floor(np.minimum(last, other_last)).clip(-1, size[1] - 1) + 1
+    return first.astype(int).tolist(), stop.astype(int).tolist()
 
 
 def _strip_back(grid, to_grid, start, stop, width, margin):

@@ -5,6 +5,7 @@ from scipy import ndimage
 
 from skdinoad._arrays.geometry import (
     BORDERS,
+    _opencv_is_exact,
     check_angles,
     field_in_pixels,
     pose_frame,
@@ -196,3 +197,57 @@ def test_strips_make_no_difference(rng, monkeypatch):
     whole = warp_back(grid, frame, (90, 110))
     monkeypatch.setattr("skdinoad._arrays.geometry._STRIP", 300)
     assert np.array_equal(warp_back(grid, frame, (90, 110)), whole)
+
+
+TURNS = {
+    "a turn": pose_frame((60, 40), angle=0.3, zoom=0.1, size=(9, 7)),
+    "upside down": pose_frame((70, 20), angle=2.8, zoom=0.08, size=(9, 7)),
+    "a quarter": np.array([[0, -9.0, 80], [8, 0, 11], [0, 0, 1]]),
+    "nearly a quarter": pose_frame((50, 50), np.pi / 2, zoom=0.1, size=(9, 7)),
+    "sheared": np.array([[9.1, 3, 20.3], [0, 8.2, 11.4], [0, 0, 1]]),
+    "elsewhere": pose_frame((900, 40), angle=0.3, zoom=0.1, size=(9, 7)),
+}
+
+
+@pytest.mark.parametrize("holes", [False, True])
+@pytest.mark.parametrize("frame", TURNS.values(), ids=TURNS)
+def test_opencv_and_torch_sample_the_same(rng, monkeypatch, frame, holes):
+    grid = rng.random((9, 7)).astype(np.float32)
+    if holes:
+        grid[2, 3] = grid[8, 6] = np.nan
+    maps = warp_back(grid, frame, (90, 110))
+    assert maps.flags.c_contiguous
+    assert maps.dtype == np.float32
+    monkeypatch.setattr("skdinoad._arrays.geometry._opencv_is_exact", lambda: False)
+    expected = warp_back(grid, frame, (90, 110))
+    # Where exactly half of a pixel's surroundings is valid, rounding decides.
+    same = np.isclose(maps, expected, rtol=1e-5, atol=1e-5)
+    assert same.mean() > (0.999 if holes else 0.9999)
+
+
+def test_a_pixel_on_the_edge_of_a_turned_grid_belongs_to_it():
+    frame = np.array([[0, -4.0, 40], [4, 0, 10], [0, 0, 1]])  # cells of 4 pixels
+    maps = warp_back(np.ones((3, 5), np.float32), frame, (40, 60))
+    expected = np.zeros((40, 60), np.float32)
+    expected[8:29, 30:43] = 1  # half a cell, 2 pixels, around 10 to 26 and 32 to 40
+    assert np.array_equal(maps, expected)
+
+
+@pytest.mark.parametrize(("rounding", "exact"), [(32, False), (2**20, True)])
+def test_an_opencv_that_rounds_positions_is_found_out(monkeypatch, rounding, exact):
+    def sampled(grid, to_grid, size):
+        y, x = np.mgrid[: size[0], : size[1]]
+        column = to_grid[0, 0] * x + to_grid[0, 1] * y + to_grid[0, 2]
+        return np.round(column * rounding) / rounding  # of a ramp
+
+    monkeypatch.setattr("skdinoad._arrays.geometry._sampled", sampled)
+    assert _opencv_is_exact.__wrapped__() == exact
+
+
+def test_maps_beyond_opencv_are_torchs(rng, monkeypatch):
+    grid = rng.random((9, 7)).astype(np.float32)
+    frame = pose_frame((2**14, 2), angle=0.3, zoom=1e-3, size=(9, 7))
+    maps = warp_back(grid, frame, (3, 2**15))
+    part = warp_back(grid, frame, (3, 2**15 - 1))
+    np.testing.assert_allclose(maps[:, :-1], part, atol=1e-4)
+    assert maps.any()

@@ -40,7 +40,8 @@ def test_what_a_caller_has_frozen_stays_so():
     known = gc.get_freeze_count()
     with uncollected():
         pass
-    assert known and gc.get_freeze_count() == known
+    assert known
+    assert gc.get_freeze_count() == known
 
 
 def test_garbage_made_inside_is_collected_later():
