@@ -194,6 +194,29 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
         """Return the numbers of the images learned, each content once."""
         return np.unique(self._first)
 
+    @undisturbed()
+    def _merge(self, parts):
+        """Learn what one fit on the images of all parts would have learned.
+
+        A subclass that can writes ``_join(parts)``, which does so from what the parts
+        keep of their images, and ``_keeping_all()``, an unfitted copy that keeps what
+        ``_join`` needs for that to be exact.
+        """
+        with self._learning():
+            self.features_ = parts[0].features_
+            if self.features_ is not None:
+                self.value_range_ = parts[0].value_range_
+                self.hidden_pixels_ = any(part.hidden_pixels_ for part in parts)
+            self._contents = [digest for part in parts for digest in part._contents]
+            self._first = first_of_each(self._contents)
+            warn_of_copies(self._first, stacklevel=4)
+            self._join(parts)
+            self._set_merged_offset()
+        return self
+
+    def _set_merged_offset(self):
+        self._set_offset()
+
     def _warn_of_useless(self, kept, n):
         """Say which of n images have no valid patch; at least one must have one."""
         if not kept:

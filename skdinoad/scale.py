@@ -4,17 +4,17 @@ The engines are not ours: joblib with any backend, dask.distributed, Ray. Here i
 they need: a fit that can be split, and a piece of work that can be done again.
 """
 
-import csv
 import hashlib
 import json
 import multiprocessing
 import os
 import platform
 from collections.abc import Sequence
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import joblib
@@ -22,14 +22,24 @@ import torch
 from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
-from skdinoad._typing import DetectorLike, FilePath, ImagesLike
+from skdinoad._inputs.files import is_address
+from skdinoad._typing import DetectorLike, ExtractorLike, FilePath, ImagesLike
 from skdinoad.persistence import load
 from skdinoad.persistence._dump import replacing
+from skdinoad.persistence._tables import check_format
+from skdinoad.persistence._tables import write_table as _write
 from skdinoad.pipeline import pixel_decider, predict_map
 from skdinoad.regions import find_regions, regions_table
 from skdinoad.verdicts import rescued, review_of, threshold_of, verdict_of
 
-__all__ = ["fit_sharded", "merge", "parts_to_score", "score_files", "score_part"]
+__all__ = [
+    "cache_features",
+    "fit_sharded",
+    "merge",
+    "parts_to_score",
+    "score_files",
+    "score_part",
+]
 
 #: Says where and how a detector computes, or what its ``features_`` says better.
 _ELSEWHERE = {"batch_size", "cache", "cache_size", "device", "features"} | {
@@ -39,11 +49,12 @@ _ELSEWHERE = {"batch_size", "cache", "cache_size", "device", "features"} | {
 #: Images whose heat maps are in memory at a time.
 _CHUNK = 16
 
-_SCORES = ["path", "verdict", "score", "error"]
-_REGIONS = [
-    *("path", "top", "left", "bottom", "right"),
-    *("area", "peak", "mean", "row", "column"),
-]
+_SCORES = {"path": str, "verdict": str, "score": float, "error": str}
+_REGIONS = {
+    "path": str,
+    **dict.fromkeys(("top", "left", "bottom", "right", "area"), int),
+    **{"peak": float, "mean": float, "row": int, "column": int},
+}
 
 
 # -- fitting --------------------------------------------------------------------------
@@ -62,14 +73,19 @@ def merge(detectors: Sequence[DetectorLike]) -> Any:
     which is too low, so that fewer images are flagged. :func:`fit_sharded` thins once,
     at the end.
 
+    Means and covariances of features add up as well: SubspaceAD and
+    ``DFR(autoencoder="linear", holdout=None, max_rows=None)`` get the subspace of one
+    fit, up to rounding. They hold no image to be held out: the merged ones have no
+    threshold, and SubspaceAD compares layers by what is left of all patches learned.
+
     Parameters
     ----------
-    detectors : sequence of AnomalyDINO or of DinoPatch
+    detectors : sequence of AnomalyDINO, of DinoPatch, of SubspaceAD or of DFR
         Fitted, all with the same parameters and the same weights.
 
     Returns
     -------
-    detector : AnomalyDINO or DinoPatch
+    detector : AnomalyDINO, DinoPatch, SubspaceAD or DFR
         A new one; those given stay as they are.
 
     Raises
@@ -78,7 +94,8 @@ def merge(detectors: Sequence[DetectorLike]) -> Any:
         If one is of another kind: what a trained network has learned does not add up.
     ValueError
         If parameters, weights or what an extractor has learned differ (naming what),
-        there is none, or a DinoPatch keeps a reduced bank.
+        there is none, a DinoPatch keeps a reduced bank, or a SubspaceAD has turned
+        images that one fit would not.
     NotFittedError
         If one is not fitted.
 
@@ -104,8 +121,9 @@ def merge(detectors: Sequence[DetectorLike]) -> Any:
     detectors = list(detectors)
     if not detectors:
         raise ValueError("No detector given: nothing to merge.")
+    _check_one_kind(detectors)
     for detector in detectors:
-        _check_mergeable(detector)
+        _check_mergeable(detector, "_join")
         check_is_fitted(detector)
     _check_alike(detectors)
     return clone(detectors[0])._merge(detectors)
@@ -118,8 +136,9 @@ def fit_sharded(
 
     Parameters
     ----------
-    estimator : AnomalyDINO or DinoPatch
-        It is not changed.
+    estimator : AnomalyDINO, DinoPatch or DFR
+        It is not changed. Of DFR the one that :func:`merge` takes. For all others
+        :func:`cache_features`, and one ``fit``.
     shards : sequence of lists of paths, of images, or of arrays
         Good images alone, as ``fit`` takes them; one list is one piece of work. Give
         paths that all machines can read: arrays travel to them.
@@ -129,7 +148,7 @@ def fit_sharded(
 
     Returns
     -------
-    detector : AnomalyDINO or DinoPatch
+    detector : AnomalyDINO, DinoPatch or DFR
         Fitted as by ``fit`` on all images, in their order: what is thinned or projected
         is so once, at the end and here. This process therefore holds the features of
         all images, as one fit would.
@@ -145,6 +164,7 @@ def fit_sharded(
     See Also
     --------
     merge : Of detectors that are fitted already.
+    cache_features : Shares the network's work for a fit of any detector.
 
     Notes
     -----
@@ -163,7 +183,7 @@ def fit_sharded(
     >>> bool(detector.offset_ == estimator.fit(F).offset_)
     True
     """
-    _check_mergeable(estimator)
+    _check_mergeable(estimator, "_keeping_all")
     clone(estimator)._validate_params()
     jobs = [(estimator._keeping_all(), shard, i) for i, shard in enumerate(shards)]
     if not jobs:
@@ -174,20 +194,106 @@ def fit_sharded(
 
 
 def _fit(estimator, shard, number):
-    try:
+    with _shard_named(number):
         return clone(estimator).fit(shard)
+
+
+def cache_features(
+    features: ExtractorLike, shards: Sequence[ImagesLike], client: Any = None
+) -> None:
+    """Compute the features of images in several lists, each read somewhere else.
+
+    They go to the extractor's folder, ``cache=``, from where one ``fit`` on all images
+    takes them: it reads the images, and the network sees none. So the network's work is
+    shared for any detector: a trained one, whose networks do not add up, a search, or
+    thresholds by folds.
+
+    Parameters
+    ----------
+    features : DinoFeatures or CNNFeatures
+        With ``cache=`` a folder that all machines can reach. It is not changed.
+    shards : sequence of lists of paths, of images, or of arrays
+        As for :func:`fit_sharded`, of 8 bits: what other depths are scaled by is
+        learned from all images.
+    client : dask.distributed.Client or None, default=None
+        None = joblib, by its present backend.
+
+    Raises
+    ------
+    ValueError
+        If ``cache`` is no folder, images have more than 8 bits, or one cannot be read,
+        naming the shard.
+    TypeError
+        If ``client`` is no client.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from skdinoad import DinoFeatures, SubspaceAD
+    >>> from skdinoad.scale import cache_features
+    >>> from skdinoad.testing import make_images
+    >>> X = make_images(6)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     how = {"model": "test_vit", "weights": "random:0", "image_size": 64}
+    ...     features = DinoFeatures(cache=folder, **how)
+    ...     cache_features(features, [X[:3], X[3:]])
+    ...     detector = SubspaceAD(features=features, rotations="none").fit(X)
+    >>> detector.predict(X[:2])
+    array([1, 1])
+    """
+    if getattr(features, "cache", None) in (None, False):
+        raise ValueError(
+            f"{features!r} keeps no features on disk: pass cache='folder', one that "
+            "all machines can reach."
+        )
+    jobs = [(features, shard, i) for i, shard in enumerate(shards)]
+    _done(_extract, jobs, client)
+
+
+def _extract(features, shard, number):
+    with _shard_named(number):
+        fitted = clone(features).fit(shard)
+        if fitted.value_range_ is not None:
+            raise ValueError(
+                "images of more than 8 bits, whose range is learned from all of them: "
+                "scale them to 8 bits."
+            )
+        for start in range(0, len(shard), _CHUNK):
+            fitted.transform(shard[start : start + _CHUNK])
+
+
+@contextmanager
+def _shard_named(number):
+    """Say in which shard an error has come up."""
+    try:
+        yield
     except Exception as error:
         if len(error.args) == 1:
             error.args = (f"shards[{number}]: {error.args[0]}",)
         raise
 
 
-def _check_mergeable(detector):
-    if not hasattr(detector, "_join"):
+def _check_one_kind(detectors):
+    first = type(detectors[0]).__name__
+    for i, detector in enumerate(detectors):
+        own = type(detector).__name__
+        if type(detector) is not type(detectors[0]):
+            raise TypeError(
+                f"detectors[{i}] is {own}, detectors[0] is {first}: {own} cannot be "
+                f"merged with {first}; expected detectors of one kind."
+            )
+
+
+def _check_mergeable(detector, method):
+    """Refuse what has no ``_join``, or no ``_keeping_all`` that makes it exact."""
+    if not hasattr(detector, method):
         raise TypeError(
             f"{type(detector).__name__} cannot be fitted in parts; AnomalyDINO and "
             "DinoPatch can. Behind an aligner, fit that first, on some of the images, "
-            "and shard what comes out of it."
+            "and shard what comes out of it. DFR can with autoencoder='linear', "
+            "holdout=None and max_rows=None; SubspaceAD can be merged only, since "
+            "thresholds need a second look at each image. For all others: "
+            "cache_features, and one fit."
         )
     learns = "standardize"  # from images, so that each shard would have another scale
     if getattr(detector.features, learns, False):
@@ -201,11 +307,6 @@ def _check_alike(detectors):
     """Refuse to merge what is not one thing in parts."""
     first = _settings(detectors[0])
     for i, detector in enumerate(detectors):
-        if type(detector) is not type(detectors[0]):
-            raise TypeError(
-                f"detectors[{i}] is {type(detector).__name__}, detectors[0] is "
-                f"{type(detectors[0]).__name__}: expected detectors of one kind."
-            )
         own = _settings(detector)
         differing = sorted(k for k in {*own, *first} if own.get(k) != first.get(k))
         if differing:
@@ -240,9 +341,10 @@ def score_files(
     folder: FilePath,
     *,
     part_size: int = 256,
+    format: Literal["csv", "parquet"] = "csv",
     client: Any = None,
 ) -> list[Path]:
-    """Score any number of image files into a data set of CSV files.
+    """Score any number of image files into a data set of CSV or Parquet files.
 
     A part is written whole or not at all, and one that is there is not scored again:
     after a kill, of a worker or of everything, the same call goes on where it was. Each
@@ -253,7 +355,8 @@ def score_files(
     model : str or path
         A file of :func:`skdinoad.save`, which all machines can read.
     paths : sequence of str or path
-        Image files, likewise; one that is named twice is scored once.
+        Image files, likewise; one that is named twice is scored once. Addresses too
+        ("s3://bucket/0.png"), which fsspec reads (``pip install 'skdinoad[fsspec]'``).
     folder : str or path
         Where the data set goes, likewise: ``scores/part-*.csv`` with path, verdict
         ("good", "defect", "broken", or "look" between two thresholds), score (higher =
@@ -262,6 +365,9 @@ def score_files(
         what was scored by what.
     part_size : int, default=256
         Images in a part.
+    format : {"csv", "parquet"}, default="csv"
+        Of the parts. "parquet" needs pyarrow (``pip install 'skdinoad[parquet]'``);
+        what a row has nothing of is null.
     client : dask.distributed.Client or None, default=None
         None = joblib, by its present backend.
 
@@ -280,6 +386,11 @@ def score_files(
         threshold, or has changed since the call began.
     TypeError
         If ``client`` is no client.
+    RuntimeError
+        If the store of an address does not answer, or refuses: then no image is broken,
+        and the same call goes on later. An address where nothing is makes a row.
+    ImportError
+        If fsspec, or pyarrow, is needed and missing.
 
     See Also
     --------
@@ -303,11 +414,11 @@ def score_files(
     ['good']
     """
     model, folder = os.path.abspath(model), os.path.abspath(folder)
-    parts = parts_to_score(model, paths, folder, part_size=part_size)
+    parts = parts_to_score(model, paths, folder, part_size=part_size, format=format)
     digest = _digest(model)
     jobs = [(model, digest, part, folder, name) for name, part in parts]
     _done(_score_by_file, jobs, client)
-    return sorted(Path(folder, "scores").glob("part-*.csv"))
+    return sorted(Path(folder, "scores").glob(f"part-*.{format}"))
 
 
 def parts_to_score(
@@ -316,12 +427,13 @@ def parts_to_score(
     folder: FilePath,
     *,
     part_size: int = 256,
+    format: Literal["csv", "parquet"] = "csv",
 ) -> list[tuple[str, list[str]]]:
     """Return the parts of :func:`score_files` that are not there yet.
 
     Parameters
     ----------
-    model, paths, folder, part_size
+    model, paths, folder, part_size, format
         As there.
 
     Returns
@@ -331,7 +443,7 @@ def parts_to_score(
 
     Raises
     ------
-    FileNotFoundError, ValueError
+    FileNotFoundError, ValueError, ImportError
         As there.
 
     Examples
@@ -349,16 +461,18 @@ def parts_to_score(
     """
     if part_size < 1:
         raise ValueError(f"part_size={part_size}: expected 1 or more images.")
-    files = list(dict.fromkeys(os.path.abspath(path) for path in paths))
+    check_format(format)
+    files = list(dict.fromkeys(map(_absolute, paths)))
     _check_folders(files)
     for kind in ("scores", "regions"):
         Path(folder, kind).mkdir(parents=True, exist_ok=True)
     listed = hashlib.sha256("\0".join(files).encode("utf-8", "surrogateescape"))
     run = {"model": _digest(model), "paths": listed.hexdigest(), "part_size": part_size}
-    _note_run(Path(folder, "run.json"), run)
+    _note_run(Path(folder, "run.json"), {**run, "format": format})
     starts = range(0, len(files), part_size)
     parts = [
-        (f"part-{i:06d}.csv", files[k : k + part_size]) for i, k in enumerate(starts)
+        (f"part-{i:06d}.{format}", files[k : k + part_size])
+        for i, k in enumerate(starts)
     ]
     return [(n, part) for n, part in parts if not Path(folder, "scores", n).exists()]
 
@@ -377,7 +491,7 @@ def score_part(
     folder : str or path
         As for :func:`score_files`.
     name : str
-        The part's, as :func:`parts_to_score` gives it.
+        The part's, as :func:`parts_to_score` gives it; its end says the format.
 
     Returns
     -------
@@ -393,6 +507,8 @@ def score_part(
         If the model has no threshold.
     OSError
         If a file cannot be written, naming it.
+    RuntimeError, ImportError
+        As in :func:`score_files`.
 
     See Also
     --------
@@ -431,16 +547,6 @@ def _scored(model, paths):
     return [*zip(model.score_samples(paths), predict_map(model, paths))]
 
 
-def _write(path, columns, rows):
-    with (
-        replacing(path) as temporary,
-        open(temporary, "w", newline="", encoding="utf-8") as file,
-    ):
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def _score_by_file(model, digest, paths, folder, name):
     score_part(_loaded(model, digest), paths, folder, name)
 
@@ -460,8 +566,13 @@ def _digest(path):
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
+def _absolute(path):
+    return path if is_address(path) else os.path.abspath(path)
+
+
 def _check_folders(paths):
-    for folder in sorted({os.path.dirname(path) for path in paths}):
+    local = (path for path in paths if not is_address(path))
+    for folder in sorted({os.path.dirname(path) for path in local}):
         if not os.path.isdir(folder):
             raise FileNotFoundError(
                 f"{folder!r} is no folder on {platform.node()}: all machines must see "
@@ -474,7 +585,7 @@ def _note_run(file, run):
     if not file.exists():
         with replacing(file) as temporary:
             temporary.write_text(json.dumps(run, indent=1) + "\n")
-    before = json.loads(file.read_text())
+    before = {"format": "csv", **json.loads(file.read_text())}
     differing = [name for name in run if run[name] != before.get(name)]
     if differing:
         raise ValueError(

@@ -5,7 +5,7 @@ import torch
 
 from skdinoad._compat.torch import as_tensor
 
-__all__ = ["Moments", "principal_subspace", "residuals"]
+__all__ = ["Moments", "mean_residual", "principal_subspace", "residuals"]
 
 
 class Moments:
@@ -77,6 +77,29 @@ def principal_subspace(moments, n_components) -> np.ndarray:
         share = np.cumsum(values) / max(values.sum(), 1e-20)
         k = int(np.searchsorted(share, n_components - 1e-12)) + 1
     return vectors[:, : min(k, rank)].T.astype(np.float32)
+
+
+def mean_residual(moments, components) -> float:
+    """Return the mean of :func:`residuals` over the vectors that moments know.
+
+    Parameters
+    ----------
+    moments : Moments
+    components : ndarray of shape (k, c), float32
+        Orthonormal rows; the subspace goes through the mean.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdinoad._arrays.subspace import Moments, mean_residual
+    >>> moments = Moments(2)
+    >>> moments.update(np.array([[5.0, 3.0], [9.0, -3.0]]))
+    >>> mean_residual(moments, np.array([[1.0, 0.0]]))
+    9.0
+    """
+    spread = moments.covariance()
+    inside = np.einsum("kc,cd,kd->", components, spread, components)
+    return max(0.0, float(np.trace(spread) - inside))
 
 
 @torch.inference_mode()

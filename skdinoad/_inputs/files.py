@@ -5,6 +5,7 @@ And names for those to write.
 
 import io
 import os
+import re
 import stat
 from contextlib import contextmanager
 
@@ -15,6 +16,7 @@ from PIL import Image, ImageOps
 __all__ = [
     "file_size",
     "from_pillow",
+    "is_address",
     "pillow_size",
     "read_bytes",
     "read_file",
@@ -38,6 +40,9 @@ _OF_STRANGERS = (
     *("JPEG2000", "AVIF"),
 )
 
+#: How an address begins that fsspec knows; no drive of Windows, which is one letter.
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]+(://|::)", re.IGNORECASE)
+
 #: Pixel modes whose channels OpenCV gives in a known order.
 _MODES = ("L", "LA", "RGB", "RGBA", "I")
 
@@ -48,6 +53,8 @@ def read_file(path, name) -> np.ndarray:
     Parameters
     ----------
     path : str or path
+        A file, or an address as "s3://bucket/0.png", of which the formats are read that
+        folders are searched for.
     name : str
         What messages call the image.
 
@@ -62,7 +69,14 @@ def read_file(path, name) -> np.ndarray:
     FileNotFoundError, ValueError
         If there is no such file, or it is no image, damaged, too large, has pages, or
         cannot be read with all its bits.
+    RuntimeError
+        If the store of an address does not answer, or refuses: of the image that says
+        nothing, so that nobody takes it for broken.
+    ImportError
+        If fsspec, or what it needs for such an address, is missing.
     """
+    if is_address(path):
+        return read_bytes(_fetched(path, name), name)
     _refuse_odd_files(path, name)
     return _read(path, name)
 
@@ -93,7 +107,12 @@ def _read(source, name, formats=None):
 
 
 def file_size(path, name) -> tuple:
-    """Return (H, W) of an image file, of which only the header is read."""
+    """Return (H, W) of an image file, of which only the header is read.
+
+    What lies at an address is fetched whole.
+    """
+    if is_address(path):
+        return read_file(path, name).shape[:2]
     _refuse_odd_files(path, name)
     with _opened(path, name) as image, _damage_named(name):
         return pillow_size(image)
@@ -122,6 +141,43 @@ def pillow_size(image) -> tuple:
     # Of a TIFF some versions of Pillow turn the size, and others do not.
     tags = getattr(image, "tag_v2", {})
     return tags.get(256, image.width), tags.get(257, image.height)
+
+
+# -- addresses ----------------------------------------------------------------------
+
+
+def is_address(path) -> bool:
+    """Whether a path is an address for fsspec, and no file of this machine.
+
+    Examples
+    --------
+    >>> from skdinoad._inputs.files import is_address
+    >>> is_address("s3://bucket/0.png"), is_address("/images/0.png")
+    (True, False)
+    """
+    return isinstance(path, str) and _SCHEME.match(path) is not None
+
+
+def _fetched(address, name):
+    try:
+        import fsspec
+    except ImportError as error:
+        raise ImportError(
+            f"{name} is an address, and needs fsspec: pip install 'skdinoad[fsspec]'."
+        ) from error
+    try:
+        # Not fsspec.open, to which "[" and "*" in a name are patterns.
+        store, path = fsspec.core.url_to_fs(address)
+        return store.cat_file(path)
+    except (FileNotFoundError, IsADirectoryError):
+        raise FileNotFoundError(f"{name} does not exist, or is no file.") from None
+    except ImportError as error:
+        raise ImportError(f"{name} cannot be fetched: {error}") from error
+    except Exception as error:  # each store has errors of its own
+        raise RuntimeError(
+            f"{name} cannot be fetched: {error or type(error).__name__}. Check the "
+            "address, your access to it and the network, and try again."
+        ) from error
 
 
 # -- opening ------------------------------------------------------------------------

@@ -7,8 +7,10 @@ from typing import Literal
 
 import numpy as np
 import torch
+from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Bunch
+from sklearn.utils.metaestimators import available_if
 from torch.optim.swa_utils import update_bn
 
 from skdinoad._arrays.maps import smooth
@@ -17,7 +19,7 @@ from skdinoad._compat.sklearn import Interval, StrOptions
 from skdinoad._compat.torch import as_tensor
 from skdinoad._inputs.grids import name_of
 from skdinoad._training.detector import TrainedDetector
-from skdinoad._training.loop import batch_rows, warm_cosine
+from skdinoad._training.loop import Run, batch_rows, warm_cosine
 from skdinoad._typing import (
     Aggregate,
     Contamination,
@@ -30,6 +32,7 @@ from skdinoad.networks import (
     RowAutoencoder,
     code_width,
     covariance,
+    pooled,
     principal_axes,
     row_errors,
 )
@@ -66,6 +69,12 @@ _EXTRACTORS = {
         interpolation="nearest",
     ),
 }
+
+
+def _adds_up(detector):
+    """Whether all that is learned are moments of all rows."""
+    linear = detector.autoencoder == "linear"
+    return linear and detector.holdout is None and detector.max_rows is None
 
 
 class DFR(TrainedDetector):
@@ -173,7 +182,7 @@ class DFR(TrainedDetector):
         The loss in each.
     errors_ : dict of str to (float, float)
         Mean error of places "learned" and "held out", by the autoencoder and by the
-        projection on as many principal components.
+        projection on as many principal components; empty after a merge.
     holdout_scores_ : ndarray of shape (n,)
         ``score_samples`` of training images by a network that has not seen them.
     offset_ : float
@@ -372,6 +381,13 @@ class DFR(TrainedDetector):
     def _new_network(self, data, rows):
         """Return a network with the principal components of these rows."""
         mean, spread = covariance(data.rows, rows)
+        self._moments = None
+        if _adds_up(self):
+            self._moments = len(rows), mean.numpy(), spread.numpy()
+        return self._network_of(mean, spread)
+
+    def _network_of(self, mean, spread):
+        """Return a network with the principal components of a covariance (c, c)."""
         centre, scale = mean, torch.ones_like(mean)
         if self._setting("standardize"):
             scale = spread.diagonal().sqrt()
@@ -480,6 +496,30 @@ class DFR(TrainedDetector):
         super()._keep(run)
         self.latent_dim_ = len(self.autoencoder_["components"])
         self.explained_variance_ = self.autoencoder_["variances"]
+
+    # -- private: merging -------------------------------------------------------------
+
+    @available_if(_adds_up)
+    def _keeping_all(self):
+        """Return an unfitted copy: moments are of all rows as it is."""
+        return clone(self)
+
+    @available_if(_adds_up)
+    def _join(self, parts):
+        """Add up the moments of all rows."""
+        if any(getattr(part, "_moments", None) is None for part in parts):
+            raise ValueError("A detector of an earlier version: fit it again.")
+        counts, means, spreads = zip(*(part._moments for part in parts))
+        if len({len(mean) for mean in means}) > 1:
+            raise ValueError(
+                f"Features of {[len(mean) for mean in means]} channels: use one "
+                "extractor for all."
+            )
+        self._moments = sum(counts), *pooled(counts, means, spreads)
+        self._draw_seed()
+        mean, spread = map(torch.from_numpy, self._moments[1:])
+        self._keep(Run(self._network_of(mean, spread), None))
+        self.errors_ = {}
 
     # -- private: scores --------------------------------------------------------------
 

@@ -4,8 +4,6 @@ import numpy as np
 
 from skdinoad._arrays.maps import aggregate
 from skdinoad._compat.sklearn import StrOptions
-from skdinoad._compat.torch import undisturbed
-from skdinoad._inputs.copies import first_of_each, warn_of_copies
 from skdinoad._inputs.estimators import whole_numbers
 from skdinoad.base import BaseDetector
 
@@ -51,28 +49,6 @@ class LayeredDetector(BaseDetector):
     def _check_features(self, grid):
         if grid.ndim != 4 or grid.dtype.kind != "f":
             super()._check_features(grid)
-
-    # -- merging ----------------------------------------------------------------------
-
-    @undisturbed()
-    def _merge(self, parts):
-        """Learn what one fit on the images of all parts would have learned.
-
-        A subclass that can writes ``_join(parts)``, which does so from what the parts
-        keep of their images, and ``_keeping_all()``, an unfitted copy that keeps what
-        ``_join`` needs for that to be exact.
-        """
-        with self._learning():
-            self.features_ = parts[0].features_
-            if self.features_ is not None:
-                self.value_range_ = parts[0].value_range_
-                self.hidden_pixels_ = any(part.hidden_pixels_ for part in parts)
-            self._contents = [digest for part in parts for digest in part._contents]
-            self._first = first_of_each(self._contents)
-            warn_of_copies(self._first, stacklevel=4)
-            self._join(parts)
-            self._set_offset()
-        return self
 
     # -- fusion -----------------------------------------------------------------------
 

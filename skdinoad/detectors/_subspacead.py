@@ -1,5 +1,6 @@
 """SubspaceAD: how far a patch lies beside the subspace of nominal patches."""
 
+import warnings
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any, Literal
@@ -9,7 +10,12 @@ from tqdm.auto import tqdm
 
 from skdinoad._arrays.geometry import rotated
 from skdinoad._arrays.maps import smooth_pixels, unit
-from skdinoad._arrays.subspace import Moments, principal_subspace, residuals
+from skdinoad._arrays.subspace import (
+    Moments,
+    mean_residual,
+    principal_subspace,
+    residuals,
+)
 from skdinoad._compat.sklearn import Interval, StrOptions
 from skdinoad._inputs.copies import content
 from skdinoad._inputs.grids import check_channels, name_of
@@ -224,7 +230,7 @@ class SubspaceAD(LayeredDetector):
             check_channels(X)
         folds, kept, number = self._moments(X)
         self._take_stock(X, kept)
-        whole = _sum_of(folds)
+        whole = self._moments_of_all = _sum_of(folds)
         self.mean_, self.components_ = self._subspaces(whole)
         # A single image leaves nothing to hold out: then its own residuals tell how
         # layers compare.
@@ -247,6 +253,33 @@ class SubspaceAD(LayeredDetector):
     def _map(self, grid, frame, size):
         heat = super()._map(grid, frame, size)
         return smooth_pixels(heat, self._sigma(self.smoothing_sigma), inside=heat > 0)
+
+    # -- private: merging -------------------------------------------------------------
+
+    def _join(self, parts):
+        """Add moments up; without images nothing is held out, and layers compare by
+        what is left of all patches learned.
+        """
+        wanted = chosen_angles(
+            self.rotations, len(self._distinct()), self.features_ is not None
+        )
+        for i, part in enumerate(parts):
+            _check_joinable(f"detectors[{i}]", part, parts[0], wanted)
+        self.angles_ = wanted
+        whole = self._moments_of_all = _sum_of([p._moments_of_all for p in parts])
+        self.mean_, self.components_ = self._subspaces(whole)
+        left = np.array([*map(mean_residual, whole, self.components_)], np.float32)
+        self._learn_scales([left[:, None, None]], None, len(whole), squared=True)
+
+    def _set_merged_offset(self):
+        warnings.warn(
+            "A merged SubspaceAD has no threshold, because no image is there to be "
+            "held out: score_samples and predict_map work; for predict, set offset_ "
+            "from scores of good images that none has learned from.",
+            UserWarning,
+            stacklevel=5,
+        )
+        self._set_no_offset()
 
     # -- private ----------------------------------------------------------------------
 
@@ -332,6 +365,18 @@ def _check_layers(name, shape, expected):
         raise ValueError(
             f"{name} has features of {shape[0]} layers with {shape[1]} channels, the "
             f"subspaces of {expected[0]} with {expected[1]}: use one extractor for all."
+        )
+
+
+def _check_joinable(name, part, first, angles):
+    if not hasattr(part, "_moments_of_all"):
+        raise ValueError(f"{name} is of an earlier version: fit it again.")
+    shapes = [(len(p.mean_), len(p.mean_[0])) for p in (part, first)]
+    _check_layers(name, *shapes)
+    if part.angles_ != angles:
+        raise ValueError(
+            f"{name} has learned from copies turned by {part.angles_}, one fit on all "
+            f"images would from {angles}: fit with rotations='agnostic' or 'none'."
         )
 
 

@@ -4,6 +4,7 @@ from skdinoad.networks._autoencoder import (
     RowAutoencoder,
     code_width,
     covariance,
+    pooled,
     principal_axes,
     row_errors,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "magnitude",
     "moved",
     "on_levels",
+    "pooled",
     "principal_axes",
     "pyramid",
     "rebuild",

@@ -17,6 +17,7 @@ __all__ = [
     "RowAutoencoder",
     "code_width",
     "covariance",
+    "pooled",
     "principal_axes",
     "row_errors",
 ]
@@ -112,6 +113,27 @@ def covariance(rows, index, chunk=8192):
         centred = rows[part].double() - mean
         spread.addmm_(centred.T, centred)
     return mean, spread / len(index)
+
+
+def pooled(counts, means, covariances):
+    """Return mean (c,) and covariance (c, c) of several sets of rows together.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skdinoad.networks import covariance, pooled
+    >>> rows = torch.tensor([[1.0], [3.0], [8.0]])
+    >>> means, covariances = zip(covariance(rows, [0, 1]), covariance(rows, [2]))
+    >>> mean, spread = pooled([2, 1], means, covariances)
+    >>> torch.allclose(spread, covariance(rows, [0, 1, 2])[1])
+    True
+    """
+    shares = [count / sum(counts) for count in counts]
+    mean = sum(share * own for share, own in zip(shares, means))
+    away = [own - mean for own in means]
+    between = (s * d[:, None] * d for s, d in zip(shares, away))
+    within = (s * spread for s, spread in zip(shares, covariances))
+    return mean, sum(between) + sum(within)
 
 
 def principal_axes(covariance):
