@@ -19,9 +19,12 @@ from skdinoad.features import DinoFeatures
 
 __all__ = ["DriftMonitor"]
 
-#: Exponents of the bets; a small one wins by few very odd images, a large one by many
-#: that are a little odd.
-_EXPONENTS = np.array([0.2, 0.5, 0.8])
+#: Shares of images after a change that bets expect among the usual ones; a small one
+#: wins fast by very odd images, a large one by many that are a little odd.
+_USUAL = np.array([0.1, 0.4, 0.8])
+
+#: How many images back a change is looked for.
+_MEMORY = 128
 
 #: Cells along each side into which features are averaged: coarse, but a shifted camera
 #: changes them.
@@ -69,12 +72,15 @@ class DriftMonitor(UsesFeatures, BaseEstimator):
     Notes
     -----
     Conformal p-values of each image among all before it are independent and uniform
-    as long as images are exchangeable [1]_. A bet wins :math:`\epsilon p^{\epsilon-1}`
-    times its stake; the Shiryaev-Roberts sum :math:`M_t = (1 + M_{t-1}) \epsilon
-    p_t^{\epsilon - 1}` is an e-detector [2]_, and so is the mean of several. Their
-    average run length is at least the threshold, whatever images are like. Training
-    images are described by the mean of all others, new ones by the mean of all, which
-    makes new ones look a little more usual: the promise is kept on that side.
+    as long as images are exchangeable [1]_. Had the images changed k images ago, this
+    one would be the oddest but for those k: of n images, its rank would be below q =
+    (k + 1) / n. A bet on that multiplies its stake by (1 - w) / q if it comes true and
+    by w / (1 - q) if not, for w = 0.1, 0.4 and 0.8. What stakes of 1, one laid at each
+    of the last 128 images, have become by now is an e-detector [2]_ in its sum, and so
+    is the mean of several: their average run length is at least the threshold, whatever
+    images are like. Training images are described by the mean of all others, new ones
+    by the mean of all, which makes new ones look a little more usual: the promise is
+    kept on that side.
 
     Four numbers are kept of each image seen, to rank the next ones among.
 
@@ -190,7 +196,7 @@ class DriftMonitor(UsesFeatures, BaseEstimator):
         """
         check_is_fitted(self, "mean_")
         self._history = [column.tolist() for column in self._usual.T]
-        self._wealth = np.zeros((len(self.statistics_), len(_EXPONENTS)))
+        self._wealth = np.zeros((len(self.statistics_), len(_USUAL), _MEMORY))
         self.alarm_, self.n_seen_ = False, 0
         self._tell()
         return self
@@ -229,8 +235,7 @@ class DriftMonitor(UsesFeatures, BaseEstimator):
         p = np.array([self._p_value(*part) for part in zip(self._history, row, ties)])
         # Low, high; features nearer than usual are no drift.
         p = np.stack([p, 1 - p], axis=1).ravel()[1:]
-        won = _EXPONENTS * p[:, None].clip(1e-12) ** (_EXPONENTS - 1)
-        self._wealth = (1 + self._wealth) * won
+        self._wealth = _after_a_bet(self._wealth, p, len(self._history[0]))
         self.n_seen_ += 1
         self._tell()
         return self.alarm_
@@ -243,10 +248,21 @@ class DriftMonitor(UsesFeatures, BaseEstimator):
         return (below + share * equal) / len(known)
 
     def _tell(self):
-        wealth = self._wealth.mean(axis=1)
+        wealth = self._wealth.sum(axis=2).mean(axis=1)
         self.evidence_of_ = dict(zip(self.statistics_, wealth.tolist()))
         self.evidence_ = float(wealth.mean())
         self.alarm_ = self.alarm_ or self.evidence_ >= self.false_alarm_every
+
+
+def _after_a_bet(wealth, p, n):
+    """Return wealth (statistics, bets, beginnings) after ranks p among n images."""
+    wealth = np.concatenate([np.ones_like(wealth[..., :1]), wealth[..., :-1]], axis=-1)
+    # Odder than n - k - 1 images before the beginning; no more than all can be.
+    q = np.minimum(np.arange(1, _MEMORY + 1) / n, 0.999)
+    usual = _USUAL[:, np.newaxis]
+    odd = p[:, np.newaxis, np.newaxis] <= q
+    won = np.where(odd, (1 - usual) / q, usual / (1 - q))
+    return np.minimum(wealth * won, 1e290)  # a sum of these is a number yet
 
 
 #: Properties of an image, the distance of its features first.

@@ -10,7 +10,14 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 from skdinoad import load, save
-from skdinoad.monitoring import DriftMonitor, _cells, _pooled, _properties
+from skdinoad.monitoring import (
+    _MEMORY,
+    DriftMonitor,
+    _after_a_bet,
+    _cells,
+    _pooled,
+    _properties,
+)
 from skdinoad.testing import make_images
 
 
@@ -48,6 +55,53 @@ def test_a_change_is_noticed_within_tens_of_images_however_long_all_was_well(rng
     change = np.array([0, 0, 4, 0])
     assert run_length(out, lambda: rng.normal(size=4) + change, 100) < 30
     assert max(out.evidence_of_, key=out.evidence_of_.get) == "2, h"
+
+
+@pytest.mark.parametrize("every", [200, 10_000])
+def test_a_gross_change_right_after_fit_is_noticed_within_some_images(rng, every):
+    for _ in range(5):
+        out = bare(rng.normal(size=(20, 4)), every)
+        change = np.array([0, 0, 6, 0])
+        assert run_length(out, lambda c=change: rng.normal(size=4) + c, 20) <= 10
+
+
+def test_bets_are_fair():
+    """Over equally likely ranks no bet wins or loses, or the promise would not hold."""
+    p = (np.arange(2000) + 0.5) / 2000
+    won = _after_a_bet(np.ones((2000, 3, _MEMORY)), p, 200)
+    np.testing.assert_allclose(won.mean(axis=0), 1)
+
+
+def test_a_stake_is_laid_at_each_image(rng):
+    """One bet after the other, in other words than ours."""
+    ranks, wealth = rng.uniform(0, 0.3, size=6), np.zeros((1, 3, _MEMORY))
+    for t, p in enumerate(ranks):
+        wealth = _after_a_bet(wealth, np.array([p]), 21 + t)
+    expected = 0
+    for first in range(6):
+        stake = 1
+        for t in range(first, 6):
+            share = (t - first + 1) / (21 + t)
+            stake *= 0.6 / share if ranks[t] <= share else 0.4 / (1 - share)
+        expected += stake
+    assert wealth[0, 1].sum() == pytest.approx(expected)
+
+
+def test_order_of_training_images_does_not_matter():
+    X = make_images(32)
+    found = []
+    for order in (slice(None, 12), slice(11, None, -1)):
+        out = monitor().fit(X[order])
+        out.update(X[12:])
+        found.append(list(out.evidence_of_.values()))
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-6)
+
+
+def test_evidence_stays_a_number_however_strong(rng):
+    out = bare(rng.normal(size=(2000, 4)), 10)
+    for _ in range(2 * _MEMORY):
+        out._bet(rng.normal(size=4) + 100)
+    assert np.isfinite(out.evidence_)
 
 
 def test_single_odd_images_are_no_drift(rng):
