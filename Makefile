@@ -26,8 +26,10 @@ test: $(INSTALLED)
 test-browser: $(INSTALLED)
 	$(BIN)/python -m pytest -m browser -rs
 
-# Worker processes of Dask, and of Ray where it is installed; one of each is killed.
+# Worker processes of Dask, and of Ray where it can be had; one of each is killed.
 test-cluster: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints.txt -e '.[ray]' || echo 'No Ray here: its tests are skipped.'
 	$(BIN)/python -m pytest -m cluster -rs tests/test_scale.py
 
 # The same on the oldest versions that pyproject.toml allows, in an environment of its

@@ -5,11 +5,13 @@ settings, scores and regions written as CSV. Each worker computes in one thread.
 first run is ``score_samples`` and ``predict_map`` in this process, also in one thread;
 "efficiency" is images per second and process beside that. Processes are up and have
 loaded the model when the clock starts. Parts are shared out whole: let their number be
-a multiple of two.
+a multiple of two. The second table has the bytes that doc/scale.rst reckons with; it
+does not depend on the machine, and comes alone by --bytes.
 
     python benchmarks/scale.py
 """
 
+import os
 import pickle
 import tempfile
 import time
@@ -30,6 +32,7 @@ def main():
     options = parser(__doc__, root=False)
     options.add_argument("--images", type=int, default=200)
     options.add_argument("--part-size", type=int, default=25)
+    options.add_argument("--bytes", action="store_true")
     options = options.parse_args()
     torch.set_num_threads(1)
     print(environment() + "\n")
@@ -40,7 +43,13 @@ def main():
 def print_rows(folder, options):
     detector = AnomalyDINO().fit(make_screws(20, size=512, random_state=1)[0])
     model = save(detector, folder / "model.skd")
-    paths = write(folder, options.images)
+    paths = write(folder, make_screws(options.images, size=512)[0])
+    if not options.bytes:
+        print_speed(detector, model, paths, folder, options)
+    print_bytes(detector, model, paths, folder)
+
+
+def print_speed(detector, model, paths, folder, options):
     seconds = {("this process", 1): plain(detector, paths)}
     for engine in (on_joblib, on_dask):
         for n in (1, 2):
@@ -52,13 +61,37 @@ def print_rows(folder, options):
         efficiency = speed / n / (len(paths) / seconds["this process", 1])
         rows.append([name, str(n), f"{speed:.1f}", f"{efficiency:.2f}"])
     print_table(["engine", "processes", "images/s", "efficiency"], rows)
-    moved = len(pickle.dumps(paths)) / len(paths)
-    print(f"\n{moved:.0f} bytes per image go to a worker, beside the files.")
+    print()
 
 
-def write(folder, n):
-    paths = [str(folder / f"{i:05d}.jpg") for i in range(n)]
-    for path, image in zip(paths, make_screws(n, size=512)[0]):
+def print_bytes(detector, model, paths, folder):
+    n = len(paths)
+    total = {
+        "image file": sum(os.path.getsize(path) for path in paths),
+        "path, to a worker": len(pickle.dumps(paths)),
+        "features": n * detector.features_.transform(paths[:1]).nbytes,
+    }
+    for kind in ("csv", "parquet"):
+        total[f"scores, {kind}"] = of_rows("scores", kind, model, paths, folder)
+    bad = write(folder, make_screws(16, defect="second_washer", size=512)[0], "bad")
+    of_bad = of_rows("regions", "csv", model, bad, folder / "bad")
+    total["regions of a defect, csv"] = of_bad / len(bad) * n
+    rows = [[name, f"{value / n:.0f}"] for name, value in total.items()]
+    print_table(["bytes of an image", "mean"], rows)
+    print(f"\nThe model file: {os.path.getsize(model) / 1e6:.0f} MB.")
+
+
+def of_rows(table, kind, model, paths, folder):
+    """Return the bytes of one part, of scores or of regions."""
+    out = folder / kind
+    with joblib.parallel_config("loky", n_jobs=1, inner_max_num_threads=1):
+        score_files(model, paths, out, part_size=len(paths), format=kind)
+    return sum(os.path.getsize(file) for file in (out / table).iterdir())
+
+
+def write(folder, images, begin=""):
+    paths = [str(folder / f"{begin}{i:05d}.jpg") for i in range(len(images))]
+    for path, image in zip(paths, images):
         Image.fromarray(image).save(path, quality=95)
     return paths
 
@@ -79,8 +112,12 @@ def on_joblib(n, model, paths, folder, options):
 
 
 def on_dask(n, model, paths, folder, options):
+    import dask
     from distributed import Client, LocalCluster
 
+    # As doc/scale.rst has it; before the first cluster of a process.
+    memory = "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_"
+    dask.config.set({memory: None})
     cluster = LocalCluster(n_workers=n, threads_per_worker=1, dashboard_address=None)
     with cluster, Client(cluster) as client:
         return timed(model, paths, folder, options, client=client)

@@ -1,5 +1,6 @@
 """Merged detectors equal one fit; parts of files are scored once, whoever dies."""
 
+import ast
 import csv
 import importlib
 import inspect
@@ -7,6 +8,7 @@ import json
 import os
 import re
 import signal
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -35,6 +37,7 @@ from skdinoad import (
 )
 from skdinoad.features._backbones import load_backbone
 from skdinoad.scale import (
+    cache_features,
     fit_sharded,
     merge,
     parts_to_score,
@@ -239,6 +242,115 @@ def test_reduced_banks_without_their_features_are_refused(grids, reduced):
         merge(parts)
 
 
+def subspaces(**parameters):
+    return SubspaceAD(**{"rotations": "none", "n_components": 3, **parameters})
+
+
+def linear(**parameters):
+    how = {"autoencoder": "linear", "holdout": None, "max_rows": None}
+    return DFR(**{**how, "latent_dim": 4, **parameters})
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_subspaces_add_up(grids, rng, layers):
+    F = grids[..., :layers, :]
+    parts = [quietly(subspaces().fit, part) for part in in_parts(F)]
+    before = joblib.hash(parts)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        merged = merge(parts)
+    assert ["no threshold" in str(w.message) for w in said] == [False, True]
+    assert {w.filename for w in said} == {__file__}
+    assert joblib.hash(parts) == before
+    whole = quietly(subspaces().fit, F)
+    for a, b in zip(merged.mean_, whole.mean_):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    for a, b in zip(merged.components_, whole.components_):  # signs are free
+        np.testing.assert_allclose(a.T @ a, b.T @ b, atol=1e-5)
+    # Layers compare by all patches learned: those of a fit, its scales replaced.
+    left = np.concatenate(
+        [whole._residuals_of(F, [(whole.mean_, whole.components_)]) for F in F[:, None]]
+    )
+    expected = [np.nanmean(left[:, j]) for j in range(layers)]
+    whole.layer_scales_ = np.array(expected if layers > 1 else [1], np.float32)
+    np.testing.assert_allclose(merged.layer_scales_, whole.layer_scales_, rtol=1e-5)
+    new = rng.normal(size=(3, 5, 6, layers, 8)).astype(np.float32)
+    for method in ("score_samples", "predict_map"):
+        a, b = getattr(merged, method)(new), getattr(whole, method)(new)
+        np.testing.assert_allclose(a, b, rtol=1e-4, err_msg=method)
+    with pytest.raises(ValueError, match="offset_ is NaN"):
+        merged.predict(new)
+
+
+def test_merging_of_subspaces_goes_on_through_a_file(grids, tmp_path):
+    a, b, c = (quietly(subspaces().fit, part) for part in in_parts(grids))
+    left = skdinoad.load(save(quietly(merge, [a, b]), tmp_path / "left.skd"))
+    found, expected = quietly(merge, [left, c]), quietly(merge, [a, b, c])
+    np.testing.assert_allclose(
+        found.score_samples(grids), expected.score_samples(grids), rtol=1e-5
+    )
+
+
+def test_subspaces_that_are_not_of_one_fit_are_refused(grids):
+    X, tiny = make_images(10), tiny_features()
+    turned = [SubspaceAD(features=tiny).fit(part) for part in (X[:5], X[5:])]
+    with pytest.raises(ValueError, match=r"turned by \(0, 45.* rotations='agnostic'"):
+        merge(turned)
+    other = subspaces().fit(grids[:2, ..., :1, :])
+    with pytest.raises(ValueError, match=r"detectors\[1\] has features of 1 layers"):
+        merge([subspaces().fit(grids[2:4]), other])
+    del other._moments_of_all
+    with pytest.raises(ValueError, match=r"detectors\[0\] is of an earlier version"):
+        quietly(merge, [other, other])
+    with pytest.raises(TypeError, match="can be merged only"):
+        fit_sharded(subspaces(), [grids])
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"standardize": False, "loss": "mse+cos"}, {"latent_dim": None}]
+)
+def test_linear_autoencoders_add_up(grids, rng, how):
+    F = grids.reshape(11, 5, 6, 16)
+    F[:, 0] *= 7
+    parts = [quietly(linear(**how).fit, part) for part in in_parts(F)]
+    before, whole = joblib.hash(parts), quietly(linear(**how).fit, F)
+    new = rng.normal(size=(3, 5, 6, 16)).astype(np.float32)
+    merged = quietly(merge, parts)
+    sharded = quietly(fit_sharded, linear(**how), in_parts(F))
+    again = quietly(merge, [quietly(merge, parts[:2]), parts[2]])
+    for found in (merged, sharded, again):
+        assert found.latent_dim_ == whole.latent_dim_
+        np.testing.assert_allclose(
+            found.explained_variance_, whole.explained_variance_, rtol=1e-5
+        )
+        for method in ("score_samples", "predict_map"):
+            a, b = getattr(found, method)(new), getattr(whole, method)(new)
+            np.testing.assert_allclose(a, b, rtol=1e-4, err_msg=method)
+    assert joblib.hash(parts) == before
+    assert np.isnan(merged.offset_)
+    assert merged.errors_ == {}
+
+
+@pytest.mark.parametrize(
+    "how", [{"autoencoder": "mlp"}, {"holdout": 2}, {"max_rows": 9}]
+)
+def test_what_more_than_moments_shape_is_refused(grids, how):
+    with pytest.raises(TypeError, match=r"DFR cannot .* with autoencoder='linear'"):
+        merge([linear(**how)])
+    with pytest.raises(TypeError, match="cache_features, and one fit"):
+        fit_sharded(linear(**how), [grids])
+
+
+def test_linear_autoencoders_of_other_features_are_refused(grids):
+    F = grids[..., 0, :]
+    a, b = linear().fit(F[:3]), linear().fit(F[3:6, ..., :6])
+    with pytest.raises(ValueError, match=r"\[8, 6\] channels: use one"):
+        merge([a, b])
+    a._moments = None
+    with pytest.raises(ValueError, match="earlier version"):
+        quietly(merge, [a, a])
+
+
 # -- fit_sharded ----------------------------------------------------------------------
 
 
@@ -297,6 +409,44 @@ def test_errors_name_the_shard(photos, grids, make_tiny, make_tiny_cnn):
         fit_sharded(DinoPatch(features=make_tiny_cnn()), [paths])
     with pytest.raises(TypeError, match=r"expected a dask\.distributed.Client"):
         fit_sharded(detector, [paths[:3]], client="localhost")
+
+
+# -- cache_features -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["DFR", "SubspaceAD"])
+def test_a_fit_after_the_features_asks_no_network(
+    photos, tmp_path, monkeypatch, kind, make_tiny_cnn
+):
+    paths = sorted(map(str, (photos / "good").iterdir()))
+    make = {"DFR": make_tiny_cnn, "SubspaceAD": tiny_features}[kind]
+    own = {"DFR": {"n_iter": 30, "holdout": 2}, "SubspaceAD": {"rotations": "none"}}
+    cls = getattr(skdinoad, kind)
+    whole = quietly(cls(features=make(cache=False), **own[kind]).fit, paths)
+    features = make(cache=tmp_path)
+    cache_features(features, [paths[:3], paths[3:]])
+    assert not hasattr(features, "weights_digest_")
+    with monkeypatch.context() as patched:
+        asked = []
+        patched.setattr(type(features), "_run", lambda *_: asked.append(1))
+        detector = quietly(cls(features=features, **own[kind]).fit, paths)
+        np.testing.assert_allclose(detector.offset_, whole.offset_, rtol=1e-4)
+        assert not asked
+
+
+def test_features_that_cannot_be_shared_are_named(photos, tmp_path, make_tiny):
+    paths = sorted(map(str, (photos / "good").iterdir()))
+    for cache in (None, False):
+        with pytest.raises(ValueError, match="keeps no features on disk: pass cache="):
+            cache_features(make_tiny(cache=cache), [paths])
+    features = make_tiny(cache=tmp_path)
+    deep = make_images(3).astype(np.uint16) * 9
+    with pytest.raises(ValueError, match=r"shards\[1\]: images of more than 8 bits"):
+        cache_features(features, [paths, deep])
+    with pytest.raises(FileNotFoundError, match=r"shards\[0\]: X\[0\] .*none"):
+        cache_features(features, [[str(photos / "none.png")]])
+    with pytest.raises(TypeError, match=r"expected a dask\.distributed.Client"):
+        cache_features(features, [paths], client="localhost")
 
 
 # -- score_files ----------------------------------------------------------------------
@@ -436,9 +586,110 @@ def test_a_machine_that_does_not_see_the_images_breaks_none(many, model, photos)
     assert not list((photos / "out/scores").iterdir())
 
 
+@pytest.mark.parametrize("format", ["csv", "parquet"])
+def test_formats_hold_the_same_and_do_not_mix(many, model, photos, format):
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    how = {"folder": photos / "out", "part_size": 5}
+    files = score_files(model, many, format=format, **how)
+    assert [file.name for file in files] == [f"part-{i:06d}.{format}" for i in range(3)]
+    assert parts_to_score(model, many, format=format, **how) == []
+    other = {"csv": "parquet", "parquet": "csv"}[format]
+    with pytest.raises(ValueError, match="another format: choose"):
+        score_files(model, many, format=other, **how)
+    csvs = score_files(model, many, photos / "csv", part_size=5)
+    for kind in ("scores", "regions"):
+        parts = sorted((photos / "csv" / kind).glob("*.csv"))
+        expected = pandas.concat(map(pandas.read_csv, parts), ignore_index=True)
+        if format == "parquet":  # the folder is one data set
+            found = pandas.read_parquet(photos / "out" / kind)
+        else:
+            parts = [photos / "out" / kind / part.name for part in parts]
+            found = pandas.concat(map(pandas.read_csv, parts), ignore_index=True)
+        pandas.testing.assert_frame_equal(found, expected, check_dtype=False)
+    assert_all_scored(csvs, many, model)
+
+
+def test_a_part_of_parquet_is_not_scored_again(many, model, photos, monkeypatch):
+    pytest.importorskip("pyarrow")
+    how = {"folder": photos / "out", "part_size": 3, "format": "parquet"}
+    written = scale._write
+
+    def stopping(path, columns, rows):
+        if path == photos / "out/scores/part-000001.parquet":
+            raise KeyboardInterrupt
+        written(path, columns, rows)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(scale, "_write", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            score_files(model, many, **how)
+    left = [name for name, _ in parts_to_score(model, many, **how)]
+    assert left == [f"part-{i:06d}.parquet" for i in (1, 2, 3)]
+    first = photos / "out/scores/part-000000.parquet"
+    before = first.stat().st_mtime_ns
+    assert len(score_files(model, many, **how)) == 4
+    assert first.stat().st_mtime_ns == before
+
+
+def test_a_run_of_before_there_were_formats_goes_on(many, model, photos):
+    score_files(model, many[:2], photos / "out", part_size=1)
+    file = photos / "out/run.json"
+    run = json.loads(file.read_text())
+    assert run.pop("format") == "csv"
+    file.write_text(json.dumps(run))
+    (photos / "out/scores/part-000001.csv").unlink()
+    assert len(score_files(model, many[:2], photos / "out", part_size=1)) == 2
+
+
+@pytest.fixture
+def stored(many):
+    """The same photographs in fsspec's memory."""
+    fsspec = pytest.importorskip("fsspec")
+    store = fsspec.filesystem("memory")
+    addresses = [f"memory://skdinoad/[{Path(path).name}" for path in many]
+    for path, address in zip(many, addresses):
+        store.pipe_file(address, Path(path).read_bytes())
+    yield addresses
+    store.rm("skdinoad", recursive=True)
+
+
+def test_addresses_are_scored_as_files_are(many, stored, model, photos):
+    gone = "memory://skdinoad/gone.png"
+    files = score_files(model, [*stored, many[0], gone], photos / "out", part_size=4)
+    rows = rows_of(files)
+    expected = rows_of(score_files(model, many, photos / "local", part_size=4))
+    said = [(row["verdict"], row["score"]) for row in rows]
+    local = [(row["verdict"], row["score"]) for row in expected]
+    assert said == [*local, local[0], ("broken", "")]
+    assert [row["path"] for row in rows] == [*stored, many[0], gone]
+    assert stored[7] in rows[7]["error"]
+    assert f"{gone!r}) does not exist" in rows[-1]["error"]
+
+
+def test_a_store_that_does_not_answer_breaks_no_image(
+    stored, model, photos, monkeypatch
+):
+    fsspec = pytest.importorskip("fsspec")
+    memory, how = type(fsspec.filesystem("memory")), {"part_size": 3}
+
+    def refusing(self, path, **_):
+        raise PermissionError("403")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(memory, "cat_file", refusing)
+        with pytest.raises(RuntimeError, match=r"memory://.*cannot be fetched: 403"):
+            score_files(model, stored, photos / "out", **how)
+    assert not list((photos / "out/scores").iterdir())
+    with pytest.raises(RuntimeError, match="cannot be fetched: Protocol not known"):
+        score_files(model, ["memry://a.png"], photos / "other")
+    assert len(score_files(model, stored, photos / "out", **how)) == 4
+
+
 # -- on clusters ----------------------------------------------------------------------
 
 DOC = Path(skdinoad.__file__).parent.parent / "doc" / "scale.rst"
+DOC_TEXT = DOC.read_text()
 
 
 def recipe(word):
@@ -580,3 +831,71 @@ def test_ray_scores_files_though_an_actor_is_killed(ray, more, model, photos):
     assert {file: file.stat().st_mtime_ns for file in there} == there
     exec(code, scope)  # nothing is left to do
     assert {file: file.stat().st_mtime_ns for file in there} == there
+
+
+def maps_file(pid, file):
+    """Whether a process has a file mapped into its memory."""
+    try:
+        return str(file) in Path(f"/proc/{pid}/maps").read_text()
+    except OSError:  # it has ended
+        return False
+
+
+@pytest.mark.cluster
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="Linux tells of maps")
+def test_workers_of_dask_share_the_bank(client, many, model, photos):
+    score_files(model, many, photos / "out", part_size=1, client=client)
+    pids = client.run(os.getpid).values()
+    assert all(maps_file(pid, model) for pid in pids)
+    for shared in client.run(bank_lies_in_the_file, str(model)).values():
+        assert shared
+
+
+def bank_lies_in_the_file(model):
+    vectors = scale._loaded(model, scale._digest(model)).bank_.vectors
+    while isinstance(vectors, np.ndarray) and not isinstance(vectors, np.memmap):
+        vectors = vectors.base
+    return isinstance(vectors, np.memmap) and str(vectors.filename) == model
+
+
+@pytest.mark.cluster
+@pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\..*")  # about itself
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="Linux tells of maps")
+def test_actors_of_ray_share_the_bank(ray, more, model, photos):
+    names = {"model": str(model), "paths": more, "folder": str(photos / "out")}
+    scope = {"__name__": "__main__", **names, "part_size": 1}
+    thread, seen = Thread(target=lambda: exec(recipe("ray.data"), scope)), set()
+    thread.start()
+    while thread.is_alive():
+        seen |= {pid for pid in actors() if maps_file(pid, model)}
+        time.sleep(0.01)
+    assert len(seen) == 2
+
+
+def faults_of_buffers():
+    """Return how many pages the system hands out for fifty buffers of 1 MB."""
+    import resource
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(50):
+        np.ones(2**20, np.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.cluster
+@pytest.mark.skipif(sys.platform != "linux", reason="about glibc's malloc")
+def test_workers_of_the_recipe_keep_their_memory(monkeypatch):
+    """Dask's default has the system hand out each buffer of a network anew."""
+    dask = pytest.importorskip("dask")
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)  # of other clusters
+    found = re.findall(r'^ *"(distributed\.nanny\.[^"]+)": (.+)$', DOC_TEXT, re.M)
+    (setting,) = found
+    how = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": ":0"}
+    with (
+        dask.config.set({setting[0]: ast.literal_eval(setting[1])}),
+        distributed.LocalCluster(**how) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        (faults,) = client.run(faults_of_buffers).values()
+    assert faults < 50 * 256 / 5  # a page has 4 KB
