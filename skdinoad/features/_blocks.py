@@ -4,7 +4,13 @@ import inspect
 
 import torch
 
-__all__ = ["block_tokens", "grid_problem", "has_class_token", "n_prefix"]
+__all__ = [
+    "block_tokens",
+    "grid_problem",
+    "has_class_token",
+    "n_prefix",
+    "stacked_tokens",
+]
 
 
 def n_prefix(network) -> int:
@@ -49,6 +55,19 @@ def block_tokens(network, x, layers, norm):
     # timm answers in network order; the caller's order is the one promised.
     order = sorted(range(len(layers)), key=lambda i: layers[i])
     return [found[order.index(i)][::-1] for i in range(len(layers))]
+
+
+def stacked_tokens(network, x, layers, norm):
+    """Return the tokens after some blocks as one tensor (n, p + h * w, l, c).
+
+    Parameters are those of :func:`block_tokens`.
+    """
+    found = block_tokens(network, x, layers, norm)
+    (n, p, c), (*_, h, w) = found[0][0].shape, found[0][1].shape
+    tokens = found[0][1].new_empty(n, p + h * w, len(found), c)
+    for j, (prefix, grid) in enumerate(found):  # copied once, not by cat and stack
+        tokens[:, :p, j], tokens[:, p:, j] = prefix, grid.flatten(2).mT
+    return tokens
 
 
 def has_class_token(network) -> bool:

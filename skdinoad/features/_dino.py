@@ -16,6 +16,13 @@ from skdinoad._inputs.estimators import whole_numbers
 from skdinoad._typing import ImagesLike, LabelsLike, Self, Size
 from skdinoad.features._backbones import load_backbone
 from skdinoad.features._blocks import block_tokens, grid_problem, has_class_token
+from skdinoad.features._engines import (
+    ENGINES,
+    ON_CPU,
+    check_installed,
+    choose,
+    engine_tokens,
+)
 from skdinoad.features._extractor import Extractor
 from skdinoad.features._tiles import tiled_tokens
 
@@ -23,6 +30,9 @@ __all__ = ["DinoFeatures"]
 
 #: Whole patches that an image must have to be left as it is.
 _FEWEST, _MOST = 200, 400
+
+#: Images of ``fit`` that an engine is compared on.
+_COMPARED = 4
 
 
 class DinoFeatures(Extractor):
@@ -90,6 +100,15 @@ class DinoFeatures(Extractor):
         Precision of the network; features are float32 always.
     device : str, default="auto"
         "auto" takes a GPU if there is one.
+    engine : str, default="torch"
+        What computes the forward pass: "torch", "compile" (``torch.compile``, which
+        takes minutes per size of input), or on the CPU "onnxruntime",
+        "onnxruntime-int8" or "openvino", each an extra of this name (int8 comes with
+        the first). "auto" times torch and those installed on images of ``fit``, without
+        int8 and "compile", and keeps the fastest. ``fit`` compares an engine with torch
+        on four of its images and refuses one whose features lie farther off, as a share
+        of how far patches lie from their mean (root mean squares), than 0.001, or 0.15
+        with int8.
     batch_size : int, default=8
         Images per forward pass; with ``tile_size`` tiles, and images one by one.
     min_valid : float, default=0.5
@@ -125,6 +144,8 @@ class DinoFeatures(Extractor):
         Pixels per patch side.
     has_class_token_ : bool
         Whether the first token that ``transform_tokens`` gives apart is a class token.
+    engine_ : str
+        What computes the forward pass, from ``fit`` on, wherever the model is loaded.
 
     See Also
     --------
@@ -160,9 +181,14 @@ class DinoFeatures(Extractor):
         "crop_size": [Interval(Integral, 1, None, closed="left"), tuple, list, None],
         "tile_size": [Interval(Integral, 1, None, closed="left"), None],
         "tile_overlap": [Interval(Real, 0, 1, closed="left")],
+        "engine": [StrOptions({"auto", *ENGINES})],
     }
 
     _kind = "vit"
+
+    #: Until ``fit`` chooses another; models that were saved before there was a choice
+    #: say nothing of it.
+    engine_ = "torch"
 
     def __init__(
         self,
@@ -181,6 +207,9 @@ class DinoFeatures(Extractor):
         interpolation: Literal["bicubic", "bilinear"] = "bicubic",
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
         device: str = "auto",
+        engine: Literal[
+            "torch", "compile", "onnxruntime", "onnxruntime-int8", "openvino", "auto"
+        ] = "torch",
         batch_size: int = 8,
         min_valid: float = 0.5,
         cache: str | Path | Literal[False] | joblib.Memory | None = None,
@@ -201,6 +230,7 @@ class DinoFeatures(Extractor):
         self.interpolation = interpolation
         self.dtype = dtype
         self.device = device
+        self.engine = engine
         self.batch_size = batch_size
         self.min_valid = min_valid
         self.cache = cache
@@ -215,7 +245,7 @@ class DinoFeatures(Extractor):
         ----------
         X : array, list of images or paths, or None
             From images of more than 8 bits the range of their values is learned, from
-            others nothing.
+            others nothing. An ``engine`` other than "torch" is compared on them.
             Colours in the order RGB, not OpenCV's BGR: ``image[..., ::-1]``.
         y : None, array-like of shape (n,), or masks of shape (n, H, W)
             +1 normal, -1 anomalous. **Rows labelled anomalous are left out.**
@@ -228,14 +258,21 @@ class DinoFeatures(Extractor):
         ------
         ValueError, TypeError
             If a parameter is out of range, the model is unknown or takes images of
-            another size only, the weights do not fit it, or X holds no images.
+            another size only, the weights do not fit it, X holds no images, or an
+            ``engine`` cannot compile the network, does not agree with torch, or is to
+            be compared on no images.
+        ImportError
+            If an ``engine`` is not installed; the message names the extra.
         WeightsNotFoundError
             If no weights were found; the message names the remedies.
         """
         with self._learning():
             self._look_at_blocks(self._load())
             self._check_sizes()
-            self._normals(X, y)
+            self._check_engine(X)
+            images = self._normals(X, y)
+            if self._may_choose():
+                self._choose_engine(images)
         return self
 
     @undisturbed()
@@ -336,10 +373,53 @@ class DinoFeatures(Extractor):
                 f"{problem})."
             )
 
+    def _check_engine(self, X):
+        """Refuse an engine that is not installed, or cannot compute as is asked."""
+        if self.engine != "auto":
+            check_installed(self.engine)
+        if self.engine != "torch" and X is None:
+            raise ValueError(
+                f"engine={self.engine!r} is compared with torch on images: fit on some "
+                "good ones first, or pass engine='torch'."
+            )
+        plain = self.dtype == "float32" and self.device in ("auto", "cpu")
+        if self.engine in ON_CPU and not plain:
+            raise ValueError(
+                f"engine={self.engine!r} computes in float32 on the CPU, but "
+                f"dtype={self.dtype!r} and device={self.device!r}: pass dtype='float32'"
+                " and device='cpu', or engine='torch'."
+            )
+
+    def _may_choose(self):
+        """Whether there is more than torch: of what "auto" tries, on the CPU alone."""
+        if self.engine != "auto":
+            return self.engine != "torch"
+        return self.dtype == "float32" and resolve_device(self.device).type == "cpu"
+
+    def _choose_engine(self, images):
+        """Set the engine asked for, if it says what torch says of some images."""
+        rows = np.linspace(0, len(images) - 1, min(len(images), _COMPARED)).astype(int)
+        some = list(images[rows])
+        plans = tuple(self._plan(image.shape[:2]) for image in some)
+        key = (self._settings(), plans, self.device, self.batch_size)
+        chosen = choose(self.engine, lambda name: self._layers_by(name, some), key)
+        del self.engine_
+        if chosen != "torch":
+            self.engine_ = chosen
+
+    def _layers_by(self, engine, images):
+        """Return the tokens (t, l, c) of images by an engine, which stays set."""
+        self.engine_, step = engine, self.images_at_once
+        parts = [images[i : i + step] for i in range(0, len(images), step)]
+        tokens = [x for part in parts for x in self._forward(part)]
+        return np.concatenate([x.reshape(len(x), self.n_groups_, -1) for x in tokens])
+
     def _shaping(self):
         looking = (self.resize, self.crop_size)
         if self.tile_size is not None:
             looking = (*looking, self.tile_size, self.tile_overlap)
+        if self.engine_ != "torch":
+            looking = (*looking, self.engine_)
         return (*looking, self.layers_, self.norm_, self.n_groups_, self.concatenate)
 
     def _tile(self, grid):
@@ -411,12 +491,9 @@ class DinoFeatures(Extractor):
 
     def _tokens_of(self, x):
         """Return the tokens of images as the network takes them."""
-        layers = self._blocks(x)
-        (n, p, c), (*_, h, w) = layers[0][0].shape, layers[0][1].shape
-        tokens = layers[0][1].new_empty(n, p + h * w, len(layers), c)
-        for j, (prefix, grid) in enumerate(layers):  # copied once, not by cat and stack
-            tokens[:, :p, j], tokens[:, p:, j] = prefix, grid.flatten(2).mT
-        if self.n_groups_ < len(layers):
+        how = (self._backbone(), x, self.layers_, self.norm_)
+        tokens = engine_tokens(self.engine_, *how)
+        if self.n_groups_ < len(self.layers_):
             tokens = tokens.unflatten(2, (self.n_groups_, -1)).mean(3)
         if self.concatenate:
             tokens = tokens.flatten(2)
@@ -425,10 +502,8 @@ class DinoFeatures(Extractor):
     def _maps(self, x):
         """Return the maps of all layers, (n, c, h, w) each; gradients may pass."""
         device, dtype = resolve_device(self.device), resolve_dtype(self.dtype)
-        return [grid for _, grid in self._blocks(x.to(device=device, dtype=dtype))]
-
-    def _blocks(self, x):
-        return block_tokens(self._backbone().network, x, self.layers_, self.norm_)
+        x, network = x.to(device=device, dtype=dtype), self._backbone().network
+        return [grid for _, grid in block_tokens(network, x, self.layers_, self.norm_)]
 
 
 def _middle(depth):

@@ -7,6 +7,7 @@ from skdinoad.features._blocks import (
     grid_problem,
     has_class_token,
     n_prefix,
+    stacked_tokens,
 )
 
 
@@ -76,3 +77,15 @@ def test_answer_of_another_size_is_a_problem(monkeypatch):
         lambda x, return_prefix_tokens, **_: [(other, torch.zeros(1, 1, 64))],
     )
     assert "(10, 10)" in grid_problem(network("test_vit"), 16, (2, 3))
+
+
+@pytest.mark.parametrize("model", ["test_vit", "xcit_nano_12_p8_224"])
+def test_stacked_tokens_are_those_of_the_blocks(model):
+    x = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        found = stacked_tokens(network(model), x, [3, 1], False)
+        blocks = block_tokens(network(model), x, [3, 1], False)
+    for j, (prefix, grid) in enumerate(blocks):
+        p = prefix.shape[1]
+        assert torch.equal(found[:, :p, j], prefix)
+        assert torch.equal(found[:, p:, j].mT.reshape(grid.shape), grid)
