@@ -72,14 +72,6 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
     #: How many parts of ``fit`` callbacks are told of; None = that depends.
     _parts_of_fit = 0
 
-    #: Whether images are fitted on in an order that comes of what they show, so that
-    #: what is drawn by number, or summed, is the same in whatever order they are given.
-    #: Grids of features keep theirs.
-    _by_content = False
-
-    #: Meanwhile (digest, row as given) of each image.
-    _order = None
-
     # -- fitting ----------------------------------------------------------------------
 
     @undisturbed()
@@ -116,13 +108,11 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
             normals = take(X, rows)  # extractors may learn too, and never from defects
             if isinstance(X, Images):
                 normals = self._images_to_fit(normals)
-                normals = self._in_order(normals) if self._by_content else normals
             self.features_ = self._fit_extractor(normals)
             self._fit_images(normals)
             if isinstance(X, Images):
                 self._learn_seen(normals)
             self._set_offset()
-            vars(self).pop("_order", None)
         return self
 
     @undisturbed()
@@ -142,21 +132,6 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
     def _forget(self):
         super()._forget()
         self._contents = []
-        vars(self).pop("_order", None)
-
-    def _in_order(self, images):
-        """Return images in the order of digests, and remember the one given."""
-        pairs = [(content(images, i, seen=True), i) for i in range(len(images))]
-        self._order = sorted(pairs, key=lambda pair: pair[0], reverse=True)
-        return images[np.array([row for _, row in self._order])]
-
-    def _row_given(self, row):
-        """Return where an image of ``_fit_images`` was among those given."""
-        return row if self._order is None else self._order[row][1]
-
-    def _content(self, X, row):
-        known = self._order is not None and not X.scaled
-        return self._order[row][0] if known else content(X, row)
 
     @contextmanager
     def _adding(self):
@@ -209,14 +184,11 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
         Sets ``_first``: for each image learned so far, those of earlier calls before
         the rows kept now, the number of the first with the same content.
         """
-        given = [self._row_given(row) for row in kept]
-        self._warn_of_useless(given, len(X))
+        self._warn_of_useless(kept, len(X))
         known = self._contents if hasattr(self, "_contents") else []
-        new = [self._content(X, row) for row in kept]
-        self._contents = [*known, *new]
+        self._contents = [*known, *(content(X, row) for row in kept)]
         self._first = first_of_each(self._contents)
-        as_given = [new[i] for i in np.argsort(given)]
-        warn_of_copies(first_of_each([*known, *as_given]), stacklevel=6)
+        warn_of_copies(self._first, stacklevel=6)
 
     def _distinct(self):
         """Return the numbers of the images learned, each content once."""

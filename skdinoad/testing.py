@@ -11,14 +11,13 @@ and raises AssertionError.
 
 import pickle
 import warnings
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import NotFittedError
 
-from skdinoad._compat.torch import disturbed
 from skdinoad.features._store import clear_memory
 
 __all__ = ["checks_for", "make_images"]
@@ -142,10 +141,27 @@ def check_global_random_state_does_not_move(estimator):
     assert torch.equal(torch.get_rng_state(), before[1])
 
 
+@contextmanager
+def _odd_settings():
+    """Set what callers of a library may have set for work of their own."""
+    found = torch.get_default_dtype(), torch.get_float32_matmul_precision()
+    torch.set_default_dtype(torch.float64)
+    torch.set_float32_matmul_precision("medium")
+    torch.use_deterministic_algorithms(True)
+    try:
+        casts, errors = torch.autocast("cpu"), np.errstate(all="raise")
+        with torch.device("meta"), torch.no_grad(), casts, errors:
+            yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.set_float32_matmul_precision(found[1])
+        torch.set_default_dtype(found[0])
+
+
 def check_settings_of_the_caller_do_not_matter(estimator):
     X = make_images()
     expected = _out(clone(estimator).fit(X), X)
-    for setting in (disturbed, torch.inference_mode):
+    for setting in (_odd_settings, torch.inference_mode):
         clear_memory()
         with setting():
             fitted = clone(estimator).fit(X)
@@ -360,14 +376,6 @@ def check_rows_labelled_anomalous_are_left_out(estimator):
     _equal(clone(estimator).fit(X, masks).score_samples(new), expected, rtol=1e-6)
 
 
-def check_order_of_training_images_does_not_matter(estimator):
-    X, new = make_images(8), make_images(3, random_state=5)
-    expected = clone(estimator).fit(X).score_samples(new)
-    for order in (range(7, -1, -1), [3, 6, 0, 5, 1, 7, 4, 2]):
-        found = clone(estimator).fit(X[np.array(order)]).score_samples(new)
-        _equal(found, expected, rtol=1e-4)
-
-
 def check_zero_one_labels_are_refused(estimator):
     for y in ([0, 0, 0, 0, 0, 1], [False] * 6, ["good"] * 6):
         _raises(ValueError, ["to_labels"], lambda y=y: estimator.fit(make_images(), y))
@@ -403,7 +411,6 @@ DETECTOR_CHECKS = [
     check_scores_labels_and_offset_agree,
     check_a_gross_defect_scores_lower,
     check_rows_labelled_anomalous_are_left_out,
-    check_order_of_training_images_does_not_matter,
     check_zero_one_labels_are_refused,
     check_maps_have_the_size_of_the_images,
     check_threshold_comes_from_held_out_scores,

@@ -11,9 +11,8 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import estimator_checks
 
 import skdinoad
-from skdinoad import DFR, DMAD, AnomalyDINO, Dinomaly, DinoPatch, SubspaceAD
+from skdinoad import DFR, DMAD, AnomalyDINO, DinoPatch
 from skdinoad.base import BaseDetector, _offset
-from skdinoad.features._store import clear_memory
 from skdinoad.testing import checks_for, make_images
 
 ESTIMATORS = [
@@ -256,42 +255,3 @@ def test_a_threshold_that_is_no_number_is_refused_by_name(method, tiny):
     detector.offset_ = "a"
     with pytest.raises(TypeError, match="offset_='a': expected a number"):
         getattr(detector, method)(make_images(1))
-
-
-DRAWING = {
-    "DFR": (DFR, {"max_rows": 100}),
-    "DFR, vit": (DFR, {"preset": "vit", "max_rows": 100}),
-    "DFR, paper": (DFR, {"preset": "paper", "max_rows": 100}),
-    "DFR, linear": (DFR, {"autoencoder": "linear", "max_rows": 100}),
-    "DMAD": (DMAD, {}),
-    "reverse distillation": (DMAD, {"scales": (), "vq": False}),
-    "Dinomaly": (Dinomaly, {"augmentation": "dihedral"}),
-    "SubspaceAD": (SubspaceAD, {}),
-}
-
-
-@pytest.mark.filterwarnings("ignore:Under-trained")
-@pytest.mark.parametrize("name", DRAWING)
-def test_what_is_drawn_and_summed_goes_by_content_and_not_by_row(name):
-    """Bit by bit; scores of held-out images stand in the order of the images given."""
-    cls, parameters = DRAWING[name]
-    X, order = make_images(7, size=(64, 64)), np.array([4, 2, 6, 0, 3, 1, 5])
-    one, other = (build(cls).set_params(**parameters) for _ in range(2))
-    one.fit(X)
-    clear_memory()
-    other.fit(X[order])
-    assert np.array_equal(other.score_samples(X), one.score_samples(X))
-    assert np.array_equal(other.holdout_scores_, one.holdout_scores_[order])
-    assert other.offset_ == one.offset_
-
-
-@pytest.mark.parametrize("cls", [DFR, SubspaceAD])
-def test_messages_count_images_in_the_order_given(cls):
-    X = np.concatenate([make_images(7), np.full((7, 48, 64, 1), 255)], axis=-1)
-    X[5] = X[2]
-    X[6, ..., 3] = 0
-    words = r"image 5 of image 2,|rows \[6\] of the normal ones"
-    with pytest.warns(UserWarning, match=words) as seen:
-        build(cls).fit(X.astype(np.uint8))
-    assert sum("image 5 of image 2," in str(w.message) for w in seen) == 1
-    assert sum("rows [6]" in str(w.message) for w in seen) == 1

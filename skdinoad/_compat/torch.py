@@ -10,7 +10,6 @@ import torch
 
 __all__ = [
     "as_tensor",
-    "disturbed",
     "multiplies_bfloat16",
     "resident",
     "resolve_device",
@@ -176,23 +175,6 @@ def _casts(kind):
         return torch.is_autocast_enabled(kind)
     except RuntimeError:
         return False
-
-
-@contextmanager
-def disturbed():
-    """Set what callers of a library may have set for work of their own."""
-    found = torch.get_default_dtype(), torch.get_float32_matmul_precision()
-    torch.set_default_dtype(torch.float64)
-    torch.set_float32_matmul_precision("medium")
-    torch.use_deterministic_algorithms(True)
-    try:
-        casts, errors = torch.autocast("cpu"), np.errstate(all="raise")
-        with torch.device("meta"), torch.no_grad(), casts, errors:
-            yield
-    finally:
-        torch.use_deterministic_algorithms(False)
-        torch.set_float32_matmul_precision(found[1])
-        torch.set_default_dtype(found[0])
 
 
 class _Process:

@@ -11,15 +11,13 @@ from skdinoad._inputs.pixels import hidden_pixels
 __all__ = ["content", "first_of_each", "warn_of_copies"]
 
 
-def content(X, row, *, seen=False) -> bytes:
+def content(X, row) -> bytes:
     """Return a digest of what an image, or a grid of features, holds.
 
     Parameters
     ----------
     X : Images, or array or list of feature grids
     row : int
-    seen : bool
-        Whether 8 bits count, as networks see an image of more; else all of them.
 
     Returns
     -------
@@ -27,7 +25,7 @@ def content(X, row, *, seen=False) -> bytes:
         Equal for equal pixels, whatever file or dtype they come in: an alpha channel
         that hides nothing does not matter.
     """
-    item = X.full(row) if isinstance(X, Images) and not seen else X[row]
+    item = X.full(row) if isinstance(X, Images) else X[row]
     if isinstance(X, Images) and item.shape[-1] == 4 and not hidden_pixels(item).any():
         item = item[..., :3]
     digest = hashlib.sha1(repr(item.shape).encode(), usedforsecurity=False)

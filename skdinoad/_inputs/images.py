@@ -160,11 +160,6 @@ class Images:
     # -- what was seen ----------------------------------------------------------------
 
     @property
-    def scaled(self):
-        """Whether they have more bits than 8, of which indexing leaves 8."""
-        return self._range is not None
-
-    @property
     def hidden(self):
         return self._notes.hidden
 

@@ -90,12 +90,6 @@ class MemoryBank:
         parts = self.vectors[rows], self.image[rows], self.turned[rows]
         return MemoryBank(*parts, self.n_layers)
 
-    def in_order(self, rank) -> "MemoryBank":
-        """Return the bank sorted by the rank of its images, turned copies behind."""
-        order = np.lexsort([rank[self.image], self.turned])
-        there = np.array_equal(order, np.arange(len(order)))
-        return self if there else self.select(order)
-
     def extend(self, other) -> "MemoryBank":
         """Return this bank with another one behind it."""
         names = ("vectors", "image", "turned")

@@ -79,7 +79,6 @@ class TrainedDetector(BaseDetector):
     grad_clip: float | None = None
 
     _parts_of_fit = None
-    _by_content = True
 
     #: Weights of a network that was trained elsewhere, while ``fit`` takes them over.
     _given = None
@@ -103,7 +102,7 @@ class TrainedDetector(BaseDetector):
             left = None if end is None else (end - time.monotonic()) / (1 - k)
             name = f"fold {k + len(splits)}" if k else "train"
             self._train(run, data, learned, left, name)
-            self._held += self._judged(run.network, data, held)
+            self._held += [(i, self._judge(run.network, data, i)) for i in held]
         self._keep(run)
         self._conclude(run.network, data)
 
@@ -113,14 +112,9 @@ class TrainedDetector(BaseDetector):
         _load(network, self._given)
         network.eval().to(resolve_device(self.device))
         rows = np.unique(data.image, return_index=True)[1]  # of copies the first
-        self._held = self._judged(network, data, rows)
+        self._held = [(i, self._judge(network, data, i)) for i in rows]
         self._keep(Run(network, None))
         self._conclude(network, data)
-
-    def _judged(self, network, data, rows):
-        """Return the image that each of these rows shows, and its score grid."""
-        numbers = [self._row_given(data.image[row]) for row in rows]
-        return [(n, self._judge(network, data, i)) for n, i in zip(numbers, rows)]
 
     def _numbered(self, X, image):
         """Return the image that each row shows, of copies the first.

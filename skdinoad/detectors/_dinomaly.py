@@ -194,8 +194,7 @@ class Dinomaly(LoadsOfficial, TrainedDetector):
     device : str, default="auto"
         Where the decoder runs; "auto" takes a GPU if there is one.
     random_state : int, RandomState instance or None, default=0
-        Draws weights, batches, dropout, folds and crops, by what images show and not by
-        their order; that of feature grids counts.
+        Draws weights, batches, dropout, folds and crops.
     verbose : bool, default=False
         Show progress bars, with the loss and the time left.
 

@@ -160,8 +160,7 @@ class DMAD(LoadsOfficial, TrainedDetector):
     device : str, default="auto"
         Where the student runs; "auto" takes a GPU if there is one.
     random_state : int, RandomState instance or None, default=0
-        Draws weights, prototypes, batches and folds, by what images show and not by
-        their order.
+        Draws weights, prototypes, batches and folds.
     verbose : bool, default=False
         Show progress bars, with the loss and the time left.
 

@@ -102,8 +102,6 @@ class BankDetector(LayeredDetector):
         An image whose grid is None stays as it was held out before. ``judge``: whether
         to decide on turned copies, if that is asked for.
         """
-        # What thins a bank, or indexes it, goes by rows: not by the order of images.
-        bank = bank.in_order(np.argsort(np.argsort(self._contents, kind="stable")))
         if judge and np.array_equal(self.rotations, "informed"):
             bank = self._keep_useful_turns(bank, grids)
         self.bank_ = self._thinned(bank)

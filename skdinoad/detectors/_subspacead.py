@@ -17,6 +17,7 @@ from skdinoad._arrays.subspace import (
     residuals,
 )
 from skdinoad._compat.sklearn import Interval, StrOptions
+from skdinoad._inputs.copies import content
 from skdinoad._inputs.grids import check_channels, name_of
 from skdinoad._typing import Aggregate, Contamination, FeaturesLike, Self
 from skdinoad.detectors._layered import LayeredDetector
@@ -94,8 +95,7 @@ class SubspaceAD(LayeredDetector):
         Angles at which training images were learned, 0 first.
     holdout_scores_ : ndarray of shape (n,)
         ``score_samples`` of each training image by a subspace without its fold, one of
-        five, dealt by what images show and not by their order (that of feature grids
-        counts); exact copies share a fold and count once.
+        five; exact copies share a fold and count once.
     offset_ : float
         Threshold on ``score_samples``; NaN after a fit on one image.
     map_limits_ : (float, float)
@@ -221,8 +221,6 @@ class SubspaceAD(LayeredDetector):
 
     # -- the parts of a detector ------------------------------------------------------
 
-    _by_content = True
-
     def _default_features(self):
         return DinoFeatures()
 
@@ -238,10 +236,10 @@ class SubspaceAD(LayeredDetector):
         # layers compare.
         without = [self._without(whole, fold) for fold in folds]
         held = self._residuals_of(X, [without[k] for k in number])
-        distinct = self._distinct()
-        self._learn_scales([held[i] for i in distinct], None, len(whole), squared=True)
-        given = sorted(distinct, key=lambda i: self._row_given(kept[i]))
-        self._held = [held[i] for i in given] if len(folds) > 1 else None
+        self._held = held if len(folds) > 1 else None
+        self._learn_scales(
+            [held[i] for i in self._distinct()], None, len(whole), squared=True
+        )
 
     def _score_grid(self, F):
         subspaces = self.mean_, self.components_
@@ -250,7 +248,7 @@ class SubspaceAD(LayeredDetector):
     def _holdout_grids(self):
         if self._held is None:
             return None
-        return [self._fused(D) for D in self._held]
+        return [self._fused(self._held[i]) for i in self._distinct()]
 
     def _map(self, grid, frame, size):
         heat = super()._map(grid, frame, size)
@@ -298,7 +296,7 @@ class SubspaceAD(LayeredDetector):
                 self._check_features(grid)
                 if not np.isfinite(grid).any():
                     continue
-                n = known.setdefault(self._content(X, row), len(known))
+                n = known.setdefault(content(X, row), len(known))
                 if n == len(folds) < _FOLDS:
                     folds.append([Moments(grid.shape[3]) for _ in range(grid.shape[2])])
                 kept.append(row)

@@ -491,13 +491,17 @@ class DinoFeatures(Extractor):
 
     def _tokens_of(self, x):
         """Return the tokens of images as the network takes them."""
-        how = (self._backbone(), x, self.layers_, self.norm_)
-        tokens = engine_tokens(self.engine_, *how)
+        tokens = self._blocks(x)
         if self.n_groups_ < len(self.layers_):
             tokens = tokens.unflatten(2, (self.n_groups_, -1)).mean(3)
         if self.concatenate:
             tokens = tokens.flatten(2)
         return tokens.float().cpu().numpy()
+
+    def _blocks(self, x):
+        """Return the tokens (n, p + h * w, l, c) of the blocks taken."""
+        how = (self._backbone(), x, self.layers_, self.norm_)
+        return engine_tokens(self.engine_, *how)
 
     def _maps(self, x):
         """Return the maps of all layers, (n, c, h, w) each; gradients may pass."""

@@ -9,7 +9,6 @@ import torch
 from skdinoad._compat import torch as _torch
 from skdinoad._compat.torch import (
     as_tensor,
-    disturbed,
     multiplies_bfloat16,
     resident,
     resolve_device,
@@ -121,17 +120,6 @@ def test_casts_of_autocast_are_not_kept_while_weights_change():
         with torch.autocast("cpu", torch.bfloat16):
             assert not layer(torch.ones(1, 4)).any()
         assert layer(torch.ones(1, 4)).dtype is torch.float32
-
-
-def test_disturbed_sets_what_undisturbed_undoes_and_puts_it_back():
-    with disturbed():
-        assert torch.get_default_dtype() is torch.float64
-        assert torch.empty(0).device.type == "meta"
-        with undisturbed():
-            assert torch.ones(1).dtype is torch.float32
-            assert torch.ones(1).device.type == "cpu"
-    assert torch.get_default_dtype() is torch.float32
-    assert not torch.are_deterministic_algorithms_enabled()
 
 
 def test_threads_share_process_wide_settings_and_the_last_puts_them_back():

@@ -65,15 +65,6 @@ def test_index_answers_but_never_when_an_image_is_left_out(bank):
     assert np.array_equal(bank.squared_distances(bank.vectors, without=1), held)
 
 
-def test_sorted_by_images_with_turned_copies_behind(bank):
-    found = bank.in_order(np.array([1, 0]))
-    assert found.image.tolist() == [1] * 2 + [0] * 3 + [1] + [0] * 4
-    assert found.turned.tolist() == [False] * 5 + [True] * 5
-    for i in (0, 1):
-        assert np.array_equal(found.of(i), bank.of(i))
-    assert bank.in_order(np.array([0, 1])) is bank
-
-
 def test_merged_banks_have_the_order_of_one(bank):
     """First all images as they were given, then all turned copies."""
     half = bank.select(np.isin(bank.image, 1))

@@ -493,14 +493,3 @@ def test_a_partial_fit_interrupted_late_leaves_held_out_scores(grids, monkeypatc
     with pytest.raises(ZeroDivisionError):
         detector.partial_fit(grids[:1] + 1)
     assert pickle.dumps(detector) == before
-
-
-@pytest.mark.parametrize("sampling", ["coreset", "random"])
-def test_a_bank_is_thinned_alike_in_whatever_order_images_come(grids, rng, sampling):
-    order, how = [3, 0, 4, 2, 1], {"bank_size": 30, "sampling": sampling}
-    one, other = (plain(random_state=0, **how).fit(F) for F in (grids, grids[order]))
-    new = rng.normal(size=(3, 4, 6, 8)).astype(np.float32)
-    scores = one.score_samples(new)
-    np.testing.assert_allclose(other.score_samples(new), scores, rtol=1e-5)
-    held = one.holdout_scores_[order]
-    np.testing.assert_allclose(other.holdout_scores_, held, rtol=1e-5)
