@@ -19,12 +19,7 @@ from _common import categories, environment, parser, print_table
 from overhead import clock
 
 from skdinoad import AnomalyDINO, DinoFeatures
-from skdinoad.features._engines import (
-    ENGINES,
-    check_installed,
-    difference,
-    engine_tokens,
-)
+from skdinoad.features._engines import ENGINES, check_installed, difference
 from skdinoad.features._store import clear_memory
 from skdinoad.metrics import image_auroc_score
 
@@ -79,11 +74,11 @@ def features(images):
     eight = [images[i % len(images)] for i in range(8)]
     x, _ = extractor.prepared(eight)
     x = torch.from_numpy(np.nan_to_num(x)).permute(0, 3, 1, 2).contiguous()
-    layers, norm = extractor.layers_, extractor.norm_
 
     @torch.inference_mode()
     def tokens(engine, pixels):
-        return engine_tokens(engine, extractor._backbone(), pixels, layers, norm)
+        extractor.engine_ = engine
+        return extractor._stacked(pixels)
 
     return tokens, x
 

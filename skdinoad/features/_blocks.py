@@ -57,12 +57,8 @@ def block_tokens(network, x, layers, norm):
     return [found[order.index(i)][::-1] for i in range(len(layers))]
 
 
-def stacked_tokens(network, x, layers, norm):
-    """Return the tokens after some blocks as one tensor (n, p + h * w, l, c).
-
-    Parameters are those of :func:`block_tokens`.
-    """
-    found = block_tokens(network, x, layers, norm)
+def stacked_tokens(found):
+    """Return what :func:`block_tokens` found as one tensor (n, p + h * w, l, c)."""
     (n, p, c), (*_, h, w) = found[0][0].shape, found[0][1].shape
     tokens = found[0][1].new_empty(n, p + h * w, len(found), c)
     for j, (prefix, grid) in enumerate(found):  # copied once, not by cat and stack

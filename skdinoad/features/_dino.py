@@ -15,7 +15,12 @@ from skdinoad._compat.torch import resolve_device, resolve_dtype, undisturbed
 from skdinoad._inputs.estimators import whole_numbers
 from skdinoad._typing import ImagesLike, LabelsLike, Self, Size
 from skdinoad.features._backbones import load_backbone
-from skdinoad.features._blocks import block_tokens, grid_problem, has_class_token
+from skdinoad.features._blocks import (
+    block_tokens,
+    grid_problem,
+    has_class_token,
+    stacked_tokens,
+)
 from skdinoad.features._engines import (
     ENGINES,
     ON_CPU,
@@ -102,7 +107,7 @@ class DinoFeatures(Extractor):
         "auto" takes a GPU if there is one.
     engine : str, default="torch"
         What computes the forward pass: "torch", "compile" (``torch.compile``, which
-        takes minutes per size of input), or on the CPU "onnxruntime",
+        takes long for each size of input), or on the CPU "onnxruntime",
         "onnxruntime-int8" or "openvino", each an extra of this name (int8 comes with
         the first). "auto" times torch and those installed on images of ``fit``, without
         int8 and "compile", and keeps the fastest. ``fit`` compares an engine with torch
@@ -491,23 +496,27 @@ class DinoFeatures(Extractor):
 
     def _tokens_of(self, x):
         """Return the tokens of images as the network takes them."""
-        tokens = self._blocks(x)
+        tokens = self._stacked(x)
         if self.n_groups_ < len(self.layers_):
             tokens = tokens.unflatten(2, (self.n_groups_, -1)).mean(3)
         if self.concatenate:
             tokens = tokens.flatten(2)
         return tokens.float().cpu().numpy()
 
-    def _blocks(self, x):
-        """Return the tokens (n, p + h * w, l, c) of the blocks taken."""
+    def _stacked(self, x):
+        """Return the tokens (n, p + h * w, l, c) of all layers, by the engine."""
+        if self.engine_ == "torch":
+            return stacked_tokens(self._blocks(x))
         how = (self._backbone(), x, self.layers_, self.norm_)
         return engine_tokens(self.engine_, *how)
 
     def _maps(self, x):
         """Return the maps of all layers, (n, c, h, w) each; gradients may pass."""
         device, dtype = resolve_device(self.device), resolve_dtype(self.dtype)
-        x, network = x.to(device=device, dtype=dtype), self._backbone().network
-        return [grid for _, grid in block_tokens(network, x, self.layers_, self.norm_)]
+        return [grid for _, grid in self._blocks(x.to(device=device, dtype=dtype))]
+
+    def _blocks(self, x):
+        return block_tokens(self._backbone().network, x, self.layers_, self.norm_)
 
 
 def _middle(depth):

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from skdinoad._compat.torch import undisturbed
-from skdinoad.features._blocks import block_tokens, stacked_tokens
+from skdinoad.features._blocks import block_tokens
 
 __all__ = [
     "ENGINES",
@@ -45,7 +45,7 @@ ENGINES = tuple(_NEEDS)
 #: Those that compute in float32 on the CPU, wherever torch computes.
 ON_CPU = tuple(name for name, needs in _NEEDS.items() if needs)
 
-#: What "auto" tries: int8 changes scores, "compile" takes minutes.
+#: What "auto" tries: int8 changes scores, "compile" takes long.
 _CANDIDATES = ("torch", "onnxruntime", "openvino")
 
 #: What it has found fastest.
@@ -183,14 +183,15 @@ def engine_tokens(engine, backbone, x, layers, norm):
     Parameters
     ----------
     engine : str
-        One of ``ENGINES``.
+        One of ``ENGINES`` but "torch".
     backbone : Backbone
     x, layers, norm
-        As in :func:`stacked_tokens`.
+        As in :func:`block_tokens`.
 
     Returns
     -------
     tokens : Tensor of shape (n, p + h * w, l, c)
+        As :func:`stacked_tokens` gives torch's.
 
     Raises
     ------
@@ -199,8 +200,6 @@ def engine_tokens(engine, backbone, x, layers, norm):
     ValueError
         If the network cannot be compiled, or the engine does not agree with torch.
     """
-    if engine == "torch":
-        return stacked_tokens(backbone.network, x, layers, norm)
     size, threads = tuple(x.shape[2:]), torch.get_num_threads()
     return _engine(engine, backbone, layers, norm, size, threads)(x)
 

@@ -83,8 +83,8 @@ def test_answer_of_another_size_is_a_problem(monkeypatch):
 def test_stacked_tokens_are_those_of_the_blocks(model):
     x = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        found = stacked_tokens(network(model), x, [3, 1], False)
         blocks = block_tokens(network(model), x, [3, 1], False)
+        found = stacked_tokens(blocks)
     for j, (prefix, grid) in enumerate(blocks):
         p = prefix.shape[1]
         assert torch.equal(found[:, :p, j], prefix)

@@ -4,7 +4,8 @@ import torch
 
 from skdinoad import AnomalyDINO, DinoFeatures, DinoPatch, load, save
 from skdinoad.features import _engines
-from skdinoad.features._blocks import stacked_tokens
+from skdinoad.features._backbones import load_backbone
+from skdinoad.features._blocks import block_tokens, stacked_tokens
 from skdinoad.features._engines import clear_engines, difference
 from skdinoad.features._store import clear_memory
 from skdinoad.scale import merge
@@ -30,6 +31,20 @@ def test_engine_says_what_torch_says(make_tiny, engine):
     assert difference(*tokens) < (0.03 if engine == INT8 else 1e-5)
 
 
+def test_position_embeddings_are_resized_before_the_export():
+    """By torch: OpenVINO would do it without antialiasing."""
+    network = load_backbone("test_vit", "random:0").network
+    before = network.pos_embed.clone()
+    x = torch.rand(2, 3, 64, 80, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = stacked_tokens(block_tokens(network, x, (2,), False))
+        sized = _engines._of_size(network, (64, 80))
+        found = stacked_tokens(block_tokens(sized, x, (2,), False))
+    assert sized.pos_embed.shape == (1, 1 + 4 * 5, 64)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert torch.equal(network.pos_embed, before)
+
+
 # -- what surrounds them, with engines made here ---------------------------------------
 
 
@@ -53,7 +68,9 @@ def fake(monkeypatch, bare):
         def compile_(_, backbone, layers, norm, size):
             compiled.append(size)
             network = backbone.network
-            return lambda x: change(stacked_tokens(network, x, layers, norm))
+            return lambda x: change(
+                stacked_tokens(block_tokens(network, x, layers, norm))
+            )
 
         monkeypatch.setitem(_engines._NEEDS, name, ())
         monkeypatch.setitem(_engines._COMPILE, name, compile_)
@@ -136,7 +153,7 @@ def test_engine_is_compiled_once_per_size_and_process(make_tiny, fake):
 
 
 def test_compile_hands_the_network_to_torch(make_tiny, fake, monkeypatch):
-    """Without the compiler, which takes minutes."""
+    """Without the compiler, which takes long."""
     seen = []
     monkeypatch.setattr(
         torch, "compile", lambda module: (seen.append(module), module)[1]
