@@ -85,7 +85,7 @@ check-safety: $(INSTALLED)
 	$(BIN)/python benchmarks/safety.py
 
 # Ten thousand images through one process, by the packaged network too: does its memory
-# grow? A quarter of an hour.
+# grow?
 check-soak: $(INSTALLED)
 	$(BIN)/python benchmarks/soak.py --real
 

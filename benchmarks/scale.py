@@ -5,8 +5,8 @@ settings, scores and regions written as CSV. Each worker computes in one thread.
 first run is ``score_samples`` and ``predict_map`` in this process, also in one thread;
 "efficiency" is images per second and process beside that. Processes are up and have
 loaded the model when the clock starts. Parts are shared out whole: let their number be
-a multiple of two. The second table has the bytes that doc/scale.rst reckons with; it
-does not depend on the machine, and comes alone by --bytes.
+a multiple of two. The second table has the bytes of an image; it does not depend on the
+machine, and comes alone by --bytes.
 
     python benchmarks/scale.py
 """
@@ -72,25 +72,22 @@ def print_bytes(detector, model, paths, folder):
         "features": n * detector.features_.transform(paths[:1]).nbytes,
     }
     for kind in ("csv", "parquet"):
-        total[f"scores, {kind}"] = of_rows("scores", kind, model, paths, folder)
-    bad = write(folder, make_screws(16, defect="second_washer", size=512)[0], "bad")
-    of_bad = of_rows("regions", "csv", model, bad, folder / "bad")
-    total["regions of a defect, csv"] = of_bad / len(bad) * n
+        total[f"scores, {kind}"] = of_scores(kind, model, paths, folder)
     rows = [[name, f"{value / n:.0f}"] for name, value in total.items()]
     print_table(["bytes of an image", "mean"], rows)
     print(f"\nThe model file: {os.path.getsize(model) / 1e6:.0f} MB.")
 
 
-def of_rows(table, kind, model, paths, folder):
-    """Return the bytes of one part, of scores or of regions."""
+def of_scores(kind, model, paths, folder):
+    """Return the bytes of all scores, as one part."""
     out = folder / kind
     with joblib.parallel_config("loky", n_jobs=1, inner_max_num_threads=1):
         score_files(model, paths, out, part_size=len(paths), format=kind)
-    return sum(os.path.getsize(file) for file in (out / table).iterdir())
+    return sum(os.path.getsize(file) for file in (out / "scores").iterdir())
 
 
-def write(folder, images, begin=""):
-    paths = [str(folder / f"{begin}{i:05d}.jpg") for i in range(len(images))]
+def write(folder, images):
+    paths = [str(folder / f"{i:05d}.jpg") for i in range(len(images))]
     for path, image in zip(paths, images):
         Image.fromarray(image).save(path, quality=95)
     return paths

@@ -9,7 +9,7 @@ __all__ = ["uncollected"]
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Import without looking for garbage: a fifth of the time of large imports.
+    """Import without looking for garbage, which takes large imports much of their time.
 
     They make millions of objects and next to none in vain, and Python would look all
     of them through again and again.
