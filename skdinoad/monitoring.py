@@ -184,6 +184,8 @@ class DriftMonitor(UsesFeatures, BaseEstimator):
         images = self._images_to_score(X)
         pooled, pixels = self._described(images)
         self._warn_without_alpha(images)
+        if not hasattr(self, "_stakes"):  # in a file from when bets were others
+            self._stakes = self._none_laid()
         values = _with_distance(pooled - self.mean_, pixels)
         return np.array([self._bet(row) for row in values], bool)
 
@@ -196,7 +198,7 @@ class DriftMonitor(UsesFeatures, BaseEstimator):
         """
         check_is_fitted(self, "mean_")
         self._history = [column.tolist() for column in self._usual.T]
-        self._wealth = np.zeros((len(self.statistics_), len(_USUAL), _MEMORY))
+        self._stakes = self._none_laid()
         self.alarm_, self.n_seen_ = False, 0
         self._tell()
         return self
@@ -228,6 +230,9 @@ class DriftMonitor(UsesFeatures, BaseEstimator):
             pixels += [_properties(image) for image in batch]
         return np.array(pooled, np.float64), np.array(pixels)
 
+    def _none_laid(self):
+        return np.zeros((len(self.statistics_), len(_USUAL), _MEMORY))
+
     def _bet(self, row):
         """Bet on one image, and return whether the alarm has been raised."""
         # Of the image's number alone: a monitor from a file goes on as it would have.
@@ -235,7 +240,7 @@ class DriftMonitor(UsesFeatures, BaseEstimator):
         p = np.array([self._p_value(*part) for part in zip(self._history, row, ties)])
         # Low, high; features nearer than usual are no drift.
         p = np.stack([p, 1 - p], axis=1).ravel()[1:]
-        self._wealth = _after_a_bet(self._wealth, p, len(self._history[0]))
+        self._stakes = _after_a_bet(self._stakes, p, len(self._history[0]))
         self.n_seen_ += 1
         self._tell()
         return self.alarm_
@@ -248,7 +253,7 @@ class DriftMonitor(UsesFeatures, BaseEstimator):
         return (below + share * equal) / len(known)
 
     def _tell(self):
-        wealth = self._wealth.sum(axis=2).mean(axis=1)
+        wealth = self._stakes.sum(axis=2).mean(axis=1)
         self.evidence_of_ = dict(zip(self.statistics_, wealth.tolist()))
         self.evidence_ = float(wealth.mean())
         self.alarm_ = self.alarm_ or self.evidence_ >= self.false_alarm_every

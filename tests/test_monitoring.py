@@ -97,6 +97,15 @@ def test_order_of_training_images_does_not_matter():
     np.testing.assert_allclose(found[0], found[1], rtol=1e-6)
 
 
+def test_a_monitor_saved_when_bets_were_others_lays_its_own():
+    X = make_images(20)
+    out, other = monitor().fit(X[:12]), monitor().fit(X[:12])
+    del other._stakes
+    other._wealth = np.ones((7, 3))
+    assert np.array_equal(other.update(X[12:]), out.update(X[12:]))
+    assert other.evidence_of_ == out.evidence_of_
+
+
 def test_evidence_stays_a_number_however_strong(rng):
     out = bare(rng.normal(size=(2000, 4)), 10)
     for _ in range(2 * _MEMORY):

@@ -79,6 +79,22 @@ BROWSER = next(
     None,
 )
 
+
+def titled(page):
+    """Return what the scripts of a page have left in its title."""
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu"]
+    command += ["--virtual-time-budget=3000", f"--user-data-dir={page.parent / 'user'}"]
+    out = subprocess.run(
+        [*command, "--dump-dom", page.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    return json.loads(
+        html.unescape(re.search("<title>(.*?)</title>", out.stdout, re.S)[1])
+    )
+
+
 #: Moves the threshold below all scores, sorts by name, and shows what is good alone.
 ACT = """<script>
 const slider = document.getElementById("threshold");
@@ -102,16 +118,7 @@ def test_the_page_is_sorted_and_rethresholded_in_a_browser(report, tmp_path):
     page.write_text(
         report.text().replace("</body>", ACT).replace(' loading="lazy"', "")
     )
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu"]
-    command += ["--virtual-time-budget=3000", f"--user-data-dir={tmp_path / 'user'}"]
-    out = subprocess.run(
-        [*command, "--dump-dom", page.as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    title = html.unescape(re.search("<title>(.*?)</title>", out.stdout, re.S)[1])
-    before, classes, after, names, pictures, bars = json.loads(title)
+    before, classes, after, names, pictures, bars = titled(page)
     assert before.startswith("1 defects, 1 good, 1 broken. Of 2 good training images")
     assert "0 would be flagged" in before
     assert classes == "broken,defect,good"
@@ -138,15 +145,6 @@ def test_the_page_shows_what_is_to_be_looked_at_in_a_browser(report, tmp_path):
     report.review_threshold = -0.5
     page = tmp_path / "r.html"
     page.write_text(report.text().replace("</body>", LOOK))
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu"]
-    command += ["--virtual-time-budget=3000", f"--user-data-dir={tmp_path / 'user'}"]
-    out = subprocess.run(
-        [*command, "--dump-dom", page.as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    title = html.unescape(re.search("<title>(.*?)</title>", out.stdout, re.S)[1])
-    summary, classes, shown, lines = json.loads(title)
+    summary, classes, shown, lines = titled(page)
     assert summary.startswith("1 defects, 1 to look at, 0 good, 1 broken")
     assert (classes, shown, lines) == ("broken,defect,look", "look", 2)
