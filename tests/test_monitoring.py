@@ -186,6 +186,23 @@ def test_one_from_a_file_goes_on_as_it_would_have(tmp_path):
         assert other.evidence_of_ == out.evidence_of_
 
 
+def test_ties_fall_after_a_file_as_they_would_have():
+    """Of images that are all alike ranks are drawn, and nothing else tells."""
+    out = bare(np.zeros((20, 4)), 1000)
+    for _ in range(8):
+        out._bet(np.zeros(4))
+    other = pickle.loads(pickle.dumps(out))
+    drawn = bare(np.zeros((20, 4)), 1000)
+    drawn._seed = 1
+    for _ in range(8):
+        drawn._bet(np.zeros(4))
+    assert drawn.evidence_ != out.evidence_
+    for _ in range(20):
+        out._bet(np.zeros(4))
+        other._bet(np.zeros(4))
+        assert other.evidence_of_ == out.evidence_of_
+
+
 def test_what_lies_outside_a_region_never_matters():
     X = make_images(30)
     alpha = np.zeros((30, 48, 64, 1), np.uint8)
