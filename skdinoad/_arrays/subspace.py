@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from skdinoad._compat.products import linear
 from skdinoad._compat.torch import as_tensor
 
 __all__ = ["Moments", "mean_residual", "principal_subspace", "residuals"]
@@ -119,5 +120,5 @@ def residuals(vectors, mean, components) -> np.ndarray:
     """
     centred = as_tensor(vectors - mean)
     components = as_tensor(components)
-    rest = centred - (centred @ components.mT) @ components
+    rest = centred - linear(linear(centred, components), components.mT)
     return rest.square().sum(dim=1).numpy()

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from skdinoad._compat.products import linear
 from skdinoad._compat.torch import as_tensor
 from skdinoad._neighbors._norms import squared_norms
 
@@ -69,10 +70,10 @@ def k_centre(X, n, *, verbose=False) -> np.ndarray:
 
 def _update(gap, X, squares, centres):
     """Lower each row's squared distance to its centre by new centres, in place."""
-    C, norms = X[centres].float(), squares[centres]
+    C, norms = X[centres].float() * -2, squares[centres]
     for start in range(0, len(X), _ROWS):
         rows = slice(start, start + _ROWS)
-        nearest = torch.addmm(norms, X[rows].float(), C.T, alpha=-2).amin(1)
+        nearest = linear(X[rows].float(), C, norms).amin(1)
         gap[rows] = torch.minimum(gap[rows], nearest + squares[rows])
     gap[centres] = -torch.inf  # never chosen again, not even when all gaps are 0
 
@@ -82,7 +83,7 @@ def _choose(gap, X, squares, n):
     gaps, rows = gap.topk(min(_CANDIDATES, len(gap)))
     C, norms, limit = X[rows].float(), squares[rows], gaps[-1].item()
     # All pairs in one product: a choice then reads one row of this, not all of C.
-    apart = torch.addmm(norms + norms[:, None], C, C.T, alpha=-2)
+    apart = linear(C * -2, C, norms) + norms[:, None]
     chosen = []
     while len(chosen) < n:
         gap_j, j = gaps.max(0)

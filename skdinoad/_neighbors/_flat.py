@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from skdinoad._compat.products import linear
 from skdinoad._compat.torch import resident
 
 __all__ = ["nearest"]
@@ -60,12 +61,10 @@ def _search(part, bank, squares, k):
     """Return the k lowest |b|^2 - 2 q.b of each query, and whose they are."""
     best = part.new_full((len(part), k), torch.inf)
     index = torch.zeros(best.shape, dtype=torch.int64, device=part.device)
-    space = part.new_empty(len(part) * min(_BANK, len(bank)))
+    scaled = part * -2
     for start in range(0, len(bank), _BANK):
         tile = bank[start : start + _BANK].float()
-        scores = space[: len(part) * len(tile)].view(len(part), len(tile))
-        norms = squares[start : start + _BANK]
-        torch.addmm(norms, part, tile.T, alpha=-2, out=scores)
+        scores = linear(scaled, tile, squares[start : start + _BANK])
         value, found = _lowest(scores, min(k, len(tile)))
         best, index = _merge(best, index, value, found + start, k)
     return best, index

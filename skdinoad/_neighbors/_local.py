@@ -2,6 +2,7 @@
 
 import torch
 
+from skdinoad._compat.products import linear
 from skdinoad._compat.torch import resident
 
 __all__ = ["nearest_local"]
@@ -97,6 +98,7 @@ def _search_window(queries, bank, squares, own, radius):
         right = min(left + columns, w)
         start, stop = max(0, left - radius), min(w, right + radius)
         query = queries[:, :, left:right].transpose(0, 1).contiguous()
+        scaled = query * -2
         best = query.new_full(query.shape[:3], torch.inf)
         index = torch.zeros_like(best, dtype=torch.int64)
         penalty = _penalty(left, right, start, stop, radius).to(query.device)
@@ -104,7 +106,7 @@ def _search_window(queries, bank, squares, own, radius):
             near = slice(max(0, row - radius), min(h, row + radius + 1))
             stretch = bank[row, start:stop].reshape(-1, c).float()
             norms = squares[row, start:stop].view(-1)
-            scores = torch.addmm(norms, query[near].view(-1, c), stretch.T, alpha=-2)
+            scores = linear(scaled[near].view(-1, c), stretch, norms)
             scores = scores.view(-1, n, right - left, stop - start, bank.shape[2])
             scores += penalty
             if own is not None:

@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
+from skdinoad._compat.products import with_fast_products
 from skdinoad._compat.sklearn import Interval, StrOptions, Task
 from skdinoad._compat.torch import (
     as_tensor,
@@ -278,8 +279,9 @@ class TrainedDetector(BaseDetector):
 
 
 def _load(network, weights):
-    """Take over weights, a dict of name to ndarray."""
+    """Take over weights, a dict of name to ndarray, and score as fast as may be."""
     try:
+        network = with_fast_products(network)
         network.load_state_dict({k: as_tensor(v) for k, v in weights.items()})
     except RuntimeError as error:
         raise ValueError(

@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import torch
 
+from skdinoad._compat.products import with_fast_products
 from skdinoad._compat.timm import timm
 from skdinoad._compat.torch import seeded, undisturbed
 from skdinoad.features import _weights
@@ -95,7 +96,7 @@ def load_backbone(model: str, weights: str) -> Backbone:
     """
     build = _random if weights.startswith("random:") else _pretrained
     network, source = build(model, weights)
-    network.eval().requires_grad_(False)
+    with_fast_products(network).eval().requires_grad_(False)
     digest = content_digest(network)
     return Backbone(network, digest, _weights.describe(model, digest, source))
 
