@@ -13,11 +13,15 @@ __all__ = ["MEMORY_LIMIT", "clear_memory", "image_key", "open_store"]
 #: Bytes that the features kept in this process may take together.
 MEMORY_LIMIT = 2**30
 
+#: Of the code that computes features; raised when the same settings come to give others,
+#: and those that older code kept are computed anew.
+_VERSION = 2
+
 
 def image_key(image, settings: str) -> str:
     """Return the key of an image under everything else that shapes its features."""
     digest = hashlib.sha1(usedforsecurity=False)
-    digest.update(f"{settings}{image.shape}".encode())
+    digest.update(f"{_VERSION}{settings}{image.shape}".encode())
     digest.update(np.ascontiguousarray(image))
     return digest.hexdigest()
 

@@ -74,6 +74,13 @@ def test_alpha_and_shape_are_part_of_the_key(rng):
     assert len(keys) == 3
 
 
+def test_what_other_code_computed_is_not_found(monkeypatch):
+    image = np.zeros((4, 6, 3), np.uint8)
+    before = image_key(image, "")
+    monkeypatch.setattr("skdinoad.features._store._VERSION", 0)
+    assert image_key(image, "") != before
+
+
 def files(folder):
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
