@@ -1,9 +1,9 @@
 """How long one image takes: in a warm process, and in one that has just begun.
 
-"ratio" is ``score_samples([image])`` at default settings, nothing kept, divided by the
-bare network on a tensor of the same size, both in turn in this process; the median of
-many pairs. The second table runs commands in processes of their own, weights found on
-disk: seconds from start to end.
+``score_samples([image])`` at default settings, nothing kept, divided by the bare
+network on a tensor of the same size, as timm gives it and as skdinoad runs it, all in
+turn in this process; the medians of many. The second table runs commands in processes
+of their own, weights found on disk: seconds from start to end.
 
     python benchmarks/latency.py
 """
@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from _common import environment, parser, print_table
-from overhead import clock, raw, seen
+from overhead import SUMMARY, clock, networks, raw, seen, summary
 from PIL import Image
 
 from skdinoad import AnomalyDINO, DinoFeatures, DinoPatch, PCAAligner, Pipeline, save
@@ -30,7 +30,7 @@ def main():
     print(environment() + "\n")
     X, _ = make_screws(21, size=512)
     rows = [[n, *warm(m, X, options.repeats)] for n, m in estimators().items()]
-    print_table(["estimator", "network ms", "score ms", "ratio"], rows)
+    print_table(["estimator", *SUMMARY], rows)
     print()
     with tempfile.TemporaryDirectory() as folder:
         runs = commands(Path(folder), X)
@@ -52,19 +52,15 @@ def estimators():
 
 
 def warm(estimator, X, repeats):
-    """Return milliseconds of network and score, and the median of their ratios."""
+    """Return milliseconds of networks and score, and the medians of their ratios."""
     fitted, image = estimator.fit(X[:20]), X[20:]
     features, size = seen(fitted, image)
-    pairs = [
-        (
-            clock(lambda: raw(features, 1, size)),
-            clock(lambda: fitted.score_samples(image)),
-        )
-        for _ in range(repeats + 3)
-    ][3:]
-    bare, ours = (statistics.median(part) * 1000 for part in zip(*pairs))
-    ratio = statistics.median(b / a for a, b in pairs)
-    return f"{bare:.1f}", f"{ours:.1f}", f"{ratio:.2f}"
+    calls = [
+        *(lambda b=b: raw(features, 1, size, b) for b in networks(features)),
+        lambda: fitted.score_samples(image),
+    ]
+    times = [[clock(call) for call in calls] for _ in range(repeats + 3)]
+    return summary(times[3:])
 
 
 def commands(folder, X):

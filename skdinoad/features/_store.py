@@ -13,8 +13,8 @@ __all__ = ["MEMORY_LIMIT", "clear_memory", "image_key", "open_store"]
 #: Bytes that the features kept in this process may take together.
 MEMORY_LIMIT = 2**30
 
-#: Of the code that computes features; raised when the same settings come to give others,
-#: and those that older code kept are computed anew.
+#: Of the code that computes features; raised when the same settings come to give
+#: others, and those that older code kept are computed anew.
 _VERSION = 2
 
 
