@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 DATA ?=
 
-.PHONY: demo test test-browser test-cluster test-oldest test-wheel lint bench check-safety check-soak check-fuzz check-mutations check-accuracy doc clean
+.PHONY: demo test test-browser test-cluster test-oldest test-wheel lint bench check-safety check-soak check-fuzz check-mutations check-accuracy check-peers doc clean
 
 # Installs into .venv, with the versions that were tested.
 $(INSTALLED): pyproject.toml constraints.txt
@@ -62,8 +62,9 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/python -m mypy
 
-# Speed, memory and searches. Accuracy too with DATA=folder of MVTec-style categories.
+# The quick ratios beside those of an earlier commit, then speed, memory and searches.
 bench: $(INSTALLED)
+	$(BIN)/python benchmarks/bench.py
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/search.py
 	$(BIN)/python benchmarks/memory.py
@@ -112,10 +113,22 @@ check-accuracy: $(INSTALLED)
 	$(BIN)/python benchmarks/drift.py "$(DATA)"
 	$(BIN)/python benchmarks/table.py --root "$(DATA)"
 
+# Other libraries side by side, in an environment of their own (a few GB).
+PEERS := .venv-peers
+check-peers: $(PEERS)/.installed
+	@test -n "$(DATA)" || { echo "usage: make check-peers DATA=folder"; exit 2; }
+	$(PEERS)/bin/python benchmarks/peers.py --root "$(DATA)"
+
+$(PEERS)/.installed: pyproject.toml constraints.txt benchmarks/peers_requirements.txt
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints.txt -r benchmarks/peers_requirements.txt
+	touch $@
+
 doc: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
 	$(BIN)/python -m sphinx -W -b html doc doc/_build/html
 	$(BIN)/python doc/check_pages.py doc/_build/html
 
 clean:
-	rm -rf .venv .venv-oldest demo_output doc/_build
+	rm -rf .venv .venv-oldest .venv-peers demo_output doc/_build

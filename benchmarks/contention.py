@@ -42,15 +42,20 @@ def main():
     rows = []
     for name in options.methods:
         for policy in ("", "PASSIVE"):
-            alone = seconds(name, policy)
-            with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
-                try:
-                    beside = seconds(name, policy)
-                finally:
-                    busy.kill()
+            alone, beside = measure(name, policy)
             cells = f"{alone:.1f}", f"{beside:.1f}", f"{beside / alone:.1f}"
             rows.append([name, policy or "as it is", *cells])
     print_table(["fit", "waiting", "alone s", "beside s", "ratio"], rows)
+
+
+def measure(name, policy):
+    """Return the seconds of a fit alone, and beside a busy process."""
+    alone = seconds(name, policy)
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
+        try:
+            return alone, seconds(name, policy)
+        finally:
+            busy.kill()
 
 
 def seconds(name, policy):

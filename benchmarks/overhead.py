@@ -73,15 +73,25 @@ def main():
     print(environment() + "\n")
     X, _ = make_screws(50, size=512)
     rows = []
-    for name, make in _estimators().items():
+    for name, make in estimators().items():
         if options.estimators and name not in options.estimators:
             continue
-        fitted = make().fit(X[:20])
-        measure(make, fitted, X[:0], X[:1])  # warm-up
-        for label, train, test in list(_cases(X))[: 1 if options.single else None]:
-            times = [measure(make, fitted, train, test) for _ in range(options.repeats)]
-            rows.append([name, label, *summary(times)])
+        fitted = warmed_up(make, X)
+        for label, *case in list(cases(X))[: 1 if options.single else None]:
+            rows.append([name, label, *medians(make, fitted, *case, options.repeats)])
     print_table(["estimator", "work", *SUMMARY], rows)
+
+
+def warmed_up(make, X):
+    """Return an estimator fitted on 20 images, all code and weights in memory."""
+    fitted = make().fit(X[:20])
+    measure(make, fitted, X[:0], X[:1])
+    return fitted
+
+
+def medians(make, fitted, train, test, repeats):
+    """Return what ``SUMMARY`` names."""
+    return summary([measure(make, fitted, train, test) for _ in range(repeats)])
 
 
 def measure(make, fitted, train, test):
@@ -110,7 +120,7 @@ def seen(fitted, X):
     return fitted.features_, fitted.features_._plan(X.shape[1:3])[0]
 
 
-def _estimators():
+def estimators():
     return {
         "DinoPatch()": DinoPatch,
         "DinoPatch(neighborhood=0)": lambda: DinoPatch(neighborhood=0),
@@ -119,7 +129,7 @@ def _estimators():
     }
 
 
-def _cases(X):
+def cases(X):
     nothing = X[:0]
     yield "score + map, 1 image, bank of 20", nothing, X[20:21]
     yield "score + map, 50 images, bank of 20", nothing, X

@@ -28,7 +28,16 @@ def main():
     options.add_argument("--images", type=int, default=40)
     options = options.parse_args()
     print(environment() + "\n")
-    X, y = images(options.images)
+    fits, forwards, extraction, wall = measure(options.images)
+    header = ["images", "fits", "images through the network", "one extraction, s"]
+    row = [str(options.images), str(fits), str(forwards), f"{extraction:.1f}"]
+    row += [f"{wall:.1f}", f"{wall / extraction:.2f}"]
+    print_table([*header, "whole search, s", "ratio"], [row])
+
+
+def measure(n):
+    """Return fits, images through the network, seconds of extraction and of search."""
+    X, y = images(n)
     DinoFeatures(cache=False).transform(X[:1])  # load the network outside the clock
 
     clear_memory()
@@ -43,11 +52,8 @@ def main():
     start = time.perf_counter()
     search.fit(X, y)
     wall = time.perf_counter() - start
-    header = ["images", "fits", "images through the network", "one extraction, s"]
     fits = len(search.cv_results_["params"]) * 3 + 1
-    row = [str(len(X)), str(fits), str(sum(forwards)), f"{extraction:.1f}"]
-    row += [f"{wall:.1f}", f"{wall / extraction:.2f}"]
-    print_table([*header, "whole search, s", "ratio"], [row])
+    return fits, sum(forwards), extraction, wall
 
 
 def images(n):

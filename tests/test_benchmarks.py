@@ -1,4 +1,4 @@
-"""Benchmarks, small: the table of all methods on rendered screws, and the long run."""
+"""Benchmarks, small: tables on rendered screws, the long run, peers, the history."""
 
 import importlib
 import json
@@ -7,10 +7,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from conftest import tiny_features
 from PIL import Image
+from sklearn.utils import Bunch
 
-from skdinoad.datasets import make_screws
+from skdinoad import AnomalyDINO
+from skdinoad._compat.timm import timm
+from skdinoad.datasets import load_folder, make_screws
+from skdinoad.features._backbones import load_backbone
+from skdinoad.metrics import aupro_score, image_auroc_score
 
 TABLE = Path(__file__).parent.parent / "benchmarks" / "table.py"
 
@@ -121,3 +129,168 @@ def test_a_protection_without_a_test_is_told(tmp_path, monkeypatch):
     ]
     assert said == ["fails", "SAYS NOTHING"]
     assert (tmp_path / "skdinoad/a.py").read_text() == "LIMIT = 3\n"
+
+
+@pytest.fixture
+def peers(monkeypatch):
+    monkeypatch.syspath_prepend(TABLE.parent)
+    return importlib.import_module("peers")
+
+
+def test_help_is_there_without_what_is_compared(peers, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["peers.py", "--help"])
+    with pytest.raises(SystemExit) as stop:
+        peers.main()
+    assert not stop.value.code
+    assert "usage: peers.py" in capsys.readouterr().out
+    assert not {"anomalib", "imgad"} & set(sys.modules)
+
+
+def test_peers_that_are_not_installed_are_left_out(peers, monkeypatch, capsys):
+    row = dict.fromkeys(peers.FIGURES, 1.0)
+    monkeypatch.setattr(peers, "run", lambda *_: row)
+    there = {"skdinoad", "imgad"}
+    monkeypatch.setattr(peers, "available", lambda package: package in there)
+    monkeypatch.setattr(peers, "environment", str)
+    monkeypatch.setattr(peers, "versions", str)
+    data = {"nuts": Bunch(y=[1, -1])}
+    monkeypatch.setattr(peers, "categories", lambda *_: data.items())
+    monkeypatch.setattr(sys, "argv", ["peers.py", "--root", "."])
+    peers.main()
+    out = capsys.readouterr().out
+    assert "| imgad knn | 1.0 | 1 | 1 | 1.000 | 1.000 |" in out
+    assert "anomalib" not in out
+    assert "| imgad knn | skdinoad AnomalyDINO | 1.00 | 1.00 | +0.000 |" in out
+
+
+@pytest.mark.parametrize("said", ["a bar\nfeatures differ from ours by 1\n", ""])
+def test_a_failed_peer_is_named_with_its_reason(peers, monkeypatch, capsys, said):
+    failed = Bunch(returncode=1, stdout="", stderr=said)
+    monkeypatch.setattr(peers.subprocess, "run", lambda *_, **__: failed)
+    options = Bunch(root="data", depth=2, steps=1, batch=1)
+    assert peers.run("imgad knn", "nuts", options) is None
+    reason = said.strip().split("\n")[-1] or "status 1"
+    assert f"imgad knn, left out: {reason}\n" in capsys.readouterr().out
+
+
+def test_a_row_says_how_many_times_the_peer_takes(peers):
+    ours, peer = peers.PAIRS[0]
+    names = ["fit s", "ms", "MiB", "image AUROC", "AUPRO"]
+    assert names == peers.FIGURES
+    found = {
+        ours: dict(zip(names, [1.0, 100.0, 50.0, 0.9, 0.8])),
+        peer: dict(zip(names, [4.0, 200.0, 25.0, 0.95, None])),
+    }
+    [row] = peers.ratios(found, n=10)
+    assert row == [peer, ours, "3.00", "0.50", "+0.050", "-"]
+
+
+def test_a_method_is_measured(peers, tmp_path):
+    write_category(tmp_path / "screws")
+    data = load_folder(tmp_path / "screws")
+    method = peers.Ours(AnomalyDINO(features=tiny_features()))
+    row = peers.measure(method, data)
+    assert list(row) == peers.FIGURES
+    assert row["fit s"] > 0 < row["ms"]
+    scores = method.detector.score_samples(data.test)
+    assert row["image AUROC"] == image_auroc_score(data.y, scores)
+    maps = method.detector.predict_map(data.test)
+    assert row["AUPRO"] == pytest.approx(aupro_score([*data.masks], [*maps]))
+
+
+def test_maps_come_to_the_size_of_the_photograph(peers):
+    masks = np.zeros((2, 8, 6), bool)
+    masks[1, :4, :3] = True
+    data = Bunch(y=np.array([1, -1]), masks=LazyMasksOf(masks))
+    heat = np.zeros((2, 4, 4), np.float32)
+    heat[1, :2, :2] = 1
+    method = Bunch(judge=lambda X: zip([0.0, -1.0], heat))
+    assert peers.quality(method, None, data) == (1.0, pytest.approx(1.0, abs=0.05))
+
+
+class LazyMasksOf:
+    """Masks in memory, all known."""
+
+    def __init__(self, masks):
+        self.masks, self.known = masks, np.ones(len(masks), bool)
+
+    def __getitem__(self, i):
+        return self.masks[i]
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", ["VIT", "CNN"])
+def test_networks_of_peers_get_our_weights(peers, name, real_features, real_cnn):
+    model, kind = getattr(peers, name), {}
+    if name == "CNN":
+        kind = {"features_only": True, "out_indices": peers.LEVELS}
+    with peers.our_weights(model):
+        network = timm.create_model(model, pretrained=True, **kind)
+    ours = real_features() if name == "VIT" else real_cnn()
+    ours = load_backbone(ours.model, ours.weights).network.state_dict()
+    tensors = network.state_dict()
+    assert len(tensors) > 100
+    assert all(torch.equal(tensors[key], ours[key]) for key in tensors)
+
+
+@pytest.mark.real
+def test_a_network_with_other_features_is_refused(peers, real_cnn):
+    create = timm.create_model
+    other = {"features_only": True, "out_indices": peers.LEVELS, "act_layer": "silu"}
+    refused = pytest.raises(SystemExit, match="features differ from ours")
+    with refused, peers.our_weights(peers.CNN):
+        timm.create_model(peers.CNN, pretrained=True, **other)
+    assert timm.create_model is create
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    monkeypatch.syspath_prepend(TABLE.parent)
+    module = importlib.import_module("bench")
+    monkeypatch.setattr(module, "environment", str)
+    return module
+
+
+def test_bench_shows_the_last_other_commit(bench, monkeypatch, tmp_path, capsys):
+    path = tmp_path / "history.csv"
+    monkeypatch.setattr(sys, "argv", ["bench.py", "--results", str(path)])
+    now = {}
+    monkeypatch.setattr(bench, "GROUPS", {"speed": lambda: [("one", now["ratio"])]})
+    monkeypatch.setattr(bench, "processor", lambda: now["machine"])
+    monkeypatch.setattr(bench, "commit", lambda: now["commit"])
+    shown = []
+    for case in [
+        ("aaa", 1.25, "a CPU"),
+        ("bbb", 2.0, "a CPU"),
+        ("bbb", 2.5, "a CPU"),  # again: it is still compared with the other commit
+        ("ccc", 3.0, "another CPU"),
+        ("ccc", 3.0, "a CPU"),
+    ]:
+        now.update(zip(("commit", "ratio", "machine"), case))
+        bench.main()
+        shown.append(capsys.readouterr().out.strip().split("\n")[-1])
+    assert shown == [
+        "| speed: one | 1.250 | - | - |",
+        "| speed: one | 2.000 | 1.250 | aaa |",
+        "| speed: one | 2.500 | 1.250 | aaa |",
+        "| speed: one | 3.000 | - | - |",
+        "| speed: one | 3.000 | 2.500 | bbb |",
+    ]
+    header, *rows = path.read_text().splitlines()
+    assert header == "date,commit,processor,threads,name,ratio"
+    assert len(rows) == 5
+    assert rows[1].endswith(f",bbb,a CPU,{torch.get_num_threads()},speed: one,2.000")
+
+
+def test_bench_measures_what_the_benchmarks_do(bench, monkeypatch):
+    """Small calls in place of the long ones: each ratio is the benchmark's own."""
+    monkeypatch.setattr(bench.search, "measure", lambda n: (37, n, 2.0, 5.0))
+    monkeypatch.setattr(bench.contention, "measure", lambda *_: (2.0, 3.0))
+    monkeypatch.setattr(bench.carrying_back, "measure", lambda: [("scaled", 2.0, 1.0)])
+    assert list(bench.whole_search()) == [("37 fits", 2.5)]
+    assert dict(bench.beside_a_busy_process()) == {
+        "DFR": 1.5,
+        "DMAD": 1.5,
+        "Dinomaly": 1.5,
+    }
+    assert list(bench.maps()) == [("scaled", 0.5)]

@@ -1,0 +1,128 @@
+"""The quick ratios in one table, beside those of the last commit that was measured.
+
+Each is what our work takes divided by what it cannot do without, in turn on the same
+machine: lower is better, 1 is the least. Rows are appended to ``results/history.csv``;
+compared is with the last other commit on the same processor with as many threads ("+":
+with changes not committed). Differences of a tenth may be noise: run it again.
+
+    python benchmarks/bench.py
+    python benchmarks/bench.py --only latency search
+"""
+
+import subprocess
+from datetime import date
+from pathlib import Path
+
+import carrying_back
+import contention
+import latency
+import overhead
+import search
+import step
+import torch
+from _common import (
+    append_rows,
+    environment,
+    parser,
+    print_table,
+    processor,
+    read_rows,
+)
+
+from skdinoad.datasets import make_screws
+
+HEADER = ["date", "commit", "processor", "threads", "name", "ratio"]
+HERE = Path(__file__).parent
+
+
+def main():
+    options = parser(__doc__, root=False)
+    options.add_argument("--only", nargs="*", default=[*GROUPS], choices=GROUPS)
+    history = HERE / "results" / "history.csv"
+    options.add_argument("--results", type=Path, default=history, help="the CSV file")
+    options = options.parse_args()
+    print(environment() + "\n")
+    where = [commit(), processor(), str(torch.get_num_threads())]
+    known = read_rows(options.results)
+    rows = []
+    for group in options.only:
+        for name, ratio in GROUPS[group]():
+            rows.append([f"{group}: {name}", f"{ratio:.3f}"])
+    table = [[*row, *before(known, where, row[0])] for row in rows]
+    print_table(["name", "ratio", "before", "commit"], table)
+    today = date.today().isoformat()
+    append_rows(options.results, HEADER, [[today, *where, *row] for row in rows])
+
+
+def before(known, where, name):
+    """Return the last ratio of another commit on such a machine, and the commit."""
+    now, *machine = where
+    for _, then, *rest, ratio in reversed(known):
+        if then != now and rest == [*machine, name]:
+            return ratio, then
+    return "-", "-"
+
+
+def commit():
+    """Return the commit that is measured, "+" behind it if files have changed."""
+    changes = git("status", "--porcelain", "-uno", "--", ".", ":!benchmarks/results")
+    return git("rev-parse", "--short", "HEAD") + ("+" if changes else "")
+
+
+def git(*arguments):
+    command = ["git", "-C", HERE.parent, *arguments]
+    out = subprocess.run(command, check=True, capture_output=True, text=True)
+    return out.stdout.strip()
+
+
+# -- what is measured: name and ratio -------------------------------------------------
+
+
+def one_image():
+    X, _ = make_screws(21, size=512)
+    for name, estimator in latency.estimators().items():
+        yield name, float(latency.warm(estimator, X, repeats=30)[-1])
+
+
+def many_images():
+    X, _ = make_screws(50, size=512)
+    for name, make in overhead.estimators().items():
+        fitted = overhead.warmed_up(make, X)
+        *_, (label, *case) = overhead.cases(X)
+        yield f"{name}, {label}", overhead.medians(make, fitted, *case, 3)[-1]
+
+
+def whole_search():
+    *_, extraction, wall = search.measure(40)
+    yield "37 fits", wall / extraction
+
+
+def training_step():
+    for case in step.CASES[:2]:
+        row = step.measure(case, steps=10)
+        yield f"Dinomaly, {case[-1]}", row[-2]
+
+
+def maps():
+    for name, theirs, ours in carrying_back.measure():
+        yield name, ours / theirs
+
+
+def beside_a_busy_process():
+    for name in contention.METHODS:
+        alone, beside = contention.measure(name, "")
+        yield name, beside / alone
+
+
+GROUPS = {
+    "latency": one_image,
+    "overhead": many_images,
+    "search": whole_search,
+    "step": training_step,
+    "carrying back": maps,
+    "contention": beside_a_busy_process,
+}
+
+
+if __name__ == "__main__":
+    main()
