@@ -117,7 +117,7 @@ check-accuracy: $(INSTALLED)
 PEERS := .venv-peers
 check-peers: $(PEERS)/.installed
 	@test -n "$(DATA)" || { echo "usage: make check-peers DATA=folder"; exit 2; }
-	$(PEERS)/bin/python benchmarks/peers.py --root "$(DATA)"
+	$(PEERS)/bin/python benchmarks/peers.py "$(DATA)"
 
 $(PEERS)/.installed: pyproject.toml constraints.txt benchmarks/peers_requirements.txt
 	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)

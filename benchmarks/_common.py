@@ -3,6 +3,7 @@
 import argparse
 import csv
 import platform
+import subprocess
 import sys
 from pathlib import Path
 
@@ -75,6 +76,18 @@ def processor():
         return next(x.split(":")[1].strip() for x in lines if "model name" in x)
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def commit():
+    """Return the commit that is measured, "+" behind it if files have changed."""
+    changes = git("status", "--porcelain", "-uno", "--", ".", ":!benchmarks/results")
+    return git("rev-parse", "--short", "HEAD") + ("+" if changes else "")
+
+
+def git(*arguments):
+    command = ["git", "-C", Path(__file__).parent.parent, *arguments]
+    out = subprocess.run(command, check=True, capture_output=True, text=True)
+    return out.stdout.strip()
 
 
 def image_figures(y, scores):

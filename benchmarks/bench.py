@@ -9,7 +9,6 @@ with changes not committed). Differences of a tenth may be noise: run it again.
     python benchmarks/bench.py --only latency search
 """
 
-import subprocess
 from datetime import date
 from pathlib import Path
 
@@ -22,6 +21,7 @@ import step
 import torch
 from _common import (
     append_rows,
+    commit,
     environment,
     parser,
     print_table,
@@ -61,18 +61,6 @@ def before(known, where, name):
         if then != now and rest == [*machine, name]:
             return ratio, then
     return "-", "-"
-
-
-def commit():
-    """Return the commit that is measured, "+" behind it if files have changed."""
-    changes = git("status", "--porcelain", "-uno", "--", ".", ":!benchmarks/results")
-    return git("rev-parse", "--short", "HEAD") + ("+" if changes else "")
-
-
-def git(*arguments):
-    command = ["git", "-C", HERE.parent, *arguments]
-    out = subprocess.run(command, check=True, capture_output=True, text=True)
-    return out.stdout.strip()
 
 
 # -- what is measured: name and ratio -------------------------------------------------

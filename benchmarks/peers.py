@@ -1,308 +1,65 @@
 """Other libraries beside this one: seconds, memory and quality on the same images.
 
-Every method runs in a process of its own, with the same weights in its network, uint8
-images in memory, an input of 224 x 224 pixels, batches of 8 and float32 but where our
-default is another. Peers are asked through their own torch modules, without a data
-loader, logging or thresholds, and their preprocessing is given the size alone.
-Otherwise defaults, but: ViT-S instead of larger networks; one decoder depth, batch and
-number of steps for both Dinomalys, whose rates rise in the first tenth of them;
-windows of 224 pixels that overlap by 14 for SuperADD, which is made for DINOv3.
+Every method runs in a process of its own, one after the other, with the same weights in
+its network, as many threads, uint8 images in memory, an input of 224 x 224 pixels,
+batches of 8 and float32 but where our default is another. Peers are asked through their
+own torch modules, without a data loader, logging or thresholds, and their preprocessing
+is given the size alone. Otherwise defaults, but: ViT-S instead of larger networks; one
+decoder depth, batch and number of steps for both Dinomalys, whose rates rise in the
+first tenth of them; windows of 224 pixels that overlap by 14 for SuperADD, which is
+made for DINOv3.
 
-"fit s" begins with the images. "ms" is score and map of one image; a peer's map is that
-of its network's input, ours the photograph's. "MiB" is the peak in fit, scores and maps
-beyond the process with its libraries and network. AUPRO is ours, of maps brought to the
-photograph. What is not installed is left out, and so is a network whose features are
-not ours to 1e-3.
+"fit s" begins with the images; "score + map s" is of all test images, and a peer's map
+is that of its network's input, ours the photograph's. "MiB" is the peak in both beyond
+the process with its libraries, images and network. AUROC and AUPRO are computed by us,
+of maps brought to the photograph. Ratios above 1 say how many times a peer takes longer
+or more; differences above 0, by how much it is better. What is not installed is left
+out, and so is a network whose features are not ours to 1e-3. Rows are appended to
+``results/peers.csv``.
 
     pip install -c constraints.txt -r benchmarks/peers_requirements.txt
-    python benchmarks/peers.py --root ../shared/data --categories hazelnut paper_gla01
-    python benchmarks/peers.py --root ../shared/data --categories hazelnut \\
-        --method "anomalib AnomalyDINO"     # one of them, as a line of JSON
+    python benchmarks/peers.py ../shared/data --categories hazelnut paper_gla01
+    python benchmarks/peers.py ../shared/data --repeats 3 --steps 1000
+    python benchmarks/peers.py ../shared/data --clone ../AnomalyDINO   # the authors'
+    python benchmarks/peers.py ../shared/data --images 8 --results trial.csv
 """
 
 import argparse
 import importlib.metadata
 import importlib.util
 import json
+import statistics
 import subprocess
 import sys
 import time
 import warnings
-from contextlib import contextmanager
-from itertools import chain, islice, repeat
+from datetime import date
+from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from _common import categories, environment, known_masks, print_table
+from _common import (
+    append_rows,
+    categories,
+    commit,
+    environment,
+    known_masks,
+    parser,
+    print_table,
+    processor,
+)
+from _peers import AUTHORS, METHODS, PAIRS
 from PIL import Image
+from sklearn.utils import Bunch
 from table import peak_memory
 
-from skdinoad import AnomalyDINO, CNNFeatures, DinoFeatures, Dinomaly, iter_maps
-from skdinoad._compat.timm import timm
-from skdinoad.features._backbones import load_backbone
 from skdinoad.metrics import aupro_score, image_auroc_score
 
-SIZE, BATCH = (224, 224), 8
-VIT, CNN = "vit_small_patch14_dinov2", "tf_efficientnet_lite0"
-
-#: Levels of the CNN, of strides 8 and 16, as PatchCore has them of a ResNet.
-LEVELS = (2, 3)
-
-FIGURES = ["fit s", "ms", "MiB", "image AUROC", "AUPRO"]
-
-
-# -- ours -----------------------------------------------------------------------------
-
-
-class Ours:
-    """A detector of this library."""
-
-    def __init__(self, detector):
-        self.detector = detector
-        detector.features.fit()  # loads the network
-
-    def fit(self, X):
-        self.detector.fit(X)
-
-    def judge(self, X):
-        """Yield score (higher = more normal) and map (or None) of each image."""
-        return zip(self.detector.score_samples(X), iter_maps(self.detector, X))
-
-
-def vit(**kind):
-    return DinoFeatures(image_size=SIZE, batch_size=BATCH, **kind)
-
-
-def our_anomaly_dino(options):
-    return Ours(AnomalyDINO(features=vit()))
-
-
-def our_one_block(options):
-    kind = {"rotations": "none", "masking": False, "bank_size": None}
-    return Ours(AnomalyDINO(features=vit(layers="last", norm=True), **kind))
-
-
-def our_dinomaly(options, **kind):
-    given = {"depth": options.depth, "n_iter": options.steps}
-    given |= {"batch_size": options.batch, "holdout": None}
-    features = vit(layers="middle", groups=2, concatenate=False)
-    return Ours(Dinomaly(features=features, **given, **kind))
-
-
-def our_dinomaly_float32(options):
-    return our_dinomaly(options, precision="float32")
-
-
-def our_patch_core(options):
-    features = CNNFeatures(layers=LEVELS, image_size=SIZE, batch_size=BATCH)
-    kind = {"rotations": "none", "masking": False, "bank_size": 0.1}
-    return Ours(AnomalyDINO(features=features, aggregate="max", **kind))
-
-
-# -- peers ----------------------------------------------------------------------------
-
-
-class Anomalib:
-    """A model of anomalib with a memory bank, which ``finish`` makes of all batches."""
-
-    def __init__(self, model, kind, finish=None, **settings):
-        self.model, self.finish = model, finish
-        processor = kind.configure_pre_processor(image_size=SIZE, **settings)
-        self.transform = processor.transform
-
-    def batch(self, X):
-        X = [torch.from_numpy(x).permute(2, 0, 1) / 255 for x in X]
-        return torch.stack([self.transform(x) for x in X])
-
-    def fit(self, X):
-        self.model.train()
-        for rows in slices(len(X)):
-            self.model(self.batch(X[rows]))
-        self.finish()
-
-    @torch.inference_mode()
-    def judge(self, X):
-        self.model.eval()
-        for rows in slices(len(X)):
-            out = self.model(self.batch(X[rows]))
-            scores, maps = -out.pred_score.reshape(-1), out.anomaly_map
-            yield from zip(scores.tolist(), maps.reshape(-1, *SIZE).numpy())
-
-
-def anomalib_anomaly_dino(options):
-    from anomalib.models.image.anomaly_dino.lightning_model import AnomalyDINO
-    from anomalib.models.image.anomaly_dino.torch_model import AnomalyDINOModel
-
-    with our_weights(VIT):
-        model = AnomalyDINOModel(encoder_name=VIT)
-    return Anomalib(model, AnomalyDINO, model.fit)
-
-
-def anomalib_patch_core(options):
-    from anomalib.models.image.patchcore.lightning_model import Patchcore
-    from anomalib.models.image.patchcore.torch_model import PatchcoreModel
-
-    with our_weights(CNN):
-        model = PatchcoreModel(layers=LEVELS, backbone=CNN)
-    return Anomalib(model, Patchcore, lambda: model.subsample_embedding(0.1))
-
-
-def anomalib_super_add(options):
-    from anomalib.models.image.super_add.lightning_model import SuperADD
-    from anomalib.models.image.super_add.torch_model import SuperADDModel
-
-    with our_weights(VIT):
-        model = SuperADDModel(backbone=VIT, patch_size=SIZE[0], patch_overlap=14)
-    model.backbone.dino.set_input_size(SIZE)
-    return Anomalib(model, SuperADD, model.subsample_embedding)
-
-
-class AnomalibDinomaly(Anomalib):
-    """anomalib's Dinomaly with the loop that Lightning makes of it."""
-
-    def __init__(self, module, options):
-        super().__init__(module.model, type(module), crop_size=SIZE[0])
-        self.module, self.options = module, options
-
-    def fit(self, X):
-        from anomalib.models.image.dinomaly import lightning_model as home
-
-        known = home.TRAINING_CONFIG
-        weights = list(self.module.trainable_modules.parameters())
-        optimizer = home.StableAdamW([{"params": weights}], **known["optimizer"])
-        plan = {**known["scheduler"], "total_iters": self.options.steps}
-        plan["warmup_iters"] = min(plan["warmup_iters"], self.options.steps // 10)
-        scheduler = home.WarmCosineScheduler(optimizer, **plan)
-        images = self.batch(X)
-        self.model.train()
-        for step, rows in enumerate(self.draw(len(X))):
-            loss = self.model(images[rows], global_step=step)
-            optimizer.zero_grad()
-            loss.backward()
-            limit = known["trainer"]["gradient_clip_val"]
-            torch.nn.utils.clip_grad_norm_(weights, limit)
-            optimizer.step()
-            scheduler.step()
-
-    def draw(self, n):
-        """Return the rows of each step: all images in turn, reordered each time."""
-        size = min(self.options.batch, n)
-        epochs = (torch.randperm(n)[: n - n % size].split(size) for _ in repeat(None))
-        return islice(chain.from_iterable(epochs), self.options.steps)
-
-
-def anomalib_dinomaly(options):
-    from anomalib.models.image.dinomaly.lightning_model import Dinomaly
-
-    parts = ("pre_processor", "post_processor", "evaluator", "visualizer")
-    with our_weights(VIT):
-        module = Dinomaly(
-            VIT, decoder_depth=options.depth, **dict.fromkeys(parts, False)
-        )
-    # Its two groups of the decoder's blocks, of which there need not be eight.
-    half = options.depth // 2
-    blocks = range(options.depth)
-    module.model.fuse_layer_decoder = [[*blocks[:half]], [*blocks[half:]]]
-    return AnomalibDinomaly(module, options)
-
-
-class Imgad:
-    """imgad's nearest neighbour of the whole image's vector: it has no maps."""
-
-    def __init__(self):
-        from imgad.detectors.base import build_detector
-        from imgad.features.timm_models import TimmFeatureExtractor
-
-        shape = {"input_size": (3, *SIZE), "crop_pct": 1.0}
-        kind = {"timm_kwargs": {"dynamic_img_size": True}, "batch_size": BATCH}
-        self.extractor = TimmFeatureExtractor(VIT, data_config=shape, **kind)
-        with our_weights(VIT):
-            self.extractor._load()
-        self.detector = build_detector("knn")
-
-    def vectors(self, X):
-        return self.extractor.extract(list(X), show_progress=False)
-
-    def fit(self, X):
-        self.detector.fit(self.vectors(X))
-
-    def judge(self, X):
-        return zip(-self.detector.score(self.vectors(X)), repeat(None))
-
-
-def slices(n):
-    return (slice(start, start + BATCH) for start in range(0, n, BATCH))
-
-
-# -- the same weights -----------------------------------------------------------------
-
-
-@contextmanager
-def our_weights(model):
-    """Give the networks that timm builds inside the weights that ours have."""
-    features = (DinoFeatures if model == VIT else CNNFeatures)()
-    ours = load_backbone(features.model, features.weights).network
-    create = timm.create_model
-
-    def filled(name, *args, pretrained=False, **kind):
-        network = create(name, *args, **kind)
-        missing, _ = network.load_state_dict(ours.state_dict(), strict=False)
-        error = np.inf if missing else difference(network, ours)
-        if error > 1e-3:
-            sys.exit(f"{name}: features differ from ours by {error:.1e}, {missing[:3]}")
-        return network
-
-    timm.create_model = filled
-    try:
-        yield
-    finally:
-        timm.create_model = create
-
-
-@torch.inference_mode()
-def difference(network, ours):
-    """Return how much the features of noise differ at most, at the network's own size.
-
-    At another one libraries resample position embeddings in ways of their own.
-    """
-    network.eval()
-    x = torch.randn(1, *ours.pretrained_cfg["input_size"])
-    if hasattr(network, "forward_features"):
-        pairs = [(network.forward_features(x), ours.forward_features(x))]
-    else:
-        kind = {"indices": list(LEVELS), "intermediates_only": True}
-        pairs = zip(network(x), ours.forward_intermediates(x, **kind))
-    return max(float((a - b).abs().max()) for a, b in pairs)
-
-
-#: What each method is built by, and the package that it needs.
-METHODS = {
-    "skdinoad AnomalyDINO": (our_anomaly_dino, "skdinoad"),
-    "skdinoad AnomalyDINO, one block": (our_one_block, "skdinoad"),
-    "anomalib AnomalyDINO": (anomalib_anomaly_dino, "anomalib"),
-    "anomalib SuperADD": (anomalib_super_add, "anomalib"),
-    "imgad knn": (lambda options: Imgad(), "imgad"),
-    "skdinoad AnomalyDINO, CNN": (our_patch_core, "skdinoad"),
-    "anomalib PatchCore, CNN": (anomalib_patch_core, "anomalib"),
-    "skdinoad Dinomaly": (our_dinomaly, "skdinoad"),
-    "skdinoad Dinomaly, float32": (our_dinomaly_float32, "skdinoad"),
-    "anomalib Dinomaly": (anomalib_dinomaly, "anomalib"),
-}
-
-#: Ours and the peer that does the same.
-PAIRS = [
-    ("skdinoad AnomalyDINO", "anomalib AnomalyDINO"),
-    ("skdinoad AnomalyDINO, one block", "anomalib AnomalyDINO"),
-    ("skdinoad AnomalyDINO", "anomalib SuperADD"),
-    ("skdinoad AnomalyDINO", "imgad knn"),
-    ("skdinoad AnomalyDINO, CNN", "anomalib PatchCore, CNN"),
-    ("skdinoad Dinomaly", "anomalib Dinomaly"),
-    ("skdinoad Dinomaly, float32", "anomalib Dinomaly"),
-]
-
-
-# -- measuring ------------------------------------------------------------------------
+COSTS, QUALITY = ["fit s", "score + map s", "MiB"], ["image AUROC", "AUPRO"]
+FIGURES = [*COSTS, *QUALITY]
+PLACE = ["date", "commit", "machine", "threads"]
+HEADER = [*PLACE, "category", "fitted", "judged", "steps", "method", *FIGURES]
 
 
 def main():
@@ -310,53 +67,92 @@ def main():
     everything = dict(categories(options.root, options.categories))
     if options.method:
         [data] = everything.values()
-        return print(json.dumps(measure(METHODS[options.method][0](options), data)))
-    print(f"{environment()}; {versions()}\n")
+        method = METHODS[options.method][0](options)
+        return print(json.dumps(measure(method, some(data, options.images))))
+    print(environment() + "\n")
+    methods = [method for method in options.methods if can_run(method, options)]
     for name, data in everything.items():
-        there = [m for m in options.methods if available(METHODS[m][1])]
-        found = {method: run(method, name, options) for method in there}
-        found = {method: row for method, row in found.items() if row}
+        found = repeated(methods, name, some(data, options.images), options)
         print_table([name, *FIGURES], [[m, *shown(row)] for m, row in found.items()])
         print()
-        head = ["peer / ours", "ours", "fit, scores, maps", "MiB"]
-        print_table([*head, "image AUROC", "AUPRO"], list(ratios(found, len(data.y))))
+        header = ["peer / ours", "ours", *COSTS[:2], "together", "MiB", *QUALITY]
+        print_table(header, list(ratios(found)))
         print()
 
 
 def arguments():
-    out = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    out.add_argument("--root", required=True, help="folder of MVTec-style categories")
-    out.add_argument("--categories", nargs="*", help="only these folder names")
+    out = parser(__doc__)
+    out.formatter_class = argparse.RawDescriptionHelpFormatter
     out.add_argument("--methods", nargs="*", default=[*METHODS], choices=METHODS)
-    out.add_argument("--method", choices=METHODS, help="one, in this process")
+    out.add_argument("--method", choices=METHODS, help="one, here; prints JSON")
+    out.add_argument(
+        "--repeats", type=int, default=1, help="in turn; medians are shown"
+    )
+    out.add_argument("--images", type=int, help="to fit and to judge; default: all")
     out.add_argument("--depth", type=int, default=8, help="of Dinomaly's decoder")
     out.add_argument("--steps", type=int, default=100, help="of Dinomaly's training")
     out.add_argument("--batch", type=int, default=4, help="images in each of them")
+    out.add_argument("--clone", help="folder of github.com/dammsi/AnomalyDINO")
+    results = Path(__file__).parent / "results" / "peers.csv"
+    out.add_argument("--results", type=Path, default=results, help="the CSV file")
     return out.parse_args()
 
 
-def available(package):
-    return importlib.util.find_spec(package) is not None
+def can_run(method, options):
+    """Return whether what a method needs is there; print what is not."""
+    _, package = METHODS[method]
+    there = importlib.util.find_spec(package) is not None
+    if there and (method != AUTHORS or options.clone):
+        return True
+    reason = "no --clone is given" if there else f"{package} is not installed"
+    print(f"{method}, left out: {reason}\n")
+    return False
 
 
-def versions():
-    names = [n for n in ("anomalib", "imgad") if available(n)]
-    return ", ".join(f"{n} {importlib.metadata.version(n)}" for n in names)
+def some(data, n):
+    """Return the first images to fit and ``n`` test images of all kinds; None = all."""
+    if n is None:
+        return data
+    rows = np.linspace(0, len(data.test) - 1, min(n, len(data.test))).astype(int)
+    test, masks = [data.test[i] for i in rows], data.masks[rows]
+    return Bunch(train=data.train[:n], test=test, y=data.y[rows], masks=masks)
+
+
+# -- running --------------------------------------------------------------------------
+
+
+def repeated(methods, category, data, options):
+    """Return the figures of each method that has run, medians of its repeats."""
+    found = {}
+    work = [category, len(data.train), len(data.test), options.steps]
+    for method in methods * options.repeats:
+        row = run(method, category, options)
+        if row:
+            found.setdefault(method, []).append(row)
+            where = [date.today().isoformat(), commit(), processor(), row["threads"]]
+            cells = [row[figure] for figure in FIGURES]
+            append_rows(options.results, HEADER, [[*where, *work, method, *cells]])
+    return {method: medians(rows) for method, rows in found.items()}
 
 
 def run(method, category, options):
     """Return the figures of a method in a fresh process, None if it has failed."""
-    command = [sys.executable, __file__, "--method", method, "--categories", category]
-    for name in ("root", "depth", "steps", "batch"):
-        command += [f"--{name}", str(getattr(options, name))]
+    command = [sys.executable, __file__, options.root, "--categories", category]
+    for name in ("images", "depth", "steps", "batch", "clone"):
+        if getattr(options, name) is not None:
+            command += [f"--{name}", str(getattr(options, name))]
+    command += ["--method", method]
     out = subprocess.run(command, capture_output=True, text=True)
     if out.returncode:
         said = out.stderr.strip().splitlines() or [f"status {out.returncode}"]
         print(f"{method}, left out: {said[-1]}\n")
         return None
     return json.loads(out.stdout.splitlines()[-1])
+
+
+def medians(rows):
+    columns = {figure: [row[figure] for row in rows] for figure in FIGURES}
+    return {f: None if None in x else statistics.median(x) for f, x in columns.items()}
 
 
 def measure(method, data):
@@ -370,9 +166,10 @@ def measure(method, data):
         fitted = time.perf_counter()
         for _ in method.judge(test):
             pass
-        ms = 1000 * (time.perf_counter() - fitted) / len(test)
-    auroc, aupro = quality(method, test, data)
-    return dict(zip(FIGURES, [fitted - start, ms, peak.mib, auroc, aupro]))
+        end = time.perf_counter()
+    costs = fitted - start, end - fitted, peak.mib
+    figures = dict(zip(FIGURES, [*costs, *quality(method, test, data)]))
+    return {**figures, "threads": torch.get_num_threads()}
 
 
 def read(paths):
@@ -390,26 +187,28 @@ def quality(method, X, data):
     return auroc, aupro_score(list(masks.values()), maps)
 
 
+# -- tables ---------------------------------------------------------------------------
+
+
 def shown(row):
-    digits = dict(zip(FIGURES, (1, 0, 0, 3, 3)))
+    digits = dict(zip(FIGURES, (1, 1, 0, 3, 3)))
     return ["-" if row[f] is None else f"{row[f]:.{digits[f]}f}" for f in FIGURES]
 
 
-def ratios(found, n):
-    """Yield by how many times the peer takes longer and more, and how much worse."""
-
-    def total(row):
-        return row["fit s"] + n * row["ms"] / 1000
-
+def ratios(found):
+    """Yield by how many times each peer takes longer and more, and is better."""
     for ours, peer in PAIRS:
         if ours in found and peer in found:
             a, b = found[ours], found[peer]
-            times = total(b) / total(a), b["MiB"] / max(1, a["MiB"])
-            worse = [
-                f"{b[f] - a[f]:+.3f}" if b[f] is not None else "-"
-                for f in ("image AUROC", "AUPRO")
-            ]
-            yield [peer, ours, *(f"{x:.2f}" for x in times), *worse]
+            fit, judge, memory = ([row[f] for row in (a, b)] for f in COSTS)
+            together = [sum(pair) for pair in zip(fit, judge)]
+            costs = [f"{y / x:.2f}" for x, y in (fit, judge, together)]
+            memory = f"{memory[1] / max(1, memory[0]):.2f}"
+            yield [peer, ours, *costs, memory, *(more(a, b, f) for f in QUALITY)]
+
+
+def more(a, b, figure):
+    return "-" if b[figure] is None else f"{b[figure] - a[figure]:+.3f}"
 
 
 if __name__ == "__main__":
