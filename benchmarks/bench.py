@@ -3,7 +3,8 @@
 Each is what our work takes divided by what it cannot do without, in turn on the same
 machine: lower is better, 1 is the least. Rows are appended to ``results/history.csv``;
 compared is with the last other commit on the same processor with as many threads ("+":
-with changes not committed). Differences of a tenth may be noise: run it again.
+with changes not committed), and what is slower by more than a tenth is told. It may be
+noise: run it again.
 
     python benchmarks/bench.py
     python benchmarks/bench.py --only latency search
@@ -31,36 +32,44 @@ from _common import (
 
 from skdinoad.datasets import make_screws
 
-HEADER = ["date", "commit", "processor", "threads", "name", "ratio"]
-HERE = Path(__file__).parent
+HEADER = ["date", "commit", "machine", "name", "ratio"]
+RESULTS = Path(__file__).parent / "results"
+
+#: A ratio that grows by more than this is told.
+WORSE = 1.1
 
 
 def main():
     options = parser(__doc__, root=False)
     options.add_argument("--only", nargs="*", default=[*GROUPS], choices=GROUPS)
-    history = HERE / "results" / "history.csv"
+    history = RESULTS / "history.csv"
     options.add_argument("--results", type=Path, default=history, help="the CSV file")
     options = options.parse_args()
     print(environment() + "\n")
-    where = [commit(), processor(), str(torch.get_num_threads())]
+    where = [commit(), f"{processor()}, {torch.get_num_threads()} threads"]
     known = read_rows(options.results)
-    rows = []
-    for group in options.only:
-        for name, ratio in GROUPS[group]():
-            rows.append([f"{group}: {name}", f"{ratio:.3f}"])
+    rows = [
+        [f"{group}: {name}", ratio]
+        for group in options.only
+        for name, ratio in GROUPS[group]()
+    ]
     table = [[*row, *before(known, where, row[0])] for row in rows]
     print_table(["name", "ratio", "before", "commit"], table)
+    for name, ratio, then, other in table:
+        if then is not None and ratio > WORSE * then:
+            print(f"SLOWER: {name} by {ratio / then - 1:.0%} since {other}")
     today = date.today().isoformat()
-    append_rows(options.results, HEADER, [[today, *where, *row] for row in rows])
+    rows = [[today, *where, name, f"{ratio:.3f}"] for name, ratio in rows]
+    append_rows(options.results, HEADER, rows)
 
 
 def before(known, where, name):
     """Return the last ratio of another commit on such a machine, and the commit."""
-    now, *machine = where
+    now, machine = where
     for _, then, *rest, ratio in reversed(known):
-        if then != now and rest == [*machine, name]:
-            return ratio, then
-    return "-", "-"
+        if then != now and rest == [machine, name]:
+            return float(ratio), then
+    return None, None
 
 
 # -- what is measured: name and ratio -------------------------------------------------

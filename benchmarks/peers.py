@@ -25,7 +25,6 @@ out, and so is a network whose features are not ours to 1e-3. Rows are appended 
 """
 
 import argparse
-import importlib.metadata
 import importlib.util
 import json
 import statistics
@@ -101,12 +100,16 @@ def arguments():
 def can_run(method, options):
     """Return whether what a method needs is there; print what is not."""
     _, package = METHODS[method]
-    there = importlib.util.find_spec(package) is not None
+    there = installed(package)
     if there and (method != AUTHORS or options.clone):
         return True
     reason = "no --clone is given" if there else f"{package} is not installed"
     print(f"{method}, left out: {reason}\n")
     return False
+
+
+def installed(package):
+    return importlib.util.find_spec(package) is not None
 
 
 def some(data, n):

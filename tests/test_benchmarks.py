@@ -137,6 +137,11 @@ def peers(monkeypatch):
     return importlib.import_module("peers")
 
 
+@pytest.fixture
+def adapters(peers):
+    return sys.modules["_peers"]
+
+
 def test_help_is_there_without_what_is_compared(peers, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["peers.py", "--help"])
     with pytest.raises(SystemExit) as stop:
@@ -146,28 +151,64 @@ def test_help_is_there_without_what_is_compared(peers, monkeypatch, capsys):
     assert not {"anomalib", "imgad"} & set(sys.modules)
 
 
-def test_peers_that_are_not_installed_are_left_out(peers, monkeypatch, capsys):
-    row = dict.fromkeys(peers.FIGURES, 1.0)
+def test_peers_that_are_not_installed_are_left_out(
+    peers, monkeypatch, tmp_path, capsys
+):
+    write_category(tmp_path / "screws")
+    row = {**dict.fromkeys(peers.FIGURES, 1.0), "threads": 2}
     monkeypatch.setattr(peers, "run", lambda *_: row)
-    there = {"skdinoad", "imgad"}
-    monkeypatch.setattr(peers, "available", lambda package: package in there)
+    monkeypatch.setattr(peers, "installed", lambda package: package != "anomalib")
     monkeypatch.setattr(peers, "environment", str)
-    monkeypatch.setattr(peers, "versions", str)
-    data = {"nuts": Bunch(y=[1, -1])}
-    monkeypatch.setattr(peers, "categories", lambda *_: data.items())
-    monkeypatch.setattr(sys, "argv", ["peers.py", "--root", "."])
+    monkeypatch.setattr(peers, "commit", lambda: "abc")
+    monkeypatch.setattr(peers, "processor", lambda: "a CPU")
+    path = tmp_path / "peers.csv"
+    arguments = ["--images", "2", "--results", str(path)]
+    monkeypatch.setattr(sys, "argv", ["peers.py", str(tmp_path), *arguments])
     peers.main()
     out = capsys.readouterr().out
-    assert "| imgad knn | 1.0 | 1 | 1 | 1.000 | 1.000 |" in out
-    assert "anomalib" not in out
-    assert "| imgad knn | skdinoad AnomalyDINO | 1.00 | 1.00 | +0.000 |" in out
+    assert "anomalib Dinomaly, left out: anomalib is not installed\n" in out
+    assert "authors' AnomalyDINO, left out: no --clone is given\n" in out
+    assert "| imgad knn | 1.0 | 1.0 | 1 | 1.000 | 1.000 |" in out
+    ratios = " | ".join(["1.00"] * 4)
+    assert f"| imgad knn | skdinoad AnomalyDINO | {ratios} | +0.000 | +0.000 |" in out
+    header, *rows = path.read_text().splitlines()
+    assert header.startswith("date,commit,machine,threads,category,fitted,judged,steps")
+    assert len(rows) == 5 + 1
+    assert rows[0].endswith(
+        ",abc,a CPU,2,screws,2,2,100,skdinoad AnomalyDINO,1.0,1.0,1.0,1.0,1.0"
+    )
+
+
+def test_repeats_take_turns_and_medians_are_shown(peers, monkeypatch, tmp_path):
+    calls = []
+
+    def run(method, category, options):
+        calls.append(method)
+        return {**dict.fromkeys(peers.FIGURES, len(calls)), "threads": 1, "AUPRO": None}
+
+    monkeypatch.setattr(peers, "run", run)
+    monkeypatch.setattr(peers, "commit", str)
+    data = Bunch(train=[1], test=[1, 2])
+    options = Bunch(repeats=3, steps=5, results=tmp_path / "peers.csv")
+    found = peers.repeated(["ours", "theirs"], "nuts", data, options)
+    assert calls == ["ours", "theirs"] * 3
+    assert [row["fit s"] for row in found.values()] == [3, 4]
+    assert found["ours"]["AUPRO"] is None
+
+
+def test_few_test_images_are_of_all_kinds(peers, tmp_path):
+    write_category(tmp_path / "screws")
+    data = peers.some(load_folder(tmp_path / "screws"), 2)
+    assert (len(data.train), len(data.test)) == (2, 2)
+    assert sorted(data.y) == [-1, 1]
+    assert [bool(mask.any()) for mask in data.masks] == list(data.y == -1)
 
 
 @pytest.mark.parametrize("said", ["a bar\nfeatures differ from ours by 1\n", ""])
 def test_a_failed_peer_is_named_with_its_reason(peers, monkeypatch, capsys, said):
     failed = Bunch(returncode=1, stdout="", stderr=said)
     monkeypatch.setattr(peers.subprocess, "run", lambda *_, **__: failed)
-    options = Bunch(root="data", depth=2, steps=1, batch=1)
+    options = Bunch(root="data", images=2, depth=2, steps=1, batch=1, clone=None)
     assert peers.run("imgad knn", "nuts", options) is None
     reason = said.strip().split("\n")[-1] or "status 1"
     assert f"imgad knn, left out: {reason}\n" in capsys.readouterr().out
@@ -175,23 +216,23 @@ def test_a_failed_peer_is_named_with_its_reason(peers, monkeypatch, capsys, said
 
 def test_a_row_says_how_many_times_the_peer_takes(peers):
     ours, peer = peers.PAIRS[0]
-    names = ["fit s", "ms", "MiB", "image AUROC", "AUPRO"]
+    names = ["fit s", "score + map s", "MiB", "image AUROC", "AUPRO"]
     assert names == peers.FIGURES
     found = {
-        ours: dict(zip(names, [1.0, 100.0, 50.0, 0.9, 0.8])),
-        peer: dict(zip(names, [4.0, 200.0, 25.0, 0.95, None])),
+        ours: dict(zip(names, [1.0, 1.0, 50.0, 0.9, 0.8])),
+        peer: dict(zip(names, [4.0, 2.0, 25.0, 0.95, None])),
     }
-    [row] = peers.ratios(found, n=10)
-    assert row == [peer, ours, "3.00", "0.50", "+0.050", "-"]
+    [row] = peers.ratios(found)
+    assert row == [peer, ours, "4.00", "2.00", "3.00", "0.50", "+0.050", "-"]
 
 
-def test_a_method_is_measured(peers, tmp_path):
+def test_a_method_is_measured(peers, adapters, tmp_path):
     write_category(tmp_path / "screws")
     data = load_folder(tmp_path / "screws")
-    method = peers.Ours(AnomalyDINO(features=tiny_features()))
+    method = adapters.Ours(AnomalyDINO(features=tiny_features()))
     row = peers.measure(method, data)
-    assert list(row) == peers.FIGURES
-    assert row["fit s"] > 0 < row["ms"]
+    assert list(row) == [*peers.FIGURES, "threads"]
+    assert row["fit s"] > 0 < row["score + map s"]
     scores = method.detector.score_samples(data.test)
     assert row["image AUROC"] == image_auroc_score(data.y, scores)
     maps = method.detector.predict_map(data.test)
@@ -220,11 +261,11 @@ class LazyMasksOf:
 
 @pytest.mark.real
 @pytest.mark.parametrize("name", ["VIT", "CNN"])
-def test_networks_of_peers_get_our_weights(peers, name, real_features, real_cnn):
-    model, kind = getattr(peers, name), {}
+def test_networks_of_peers_get_our_weights(adapters, name, real_features, real_cnn):
+    model, kind = getattr(adapters, name), {}
     if name == "CNN":
-        kind = {"features_only": True, "out_indices": peers.LEVELS}
-    with peers.our_weights(model):
+        kind = {"features_only": True, "out_indices": adapters.LEVELS}
+    with adapters.our_weights(model):
         network = timm.create_model(model, pretrained=True, **kind)
     ours = real_features() if name == "VIT" else real_cnn()
     ours = load_backbone(ours.model, ours.weights).network.state_dict()
@@ -234,13 +275,72 @@ def test_networks_of_peers_get_our_weights(peers, name, real_features, real_cnn)
 
 
 @pytest.mark.real
-def test_a_network_with_other_features_is_refused(peers, real_cnn):
+def test_a_network_with_other_features_is_refused(adapters, real_cnn):
     create = timm.create_model
-    other = {"features_only": True, "out_indices": peers.LEVELS, "act_layer": "silu"}
+    other = {"features_only": True, "out_indices": adapters.LEVELS, "act_layer": "silu"}
     refused = pytest.raises(SystemExit, match="features differ from ours")
-    with refused, peers.our_weights(peers.CNN):
-        timm.create_model(peers.CNN, pretrained=True, **other)
+    with refused, adapters.our_weights(adapters.CNN):
+        timm.create_model(adapters.CNN, pretrained=True, **other)
     assert timm.create_model is create
+
+
+# What is taken of the authors' code: here an image turned once, the lower half masked.
+BACKBONES = """
+import numpy as np, torch
+from sklearn.utils import Bunch
+
+class Model:
+    def __init__(self, *_):
+        self.model = torch.hub.load("facebookresearch/dinov2", "dinov2_vits14")
+        self.transform = Bunch(transforms=[Bunch(size=None)])
+
+    def prepare_image(self, x):
+        return torch.from_numpy(x).permute(2, 0, 1) / 255, (4, 4)
+
+    def extract_features(self, x):
+        return self.model.get_intermediate_layers(x[None])[0][0].detach().numpy()
+
+    def compute_background_mask(self, found, grid, threshold, masking_type):
+        assert masking_type and threshold == 10
+        return np.arange(len(found)) < 8
+
+get_model = Model
+"""
+DETECTION = """
+import faiss, numpy as np
+
+def augment_image(x):
+    return [x, x[::-1].copy()]
+
+def dists2map(distances, shape):
+    return np.kron(distances, np.ones((shape[0] // 4, shape[1] // 4)))
+
+def mean_top1p(distances):
+    return distances.max()
+"""
+
+
+@pytest.mark.real
+def test_authors_parts_are_used_in_their_order(adapters, tmp_path, monkeypatch):
+    pytest.importorskip("faiss")
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src/backbones.py").write_text(BACKBONES)
+    (tmp_path / "src/detection.py").write_text(DETECTION)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    load = torch.hub.load
+    method = adapters.Authors(str(tmp_path))
+    assert torch.hub.load is load
+    for name in ("src", "src.backbones", "src.detection"):
+        del sys.modules[name]
+    X = np.random.default_rng(0).integers(0, 255, (3, 56, 56, 3), dtype=np.uint8)
+    method.fit([*X[:2]])
+    assert method.index.ntotal == 2 * 2 * 16
+    seen, other = method.judge([X[1], X[2]])
+    assert seen[0] == pytest.approx(0, abs=1e-5)
+    assert other[0] < -1e-3
+    assert other[1].shape == (56, 56)
+    assert other[1].max() == -other[0]
+    assert (other[1][28:] == 0).all()  # masked
 
 
 @pytest.fixture
@@ -264,22 +364,25 @@ def test_bench_shows_the_last_other_commit(bench, monkeypatch, tmp_path, capsys)
         ("bbb", 2.0, "a CPU"),
         ("bbb", 2.5, "a CPU"),  # again: it is still compared with the other commit
         ("ccc", 3.0, "another CPU"),
-        ("ccc", 3.0, "a CPU"),
+        ("ccc", 2.7, "a CPU"),  # within a tenth
     ]:
         now.update(zip(("commit", "ratio", "machine"), case))
         bench.main()
-        shown.append(capsys.readouterr().out.strip().split("\n")[-1])
+        shown += capsys.readouterr().out.strip().split("\n")[2:]
     assert shown == [
         "| speed: one | 1.250 | - | - |",
         "| speed: one | 2.000 | 1.250 | aaa |",
+        "SLOWER: speed: one by 60% since aaa",
         "| speed: one | 2.500 | 1.250 | aaa |",
+        "SLOWER: speed: one by 100% since aaa",
         "| speed: one | 3.000 | - | - |",
-        "| speed: one | 3.000 | 2.500 | bbb |",
+        "| speed: one | 2.700 | 2.500 | bbb |",
     ]
     header, *rows = path.read_text().splitlines()
-    assert header == "date,commit,processor,threads,name,ratio"
+    assert header == "date,commit,machine,name,ratio"
     assert len(rows) == 5
-    assert rows[1].endswith(f",bbb,a CPU,{torch.get_num_threads()},speed: one,2.000")
+    machine = f'"a CPU, {torch.get_num_threads()} threads"'
+    assert rows[1].endswith(f",bbb,{machine},speed: one,2.000")
 
 
 def test_bench_measures_what_the_benchmarks_do(bench, monkeypatch):
