@@ -180,11 +180,12 @@ def anomalib_dinomaly(options):
 class Authors:
     """AnomalyDINO by its authors' own parts, in the order of ``src/detection.py``.
 
-    Their loop itself reads files and waits for a GPU. References are turned and images
-    masked, as their default ("agnostic") has it of objects.
+    Their loop itself reads files and waits for a GPU. References are turned, their
+    default; which categories are masked they choose by name.
     """
 
-    def __init__(self, clone):
+    def __init__(self, clone, masking):
+        self.masking = masking
         sys.path.insert(0, clone)
         from src import backbones, detection
 
@@ -211,9 +212,11 @@ class Authors:
     def judge(self, X):
         for x in X:
             found = self.features(x)
-            mask = self.model.compute_background_mask(
-                found, self.grid, threshold=10, masking_type=True
-            )
+            mask = np.ones(len(found), bool)
+            if self.masking:
+                mask = self.model.compute_background_mask(
+                    found, self.grid, threshold=10, masking_type=True
+                )
             found, distances = found[mask], np.zeros(mask.shape)
             self.home.faiss.normalize_L2(found)
             distances[mask] = self.index.search(found, k=1)[0].squeeze(1) / 2
@@ -313,7 +316,7 @@ METHODS = {
     "skdinoad AnomalyDINO, one block": (our_one_block, "skdinoad"),
     "anomalib AnomalyDINO": (anomalib_anomaly_dino, "anomalib"),
     "anomalib SuperADD": (anomalib_super_add, "anomalib"),
-    AUTHORS: (lambda options: Authors(options.clone), "faiss"),
+    AUTHORS: (lambda options: Authors(options.clone, options.masking), "faiss"),
     "imgad knn": (lambda options: Imgad(), "imgad"),
     "skdinoad AnomalyDINO, CNN": (our_patch_core, "skdinoad"),
     "anomalib PatchCore, CNN": (anomalib_patch_core, "anomalib"),

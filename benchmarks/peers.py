@@ -20,11 +20,12 @@ out, and so is a network whose features are not ours to 1e-3. Rows are appended 
     pip install -c constraints.txt -r benchmarks/peers_requirements.txt
     python benchmarks/peers.py ../shared/data --categories hazelnut paper_gla01
     python benchmarks/peers.py ../shared/data --repeats 3 --steps 1000
-    python benchmarks/peers.py ../shared/data --clone ../AnomalyDINO   # the authors'
+    python benchmarks/peers.py ../shared/data --clone FOLDER   # the authors' code
     python benchmarks/peers.py ../shared/data --images 8 --results trial.csv
 """
 
 import argparse
+import importlib.metadata
 import importlib.util
 import json
 import statistics
@@ -68,7 +69,7 @@ def main():
         [data] = everything.values()
         method = METHODS[options.method][0](options)
         return print(json.dumps(measure(method, some(data, options.images))))
-    print(environment() + "\n")
+    print(f"{environment()}; {versions()}\n")
     methods = [method for method in options.methods if can_run(method, options)]
     for name, data in everything.items():
         found = repeated(methods, name, some(data, options.images), options)
@@ -89,9 +90,10 @@ def arguments():
     )
     out.add_argument("--images", type=int, help="to fit and to judge; default: all")
     out.add_argument("--depth", type=int, default=8, help="of Dinomaly's decoder")
-    out.add_argument("--steps", type=int, default=100, help="of Dinomaly's training")
+    out.add_argument("--steps", type=int, default=50, help="of Dinomaly's training")
     out.add_argument("--batch", type=int, default=4, help="images in each of them")
     out.add_argument("--clone", help="folder of github.com/dammsi/AnomalyDINO")
+    out.add_argument("--masking", action="store_true", help="by the authors' code")
     results = Path(__file__).parent / "results" / "peers.csv"
     out.add_argument("--results", type=Path, default=results, help="the CSV file")
     return out.parse_args()
@@ -110,6 +112,11 @@ def can_run(method, options):
 
 def installed(package):
     return importlib.util.find_spec(package) is not None
+
+
+def versions():
+    names = [name for name in ("anomalib", "imgad") if installed(name)]
+    return ", ".join(f"{n} {importlib.metadata.version(n)}" for n in names)
 
 
 def some(data, n):
@@ -144,7 +151,7 @@ def run(method, category, options):
     for name in ("images", "depth", "steps", "batch", "clone"):
         if getattr(options, name) is not None:
             command += [f"--{name}", str(getattr(options, name))]
-    command += ["--method", method]
+    command += ["--masking"] * options.masking + ["--method", method]
     out = subprocess.run(command, capture_output=True, text=True)
     if out.returncode:
         said = out.stderr.strip().splitlines() or [f"status {out.returncode}"]

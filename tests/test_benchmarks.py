@@ -159,6 +159,7 @@ def test_peers_that_are_not_installed_are_left_out(
     monkeypatch.setattr(peers, "run", lambda *_: row)
     monkeypatch.setattr(peers, "installed", lambda package: package != "anomalib")
     monkeypatch.setattr(peers, "environment", str)
+    monkeypatch.setattr(peers, "versions", str)
     monkeypatch.setattr(peers, "commit", lambda: "abc")
     monkeypatch.setattr(peers, "processor", lambda: "a CPU")
     path = tmp_path / "peers.csv"
@@ -175,7 +176,7 @@ def test_peers_that_are_not_installed_are_left_out(
     assert header.startswith("date,commit,machine,threads,category,fitted,judged,steps")
     assert len(rows) == 5 + 1
     assert rows[0].endswith(
-        ",abc,a CPU,2,screws,2,2,100,skdinoad AnomalyDINO,1.0,1.0,1.0,1.0,1.0"
+        ",abc,a CPU,2,screws,2,2,50,skdinoad AnomalyDINO,1.0,1.0,1.0,1.0,1.0"
     )
 
 
@@ -208,7 +209,8 @@ def test_few_test_images_are_of_all_kinds(peers, tmp_path):
 def test_a_failed_peer_is_named_with_its_reason(peers, monkeypatch, capsys, said):
     failed = Bunch(returncode=1, stdout="", stderr=said)
     monkeypatch.setattr(peers.subprocess, "run", lambda *_, **__: failed)
-    options = Bunch(root="data", images=2, depth=2, steps=1, batch=1, clone=None)
+    options = Bunch(root="data", images=2, depth=2, steps=1, batch=1)
+    options.update(clone=None, masking=True)
     assert peers.run("imgad knn", "nuts", options) is None
     reason = said.strip().split("\n")[-1] or "status 1"
     assert f"imgad knn, left out: {reason}\n" in capsys.readouterr().out
@@ -328,7 +330,7 @@ def test_authors_parts_are_used_in_their_order(adapters, tmp_path, monkeypatch):
     (tmp_path / "src/detection.py").write_text(DETECTION)
     monkeypatch.setattr(sys, "path", [*sys.path])
     load = torch.hub.load
-    method = adapters.Authors(str(tmp_path))
+    method = adapters.Authors(str(tmp_path), masking=True)
     assert torch.hub.load is load
     for name in ("src", "src.backbones", "src.detection"):
         del sys.modules[name]
@@ -340,7 +342,11 @@ def test_authors_parts_are_used_in_their_order(adapters, tmp_path, monkeypatch):
     assert other[0] < -1e-3
     assert other[1].shape == (56, 56)
     assert other[1].max() == -other[0]
-    assert (other[1][28:] == 0).all()  # masked
+    assert (other[1][28:] == 0).all()
+    method.masking = False
+    [whole] = method.judge([X[2]])
+    assert (whole[1] > 0).all()
+    assert (whole[1][:28] == other[1][:28]).all()
 
 
 @pytest.fixture
