@@ -86,7 +86,7 @@ def many_images():
     for name, make in overhead.estimators().items():
         fitted = overhead.warmed_up(make, X)
         *_, (label, *case) = overhead.cases(X)
-        yield f"{name}, {label}", overhead.medians(make, fitted, *case, 3)[-1]
+        yield f"{name}, {label}", float(overhead.medians(make, fitted, *case, 3)[-1])
 
 
 def whole_search():
