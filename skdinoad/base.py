@@ -178,15 +178,16 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
         self._take_stock(X, kept)
         return bank[: len(kept)]
 
-    def _take_stock(self, X, kept):
+    def _take_stock(self, X, kept, contents=None):
         """Say which images are of no use, and which show what others show.
 
-        Sets ``_first``: for each image learned so far, those of earlier calls before
+        ``contents``: those of all rows of X, where they are known. Sets ``_first``: for each image learned so far, those of earlier calls before
         the rows kept now, the number of the first with the same content.
         """
         self._warn_of_useless(kept, len(X))
         known = self._contents if hasattr(self, "_contents") else []
-        self._contents = [*known, *(content(X, row) for row in kept)]
+        new = [contents[row] if contents else content(X, row) for row in kept]
+        self._contents = [*known, *new]
         self._first = first_of_each(self._contents)
         warn_of_copies(self._first, stacklevel=6)
 

@@ -1,4 +1,4 @@
-"""Exact copies among images: found by what they show, not by name or place."""
+"""What images show, not their names or places: exact copies, and an order of all."""
 
 import hashlib
 import warnings
@@ -8,16 +8,18 @@ import numpy as np
 from skdinoad._inputs.images import Images
 from skdinoad._inputs.pixels import hidden_pixels
 
-__all__ = ["content", "first_of_each", "warn_of_copies"]
+__all__ = ["content", "first_of_each", "order_of", "warn_of_copies"]
 
 
-def content(X, row) -> bytes:
+def content(X, row, *, seen=False) -> bytes:
     """Return a digest of what an image, or a grid of features, holds.
 
     Parameters
     ----------
     X : Images, or array or list of feature grids
     row : int
+    seen : bool
+        Whether 8 bits count, as networks see an image of more; else all of them.
 
     Returns
     -------
@@ -25,12 +27,36 @@ def content(X, row) -> bytes:
         Equal for equal pixels, whatever file or dtype they come in: an alpha channel
         that hides nothing does not matter.
     """
-    item = X.full(row) if isinstance(X, Images) else X[row]
+    item = X.full(row) if isinstance(X, Images) and not seen else X[row]
     if isinstance(X, Images) and item.shape[-1] == 4 and not hidden_pixels(item).any():
         item = item[..., :3]
     digest = hashlib.sha1(repr(item.shape).encode(), usedforsecurity=False)
     digest.update(np.ascontiguousarray(item))
     return digest.digest()
+
+
+def order_of(X) -> tuple:
+    """Return rows in an order that is the same in whatever order images are given.
+
+    What is drawn by place in it goes by what images show, in the 8 bits that networks
+    see; copies keep their order. Feature grids all do: a seed says which rows of theirs
+    are drawn.
+
+    Parameters
+    ----------
+    X : Images, or array or list of feature grids
+
+    Returns
+    -------
+    rows : ndarray of shape (n,), int
+    contents : list of bytes, or None
+        Of each row what :func:`content` gives, where that is known by now.
+    """
+    if not isinstance(X, Images):
+        return np.arange(len(X)), None
+    seen = [content(X, row, seen=True) for row in range(len(X))]
+    rows = np.array(sorted(range(len(X)), key=seen.__getitem__), int)
+    return rows, None if X.scaled else seen
 
 
 def first_of_each(contents) -> np.ndarray:

@@ -160,6 +160,11 @@ class Images:
     # -- what was seen ----------------------------------------------------------------
 
     @property
+    def scaled(self):
+        """Whether they have more bits than 8, of which indexing leaves 8."""
+        return self._range is not None
+
+    @property
     def hidden(self):
         return self._notes.hidden
 

@@ -103,7 +103,7 @@ class TrainedDetector(BaseDetector):
             left = None if end is None else (end - time.monotonic()) / (1 - k)
             name = f"fold {k + len(splits)}" if k else "train"
             self._train(run, data, learned, left, name)
-            self._held += [(i, self._judge(run.network, data, i)) for i in held]
+            self._held += self._judged(run.network, data, held)
         self._keep(run)
         self._conclude(run.network, data)
 
@@ -113,18 +113,22 @@ class TrainedDetector(BaseDetector):
         _load(network, self._given)
         network.eval().to(resolve_device(self.device))
         rows = np.unique(data.image, return_index=True)[1]  # of copies the first
-        self._held = [(i, self._judge(network, data, i)) for i in rows]
+        self._held = self._judged(network, data, rows)
         self._keep(Run(network, None))
         self._conclude(network, data)
 
-    def _numbered(self, X, image):
+    def _judged(self, network, data, rows):
+        """Return the numbers of the images that some rows show, and their grids."""
+        return [(data.image[i], self._judge(network, data, i)) for i in rows]
+
+    def _numbered(self, X, image, contents=None):
         """Return the image that each row shows, of copies the first.
 
         ``image`` (m,) names the row of X that each row to learn from shows. Rows of
         one number are held out together.
         """
         kept, place = np.unique(np.asarray(image, int), return_inverse=True)
-        self._take_stock(X, kept.tolist())
+        self._take_stock(X, kept.tolist(), contents)
         return kept[self._first][place]
 
     def _risen(self):

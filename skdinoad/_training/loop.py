@@ -219,6 +219,7 @@ def holdout_splits(image, holdout, seed) -> list:
     ----------
     image : ndarray of shape (n,), int
         The image that each row shows: copies of an image follow it and stay with it.
+        Folds are dealt in the order in which images come here, not by their numbers.
     holdout : int, float or None
         Number of folds; or a share of images that no network learns from; or nothing.
     seed : int
@@ -236,7 +237,8 @@ def holdout_splits(image, holdout, seed) -> list:
     >>> [(a.tolist(), b.tolist()) for a, b in holdout_splits(np.array([0, 0, 1]), 2, 0)]
     [([0, 1], [2]), ([2], [0]), ([0, 1, 2], [])]
     """
-    images, first = np.unique(image, return_index=True)
+    first = np.sort(np.unique(image, return_index=True)[1])
+    images = image[first]
     n, cv = len(images), None
     if n > 1 and isinstance(holdout, Integral):
         cv = KFold(min(holdout, n), shuffle=True, random_state=seed)

@@ -17,7 +17,9 @@ from skdinoad._arrays.maps import smooth
 from skdinoad._arrays.thresholds import normals_needed
 from skdinoad._compat.sklearn import Interval, StrOptions
 from skdinoad._compat.torch import as_tensor
+from skdinoad._inputs.copies import order_of
 from skdinoad._inputs.grids import name_of
+from skdinoad._inputs.images import take
 from skdinoad._training.detector import TrainedDetector
 from skdinoad._training.loop import Run, batch_rows, warm_cosine
 from skdinoad._typing import (
@@ -339,11 +341,15 @@ class DFR(TrainedDetector):
     # -- private: rows ----------------------------------------------------------------
 
     def _gather(self, X):
-        """Return rows of all images, the same number from each, as float32."""
+        """Return rows of all images, the same number from each, as float32.
+
+        Rows, folds and batches are drawn by the place in this order.
+        """
         rows, image, start = [], [], 0
+        order, known = order_of(X)
         self._errors_of = {"learned": [], "held out": []}
         most = np.inf if self.max_rows is None else max(1, self.max_rows // len(X))
-        for F, _ in self._batches(X, "fit"):
+        for F, _ in self._batches(take(X, order), "fit"):
             for grid in F:
                 self._check_features(grid)
                 cells = grid.reshape(-1, grid.shape[-1])
@@ -351,11 +357,11 @@ class DFR(TrainedDetector):
                 if len(cells) > most:
                     rng = np.random.default_rng([self._seed, start])
                     cells = cells[np.sort(rng.permutation(len(cells))[:most])]
-                self._check_channels(cells, rows, name_of(X, start))
+                self._check_channels(cells, rows, name_of(X, order[start]))
                 rows.append(as_tensor(np.ascontiguousarray(cells, np.float32)))
-                image.append(np.full(len(cells), start))
+                image.append(np.full(len(cells), order[start]))
                 start += 1
-        image = self._numbered(X, np.concatenate(image))
+        image = self._numbered(X, np.concatenate(image), known)
         if len(image) < 2 and self.autoencoder == "mlp":
             raise ValueError(
                 "There is one valid place to learn from, and an autoencoder needs "
