@@ -17,8 +17,9 @@ from skdinoad._arrays.subspace import (
     residuals,
 )
 from skdinoad._compat.sklearn import Interval, StrOptions
-from skdinoad._inputs.copies import content
+from skdinoad._inputs.copies import content, order_of
 from skdinoad._inputs.grids import check_channels, name_of
+from skdinoad._inputs.images import take
 from skdinoad._typing import Aggregate, Contamination, FeaturesLike, Self
 from skdinoad.detectors._layered import LayeredDetector
 from skdinoad.detectors._rotations import chosen_angles
@@ -228,8 +229,9 @@ class SubspaceAD(LayeredDetector):
         self.angles_ = None
         if self.features_ is None:
             check_channels(X)
-        folds, kept, number = self._moments(X)
-        self._take_stock(X, kept)
+        order, known = order_of(X)
+        folds, kept, number = self._moments(X, order, known)
+        self._take_stock(X, kept, known)
         whole = self._moments_of_all = _sum_of(folds)
         self.mean_, self.components_ = self._subspaces(whole)
         # A single image leaves nothing to hold out: then its own residuals tell how
@@ -283,20 +285,20 @@ class SubspaceAD(LayeredDetector):
 
     # -- private ----------------------------------------------------------------------
 
-    def _moments(self, X):
+    def _moments(self, X, order, contents):
         """Return the moments of each fold and layer, rows of use, and their folds.
 
-        Copies share a fold.
+        Folds are dealt, and moments summed, in the order given. Copies share a fold.
         """
         folds, kept, number, known = [], [], [], {}
-        row = -1
-        for F, _ in self._batches(X, "fit"):
-            for grid in F:
-                row += 1
+        rows = iter(order)
+        for F, _ in self._batches(take(X, order), "fit"):
+            for grid, row in zip(F, rows):
                 self._check_features(grid)
                 if not np.isfinite(grid).any():
                     continue
-                n = known.setdefault(content(X, row), len(known))
+                shown = contents[row] if contents else content(X, row)
+                n = known.setdefault(shown, len(known))
                 if n == len(folds) < _FOLDS:
                     folds.append([Moments(grid.shape[3]) for _ in range(grid.shape[2])])
                 kept.append(row)
@@ -304,7 +306,8 @@ class SubspaceAD(LayeredDetector):
                 self._add(grid, folds[n % _FOLDS], name_of(X, row))
         if kept:
             self._add_turned(X, folds, kept, number, len(known))
-        return folds, kept, number
+        rising = np.argsort(kept)
+        return folds, [kept[i] for i in rising], [number[i] for i in rising]
 
     def _add(self, grid, moments, name):
         _check_layers(name, grid.shape[2:], (len(moments), len(moments[0].total)))
