@@ -90,6 +90,10 @@ class MemoryBank:
         parts = self.vectors[rows], self.image[rows], self.turned[rows]
         return MemoryBank(*parts, self.n_layers)
 
+    def in_order(self, rank) -> "MemoryBank":
+        """Return the bank sorted by the rank of its images, turned copies behind."""
+        return self.select(np.lexsort([rank[self.image], self.turned]))
+
     def extend(self, other) -> "MemoryBank":
         """Return this bank with another one behind it."""
         names = ("vectors", "image", "turned")

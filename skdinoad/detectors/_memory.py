@@ -104,6 +104,9 @@ class BankDetector(LayeredDetector):
         """
         if judge and np.array_equal(self.rotations, "informed"):
             bank = self._keep_useful_turns(bank, grids)
+        if self.sampling == "random" or self.search == "approximate":
+            # What is drawn, is drawn by rows: not by the order of images.
+            bank = bank.in_order(np.argsort(np.argsort(self._contents, kind="stable")))
         self.bank_ = self._thinned(bank)
         for i, grid in enumerate(grids):
             if grid is not None:
