@@ -32,8 +32,11 @@ def side_vectors(F) -> np.ndarray:
 
 
 def common_direction(sides) -> np.ndarray:
-    """Return the mean of vectors, each taken with the sign that makes them agree."""
-    reference = sides[0]
+    """Return the mean of vectors, each taken with the sign that makes them agree.
+
+    The longest says which sign, in whatever order they come.
+    """
+    reference = sides[np.linalg.norm(sides, axis=1).argmax()]
     for _ in range(3):
         signs = np.sign(sides @ reference)[:, None]
         reference = (signs * sides).mean(axis=0)
