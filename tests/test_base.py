@@ -4,15 +4,16 @@ import inspect
 
 import numpy as np
 import pytest
-from conftest import build
+from conftest import build, tiny_features
 from sklearn.base import BaseEstimator
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils import estimator_checks
 
 import skdinoad
-from skdinoad import DFR, DMAD, AnomalyDINO, DinoPatch
+from skdinoad import DFR, DMAD, AnomalyDINO, DinoPatch, SubspaceAD
 from skdinoad.base import BaseDetector, _offset
+from skdinoad.features._store import clear_memory
 from skdinoad.testing import checks_for, make_images
 
 ESTIMATORS = [
@@ -255,3 +256,57 @@ def test_a_threshold_that_is_no_number_is_refused_by_name(method, tiny):
     detector.offset_ = "a"
     with pytest.raises(TypeError, match="offset_='a': expected a number"):
         getattr(detector, method)(make_images(1))
+
+
+# -- the order of training images ---------------------------------------------------
+
+FEW = {"max_rows": 100, "expected_fpr": 0.1}
+LAYERS = {"features": tiny_features(layers=(1, 3)), "rotations": "none"}
+BANK = {"rotations": "none", "bank_size": 20, "random_state": 0}
+ANY_ORDER = {
+    "DFR": (DFR, {}),
+    "DFR, few rows": (DFR, FEW),
+    "DFR, vit": (DFR, {"preset": "vit", "features": tiny_features(norm=False), **FEW}),
+    "DFR, paper": (DFR, {"preset": "paper", **FEW}),
+    "DFR, linear": (DFR, {"autoencoder": "linear", **FEW}),
+    "SubspaceAD": (SubspaceAD, {}),
+    "SubspaceAD, layers": (SubspaceAD, LAYERS),
+    "DinoPatch": (DinoPatch, {"max_images": 4}),
+    "DinoPatch, prototypes": (DinoPatch, {"n_prototypes": 3}),
+    "AnomalyDINO": (AnomalyDINO, {"bank_size": 40}),
+    "AnomalyDINO, informed": (AnomalyDINO, {"rotations": "informed"}),
+    "AnomalyDINO, random": (AnomalyDINO, {"sampling": "random", **BANK}),
+    "AnomalyDINO, nearest images": (AnomalyDINO, {"nearest_images": 2}),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Under-trained", "ignore:expected_fpr")
+@pytest.mark.parametrize("name", ANY_ORDER)
+def test_what_is_learned_goes_by_what_images_show_and_not_by_their_order(name):
+    """Scores of held-out images stand in the order of the images given."""
+    cls, parameters = ANY_ORDER[name]
+    X, order = make_images(7, size=(64, 64)), np.array([4, 2, 6, 0, 3, 1, 5])
+    one, other = (build(cls).set_params(**parameters) for _ in range(2))
+    one.fit(X)
+    clear_memory()
+    other.fit(X[order])
+    new = make_images(3, size=(64, 64), random_state=5)
+    for method in ("score_samples", "predict_map"):
+        found, expected = (getattr(one, method)(new) for one in (other, one))
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        other.holdout_scores_, one.holdout_scores_[order], rtol=1e-5, atol=1e-6
+    )
+    assert other.offset_ == pytest.approx(one.offset_, rel=1e-5)
+
+
+@pytest.mark.parametrize("cls", [DFR, SubspaceAD])
+def test_messages_count_images_in_the_order_given(cls):
+    X = np.concatenate([make_images(7), np.full((7, 48, 64, 1), 255)], axis=-1)
+    X[5] = X[2]
+    X[6, ..., 3] = 0
+    words = r"image 5 of image 2,|rows \[6\] of the normal ones"
+    with pytest.warns(UserWarning, match=words) as seen:
+        build(cls).fit(X.astype(np.uint8))
+    assert sum("image 5 of image 2," in str(w.message) for w in seen) == 1
+    assert sum("rows [6]" in str(w.message) for w in seen) == 1

@@ -118,6 +118,8 @@ class AffineAligner(UsesFeatures, TransformerMixin, BaseEstimator):
     The regressor sees a disc, so that the corners of a turned photograph tell
     nothing; the disc is as wide as the photograph's longer side.
 
+    Poses are drawn image by image: the order of training images is part of the seed.
+
     References
     ----------
     A wish in the README of kroezem, "DinoPatch", github.com/kroezem/DinoPatch. Learning

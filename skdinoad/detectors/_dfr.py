@@ -159,7 +159,8 @@ class DFR(TrainedDetector):
     device : str, default="auto"
         Where the autoencoder runs; "auto" takes a GPU if there is one.
     random_state : int, RandomState instance or None, default=0
-        Draws rows, weights, batches and folds.
+        Draws rows, weights, batches and folds, by what images show and not by their
+        order; that of feature grids counts.
     verbose : bool, default=False
         Show progress bars, with the loss and the time left.
 

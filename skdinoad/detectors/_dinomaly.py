@@ -243,6 +243,9 @@ class Dinomaly(LoadsOfficial, TrainedDetector):
 
     A patch that is invalid is neither learned, nor looked at by others, nor scored.
 
+    As in the official code, batches and folds are drawn by row: the order of training
+    images is part of the seed. Sort paths where a second fit is to give equal scores.
+
     References
     ----------
     Guo, Lu, Zhang, Chen, Li, Liao, "Dinomaly: The Less Is More Philosophy in

@@ -215,6 +215,10 @@ class DMAD(LoadsOfficial, TrainedDetector):
     Invalid pixels have the mean colour, no prototype learns from them, and they count
     neither in the loss, but for the fields' own length and roughness, nor in scores.
 
+    As in the official code, batches, and folds and first prototypes too, are drawn by
+    row: the order of training images is part of the seed. Sort paths where a second fit
+    is to give equal scores.
+
     References
     ----------
     Liu, Chang, Zhang, Shan, Chen, "Diversity-Measurable Anomaly Detection", CVPR 2023,

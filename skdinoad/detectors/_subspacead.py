@@ -96,7 +96,8 @@ class SubspaceAD(LayeredDetector):
         Angles at which training images were learned, 0 first.
     holdout_scores_ : ndarray of shape (n,)
         ``score_samples`` of each training image by a subspace without its fold, one of
-        five; exact copies share a fold and count once.
+        five, dealt by what images show and not by their order (that of feature grids
+        counts); exact copies share a fold and count once.
     offset_ : float
         Threshold on ``score_samples``; NaN after a fit on one image.
     map_limits_ : (float, float)

@@ -107,7 +107,7 @@ default=None
     n_jobs : int or None, default=None
         Folds at the same time.
     random_state : int, default=0
-        Draws the folds if ``cv`` is an int.
+        Draws the folds if ``cv`` is an int, by row: the order of images counts.
 
     Attributes
     ----------

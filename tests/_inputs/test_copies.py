@@ -12,7 +12,7 @@ from skdinoad import (
     DinoPatch,
     ThresholdTunerCV,
 )
-from skdinoad._inputs.copies import content, first_of_each, warn_of_copies
+from skdinoad._inputs.copies import content, first_of_each, order_of, warn_of_copies
 from skdinoad._inputs.images import as_images
 from skdinoad.testing import make_images
 
@@ -181,3 +181,15 @@ def test_deep_images_are_compared_with_all_their_bits():
     opaque = np.concatenate([np.dstack([X[0]] * 3), np.full((8, 9, 1), 65535)], axis=-1)
     again = as_images([X[0].astype(">u2"), opaque.astype(np.uint16)])
     assert {content(again, row) for row in range(2)} == {content(images, 0)}
+
+
+def test_order_goes_by_what_is_seen_and_grids_keep_theirs():
+    X, given = make_images(6), np.array([3, 0, 5, 1, 4, 2])
+    (rows, known), (again, _) = order_of(as_images(X)), order_of(as_images(X[given]))
+    assert np.array_equal(X[rows], X[given][again])
+    assert known == [content(as_images(X), row) for row in range(6)]
+    deep = as_images(X.astype(np.uint16) << 4).by_own_range()
+    assert np.array_equal(order_of(deep)[0], order_of(as_images(np.stack([*deep])))[0])
+    assert order_of(deep)[1] is None  # of content, which counts all bits
+    assert order_of(X.astype(np.float32))[0].tolist() == [*range(6)]
+    assert order_of(as_images(X[[1, 1, 1]]))[0].tolist() == [0, 1, 2]

@@ -75,3 +75,11 @@ def test_merged_banks_have_the_order_of_one(bank):
     assert merged.vectors.dtype == np.float16
     assert np.array_equal(merged.of(2), half.of(0).astype("float16"))
     assert half.vectors.dtype == np.float32
+
+
+def test_sorted_by_the_rank_of_images_with_turned_copies_behind(bank):
+    found = bank.in_order(np.array([1, 0]))
+    assert found.image.tolist() == [1] * 2 + [0] * 3 + [1] + [0] * 4
+    assert found.turned.tolist() == [False] * 5 + [True] * 5
+    for i in (0, 1):
+        assert np.array_equal(found.of(i), bank.of(i))

@@ -185,6 +185,14 @@ def test_other_ways_to_hold_out():
     assert (len(rows), len(held)) == (1, 1)
 
 
+@pytest.mark.parametrize("holdout", [3, 0.3])
+def test_images_are_held_out_by_the_order_in_which_they_come(holdout):
+    image = np.repeat([4, 0, 3, 7, 1, 2], 2)
+    plain = holdout_splits(np.repeat(range(6), 2), holdout, seed=0)
+    for found, expected in zip(holdout_splits(image, holdout, seed=0), plain):
+        assert all(map(np.array_equal, found, expected))
+
+
 def interrupted(run, i, n_iter=20, **parameters):
     """Train, and be stopped in the middle of iteration i."""
     sound = quadratic(run)

@@ -30,3 +30,11 @@ def test_common_direction_undoes_random_signs(rng):
 
 def test_cosine_of_zero_vector_is_zero():
     assert cosines(np.zeros((1, 3)), np.ones(3)) == 0
+
+
+def test_common_direction_does_not_depend_on_the_order(rng):
+    sides = rng.choice([-1, 1], (20, 1)) * (3 + rng.normal(size=(20, 16)))
+    expected = common_direction(sides)
+    for k in range(20):  # each of them comes first once
+        found = common_direction(np.roll(sides, k, axis=0))
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
