@@ -4,9 +4,12 @@ The largest relative change of any test image's score when the same fitted model
 asked image by image, in reversed order, by two processes or with one thread; and when
 the same settings are trained once more, with one thread, or on the same images in
 reversed order. 0 means bit by bit. Features are computed anew each time. One category
-at a time, default settings but ``holdout=None``.
+at a time, default settings but ``holdout=None``. For a first look: fewer test images,
+evenly spaced, and a share of the iterations that trained methods take.
 
     python benchmarks/determinism.py ../shared/data --categories hazelnut
+    python benchmarks/determinism.py ../shared/data --categories hazelnut \
+        --images 12 --share 0.2
 """
 
 import warnings
@@ -16,21 +19,35 @@ import torch
 from _common import categories, environment, parser, print_table
 from joblib import Parallel, delayed
 from sklearn.base import clone
-from table import METHODS
+from table import METHODS, detector_of, draws
 
 from skdinoad.features._store import clear_memory
 
-NAMES = ["DinoPatch", "AnomalyDINO", "SubspaceAD", "Dinomaly", "DFR", "DMAD"]
+NAMES = [
+    "DinoPatch",
+    "AnomalyDINO",
+    "SubspaceAD",
+    "Dinomaly",
+    "DFR",
+    "DMAD",
+    "reverse distillation",
+]
 
 
 def main():
     options = parser(__doc__)
     options.add_argument("--methods", nargs="*", default=NAMES, choices=NAMES)
+    options.add_argument("--images", type=int, help="test images, at most")
+    options.add_argument("--share", type=float, default=1, help="of the iterations")
     options = options.parse_args()
     warnings.simplefilter("ignore")
     print(environment() + "\n")
     for name, data in categories(options.root, options.categories):
-        rows = [[m, *map(shown, changes(METHODS[m](), data))] for m in options.methods]
+        parts = list(data.train), spaced(list(data.test), options.images)
+        rows = [
+            [m, *map(shown, changes(shortened(METHODS[m](), options.share), *parts))]
+            for m in options.methods
+        ]
         print_table([name, *ASKED, *TRAINED], rows)
 
 
@@ -50,9 +67,22 @@ TRAINED = {
 }
 
 
-def changes(model, data):
+def spaced(items, n):
+    """Return n items, evenly spaced; None = all."""
+    rows = np.linspace(0, len(items) - 1, min(n or len(items), len(items)))
+    return [items[row] for row in rows.round().astype(int)]
+
+
+def shortened(model, share):
+    """Return the model with a share of its iterations, if it has any."""
+    if share < 1 and draws(model):
+        n_iter = detector_of(model)._setting("n_iter")
+        detector_of(model).set_params(n_iter=max(1, round(share * n_iter)))
+    return model
+
+
+def changes(model, train, test):
     """Yield the largest relative change of a score for each way."""
-    train, test = list(data.train), list(data.test)
     clear_memory()
     usual = scores(model.fit(train), test)
     for ask in ASKED.values():

@@ -181,7 +181,9 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
     def _take_stock(self, X, kept, contents=None):
         """Say which images are of no use, and which show what others show.
 
-        ``contents``: those of all rows of X, where they are known. Sets ``_first``: for each image learned so far, those of earlier calls before
+        ``contents``: those of all rows of X, where they are known.
+
+        Sets ``_first``: for each image learned so far, those of earlier calls before
         the rows kept now, the number of the first with the same content.
         """
         self._warn_of_useless(kept, len(X))
