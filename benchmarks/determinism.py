@@ -8,8 +8,7 @@ at a time, default settings but ``holdout=None``. For a first look: fewer test i
 evenly spaced, and a share of the iterations that trained methods take.
 
     python benchmarks/determinism.py ../shared/data --categories hazelnut
-    python benchmarks/determinism.py ../shared/data --categories hazelnut \
-        --images 12 --share 0.2
+    python benchmarks/determinism.py ../shared/data --images 12 --share 0.2
 """
 
 import warnings
