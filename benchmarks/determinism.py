@@ -43,10 +43,10 @@ def main():
     print(environment() + "\n")
     for name, data in categories(options.root, options.categories):
         parts = list(data.train), spaced(list(data.test), options.images)
-        rows = [
+        rows = (  # printed as they come
             [m, *map(shown, changes(shortened(METHODS[m](), options.share), *parts))]
             for m in options.methods
-        ]
+        )
         print_table([name, *ASKED, *TRAINED], rows)
 
 
