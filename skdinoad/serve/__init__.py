@@ -1,7 +1,9 @@
 """A model behind HTTP: images come in, verdicts go out; needs ``skdinoad[serve]``."""
 
+from concurrent.futures import Future
 from contextlib import contextmanager
 from socket import socket
+from threading import Thread
 from typing import Any
 
 from skdinoad._typing import DetectorLike, ImagesLike
@@ -85,9 +87,7 @@ def make_app(
     from skdinoad.verdicts import Judge, described
 
     judge, detector = Judge.of(model), final_detector(model)
-    # The weights are read, and compared, now and not at the first image.
-    getattr(detector.features_, "_extractor", lambda: None)()
-    monitor = None if good is None else _monitor(detector, good)
+    monitor = _apart(lambda: _prepared(detector, good))
     line = Line(title, monitor, reviews=judge.review is not None)
 
     def note(uploads, answers):
@@ -104,12 +104,39 @@ def make_app(
     return build(judge, worker, line, said, queue=queue, max_bytes=max_bytes)
 
 
-def _monitor(detector, good):
-    """Return a fitted monitor, whose features are a detector's as far as possible."""
+def _prepared(detector, good):
+    """Read the weights, and compare them, before the first image; return a monitor.
+
+    Its features are the detector's as far as possible; None watches no drift.
+    """
     from skdinoad.monitoring import DriftMonitor
 
+    getattr(detector.features_, "_extractor", lambda: None)()
+    if good is None:
+        return None
     at_once = detector._images_at_once()
     return DriftMonitor(features=detector.features_, batch_size=at_once).fit(good)
+
+
+def _apart(work):
+    """Return what work returns, done in a thread that ends.
+
+    A thread that has computed once keeps its helpers. Where those of all threads are
+    more than cores, OpenMP lets them sleep whenever they wait for each other, hundreds
+    of times per image, so that none but the model's thread may keep any.
+    """
+    done = Future()
+
+    def do():
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    thread = Thread(target=do, name="skdinoad-start", daemon=True)
+    thread.start()
+    thread.join()
+    return done.result()
 
 
 def run(app: Any, listening: socket) -> None:

@@ -21,6 +21,7 @@ from PIL import Image
 
 import skdinoad
 from skdinoad import find_regions, load, predict_map
+from skdinoad.monitoring import DriftMonitor
 from skdinoad.plotting import overlay_map
 from skdinoad.serve import make_app
 from skdinoad.verdicts import Judge
@@ -316,6 +317,29 @@ def test_other_weights_are_refused_before_the_first_image(detector):
     detector.features_.weights_digest_ = "0123"
     with pytest.raises(ValueError, match="fitted with weights 0123"):
         make_app(detector)
+
+
+def test_what_computes_before_the_model_thread_is_a_thread_that_ends(
+    detector, photos, monkeypatch
+):
+    seen = []
+
+    def noted(function):
+        def note(*args, **kwargs):
+            seen.append(threading.current_thread())
+            return function(*args, **kwargs)
+
+        return note
+
+    for owner, name in [
+        (type(detector.features_), "_extractor"),
+        (DriftMonitor, "fit"),
+    ]:
+        monkeypatch.setattr(owner, name, noted(getattr(owner, name)))
+    make_app(detector, good=sorted(map(str, (photos / "good").iterdir())))
+    assert len(seen) > 1
+    assert threading.current_thread() not in seen
+    assert not any(thread.is_alive() for thread in seen)
 
 
 def test_what_is_missing_is_named(detector, monkeypatch):
