@@ -34,6 +34,8 @@ def linear(x, weight, bias=None):
         return _linear(x, weight, bias)
     if x.numel() == x.shape[-1]:  # a row alone would be summed in another order
         return linear(x.expand(2, *x.shape), weight, bias)[0]
+    # Of weights with gaps between rows, a layer of a bank, it would take seconds.
+    x, weight = x.contiguous(), weight.contiguous()
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 

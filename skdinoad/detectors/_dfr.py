@@ -211,7 +211,8 @@ class DFR(TrainedDetector):
     inner layer has 2d channels, but never more than the rows; BatchNorm's statistics
     are taken anew from all rows, with the final weights, where the official code keeps
     running means of the last batches. A place that is invalid is neither learned nor
-    scored. Images may differ in size.
+    scored. Images may differ in size. Training carries rounding on, so that another
+    number of threads gives other scores.
 
     References
     ----------

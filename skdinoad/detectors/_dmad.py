@@ -216,8 +216,9 @@ class DMAD(LoadsOfficial, TrainedDetector):
     neither in the loss, but for the fields' own length and roughness, nor in scores.
 
     As in the official code, batches, and folds and first prototypes too, are drawn by
-    row: the order of training images is part of the seed. Sort paths where a second fit
-    is to give equal scores.
+    row: the order of training images is part of the seed. Sort paths, and keep the
+    number of threads, where a second fit is to give equal scores: one thread adds in
+    another order than two, and training carries rounding on.
 
     References
     ----------

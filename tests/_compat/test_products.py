@@ -87,6 +87,15 @@ def test_rows_do_not_depend_on_each_other(maker):
         assert torch.equal(linear(x[:n], weight), whole[:n])
 
 
+@needs_onednn
+def test_what_onednn_gets_has_no_gaps(maker, onednn):
+    # It takes a thousand times as long for weights that have.
+    maker("AuthenticAMD")
+    linear(values(5, 3, 4)[:, 1], values(6, 3, 4)[:, 1])
+    linear(values(5, 4), values(4, 6).T)
+    assert all(part.is_contiguous() for x, weight, *_ in onednn for part in (x, weight))
+
+
 def test_infinite_biases_stay(maker):
     # A vector of a bank that must never be found has an infinite norm.
     maker("AuthenticAMD")
