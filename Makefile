@@ -78,6 +78,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/tiling.py
 	$(BIN)/python benchmarks/latency.py
 	$(BIN)/python benchmarks/contention.py
+	$(BIN)/python benchmarks/overlap.py
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/serve.py
 
