@@ -1,7 +1,7 @@
 """The quick ratios in one table, beside those of the last commit that was measured.
 
-Each is what our work takes divided by what it cannot do without, in turn on the same
-machine: lower is better, 1 is the least. Rows are appended to ``results/history.csv``;
+Each is what our work takes divided by what it is measured against, in turn on the same
+machine: lower is better. Rows are appended to ``results/history.csv``;
 compared is with the last other commit on the same processor with as many threads ("+":
 with changes not committed), and what is slower by more than a tenth is told. It may be
 noise: run it again.
@@ -48,19 +48,22 @@ def main():
     print(environment() + "\n")
     where = [commit(), f"{processor()}, {torch.get_num_threads()} threads"]
     known = read_rows(options.results)
-    rows = [
-        [f"{group}: {name}", ratio]
-        for group in options.only
-        for name, ratio in GROUPS[group]()
-    ]
-    table = [[*row, *before(known, where, row[0])] for row in rows]
+    table = []
+    for group in options.only:
+        rows = [[f"{group}: {name}", ratio] for name, ratio in GROUPS[group]()]
+        table += [[*row, *before(known, where, row[0])] for row in rows]
+        keep(options.results, where, rows)
     print_table(["name", "ratio", "before", "commit"], table)
     for name, ratio, then, other in table:
         if then is not None and ratio > WORSE * then:
             print(f"SLOWER: {name} by {ratio / then - 1:.0%} since {other}")
+
+
+def keep(path, where, rows):
+    """Append the rows of a group: a later one may fail."""
     today = date.today().isoformat()
     rows = [[today, *where, name, f"{ratio:.3f}"] for name, ratio in rows]
-    append_rows(options.results, HEADER, rows)
+    append_rows(path, HEADER, rows)
 
 
 def before(known, where, name):

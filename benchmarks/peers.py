@@ -133,13 +133,13 @@ def some(data, n):
 
 def repeated(methods, category, data, options):
     """Return the figures of each method that has run, medians of its repeats."""
-    found = {}
+    found, at = {}, commit()
     work = [category, len(data.train), len(data.test), options.steps]
     for method in methods * options.repeats:
         row = run(method, category, options)
         if row:
             found.setdefault(method, []).append(row)
-            where = [date.today().isoformat(), commit(), processor(), row["threads"]]
+            where = [date.today().isoformat(), at, processor(), row["threads"]]
             cells = [row[figure] for figure in FIGURES]
             append_rows(options.results, HEADER, [[*where, *work, method, *cells]])
     return {method: medians(rows) for method, rows in found.items()}

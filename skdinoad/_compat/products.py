@@ -2,7 +2,7 @@
 
 torch multiplies float32 matrices by Intel's MKL, which keeps the widest instructions of
 other makers' processors unused. oneDNN, which torch brings along for convolutions,
-uses them: 2.2 times as fast on an AMD EPYC with AVX-512, 1.1 times without.
+uses them; ``benchmarks/latency.py`` times a network by both.
 """
 
 import platform
@@ -27,14 +27,14 @@ def linear(x, weight, bias=None):
     Returns
     -------
     y : Tensor of shape (..., n)
-        Equal to torch's up to rounding. By oneDNN a row's result does not depend on how
-        many there are.
+        Equal to torch's up to rounding. By oneDNN, on a few cores, no row's result
+        depends on how many there are.
     """
-    if not _by_onednn(x, weight):
+    if not _by_onednn(x, weight, bias):
         return _linear(x, weight, bias)
     if x.numel() == x.shape[-1]:  # a row alone would be summed in another order
         return linear(x.expand(2, *x.shape), weight, bias)[0]
-    # Of weights with gaps between rows, a layer of a bank, it would take seconds.
+    # Weights with gaps between rows, a layer of a bank, have no fast kernel.
     x, weight = x.contiguous(), weight.contiguous()
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
@@ -54,16 +54,18 @@ def with_fast_products(network):
     return network
 
 
-def _by_onednn(x, weight):
+def _by_onednn(*parts):
     """Whether a product goes to oneDNN, which neither learns nor is compiled."""
-    learns = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    parts = [part for part in parts if part is not None]
+    learns = torch.is_grad_enabled() and any(part.requires_grad for part in parts)
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
     return (
         _mkl_holds_back()
-        and x.device.type == weight.device.type == "cpu"
-        and x.dtype is weight.dtype is torch.float32
-        and x.numel() > 0
-        and not (learns or torch.compiler.is_compiling())
-        and not torch.is_autocast_enabled("cpu")
+        and torch.backends.mkldnn.enabled
+        and all(part.device.type == "cpu" for part in parts)
+        and all(part.dtype is torch.float32 for part in parts)
+        and parts[0].numel() > 0
+        and not (learns or traced or torch.is_autocast_enabled("cpu"))
     )
 
 

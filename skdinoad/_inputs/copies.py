@@ -39,8 +39,7 @@ def order_of(X) -> tuple:
     """Return rows in an order that is the same in whatever order images are given.
 
     What is drawn by place in it goes by what images show, in the 8 bits that networks
-    see; copies keep their order. Feature grids all do: a seed says which rows of theirs
-    are drawn.
+    see; copies keep their order, and so do feature grids.
 
     Parameters
     ----------

@@ -92,7 +92,8 @@ class MemoryBank:
 
     def in_order(self, rank) -> "MemoryBank":
         """Return the bank sorted by the rank of its images, turned copies behind."""
-        return self.select(np.lexsort([rank[self.image], self.turned]))
+        order = np.lexsort([rank[self.image], self.turned])
+        return self if (np.diff(order) == 1).all() else self.select(order)
 
     def extend(self, other) -> "MemoryBank":
         """Return this bank with another one behind it."""

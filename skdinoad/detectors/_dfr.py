@@ -19,7 +19,7 @@ from skdinoad._compat.sklearn import Interval, StrOptions
 from skdinoad._compat.torch import as_tensor
 from skdinoad._inputs.copies import order_of
 from skdinoad._inputs.grids import name_of
-from skdinoad._inputs.images import take
+from skdinoad._inputs.images import Images, take
 from skdinoad._training.detector import TrainedDetector
 from skdinoad._training.loop import Run, batch_rows, warm_cosine
 from skdinoad._typing import (
@@ -160,7 +160,7 @@ class DFR(TrainedDetector):
         Where the autoencoder runs; "auto" takes a GPU if there is one.
     random_state : int, RandomState instance or None, default=0
         Draws rows, weights, batches and folds, by what images show and not by their
-        order; that of feature grids counts.
+        order; of feature grids the order counts.
     verbose : bool, default=False
         Show progress bars, with the loss and the time left.
 
@@ -351,7 +351,8 @@ class DFR(TrainedDetector):
         order, known = order_of(X)
         self._errors_of = {"learned": [], "held out": []}
         most = np.inf if self.max_rows is None else max(1, self.max_rows // len(X))
-        for F, _ in self._batches(take(X, order), "fit"):
+        ordered = take(X, order) if isinstance(X, Images) else X  # grids: no copy
+        for F, _ in self._batches(ordered, "fit"):
             for grid in F:
                 self._check_features(grid)
                 cells = grid.reshape(-1, grid.shape[-1])

@@ -19,7 +19,7 @@ from skdinoad._arrays.subspace import (
 from skdinoad._compat.sklearn import Interval, StrOptions
 from skdinoad._inputs.copies import content, order_of
 from skdinoad._inputs.grids import check_channels, name_of
-from skdinoad._inputs.images import take
+from skdinoad._inputs.images import Images, take
 from skdinoad._typing import Aggregate, Contamination, FeaturesLike, Self
 from skdinoad.detectors._layered import LayeredDetector
 from skdinoad.detectors._rotations import chosen_angles
@@ -96,7 +96,7 @@ class SubspaceAD(LayeredDetector):
         Angles at which training images were learned, 0 first.
     holdout_scores_ : ndarray of shape (n,)
         ``score_samples`` of each training image by a subspace without its fold, one of
-        five, dealt by what images show and not by their order (that of feature grids
+        five, dealt by what images show and not by their order (of feature grids it
         counts); exact copies share a fold and count once.
     offset_ : float
         Threshold on ``score_samples``; NaN after a fit on one image.
@@ -293,7 +293,8 @@ class SubspaceAD(LayeredDetector):
         """
         folds, kept, number, known = [], [], [], {}
         rows = iter(order)
-        for F, _ in self._batches(take(X, order), "fit"):
+        ordered = take(X, order) if isinstance(X, Images) else X  # grids: no copy
+        for F, _ in self._batches(ordered, "fit"):
             for grid, row in zip(F, rows):
                 self._check_features(grid)
                 if not np.isfinite(grid).any():

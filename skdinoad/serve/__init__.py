@@ -122,8 +122,8 @@ def _apart(work):
     """Return what work returns, done in a thread that ends.
 
     A thread that has computed once keeps its helpers. Where those of all threads are
-    more than cores, OpenMP lets them sleep whenever they wait for each other, hundreds
-    of times per image, so that none but the model's thread may keep any.
+    more than cores, OpenMP lets them sleep whenever they wait for each other, so that
+    none but the model's thread may keep any.
     """
     done = Future()
 
@@ -133,7 +133,7 @@ def _apart(work):
         except BaseException as error:
             done.set_exception(error)
 
-    thread = Thread(target=do, name="skdinoad-start", daemon=True)
+    thread = Thread(target=do, name="skdinoad-start")
     thread.start()
     thread.join()
     return done.result()
