@@ -1,8 +1,9 @@
 """A training beside a process that keeps one core busy: how many times as long?
 
 Threads that wait for each other at barriers lose most where one of them has no core.
-Each fit runs in a process of its own: alone, then beside a busy one; as it is, and with
-threads that sleep while they wait (``OMP_WAIT_POLICY=PASSIVE``).
+Each fit runs in a process of its own: alone, then beside a busy one; as it is, with
+threads that sleep while they wait (``OMP_WAIT_POLICY=PASSIVE``), and with threads that
+do so soon (``GOMP_SPINCOUNT``).
 
     python benchmarks/contention.py
 """
@@ -41,26 +42,26 @@ def main():
     print(environment() + "\n")
     rows = []
     for name in options.methods:
-        for policy in ("", "PASSIVE"):
-            alone, beside = measure(name, policy)
+        for setting in ("", "OMP_WAIT_POLICY=PASSIVE", "GOMP_SPINCOUNT=10000"):
+            alone, beside = measure(name, setting)
             cells = f"{alone:.1f}", f"{beside:.1f}", f"{beside / alone:.1f}"
-            rows.append([name, policy or "as it is", *cells])
+            rows.append([name, setting or "as it is", *cells])
     print_table(["fit", "waiting", "alone s", "beside s", "ratio"], rows)
 
 
-def measure(name, policy):
+def measure(name, setting):
     """Return the seconds of a fit alone, and beside a busy process."""
-    alone = seconds(name, policy)
+    alone = seconds(name, setting)
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
         try:
-            return alone, seconds(name, policy)
+            return alone, seconds(name, setting)
         finally:
             busy.kill()
 
 
-def seconds(name, policy):
+def seconds(name, setting):
     command = [sys.executable, "-c", FIT.format(detector=METHODS[name])]
-    settings = {**os.environ, **({"OMP_WAIT_POLICY": policy} if policy else {})}
+    settings = {**os.environ, **dict([setting.split("=")] if setting else [])}
     done = subprocess.run(
         command, check=True, capture_output=True, text=True, env=settings
     )
