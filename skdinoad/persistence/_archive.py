@@ -142,6 +142,8 @@ def load(path: FilePath, *, mmap: bool = False) -> Any:
     try:
         text, begin = _description(content)
         arrays = [_array(content, begin, *place) for place in text["arrays"]]
+        if sum(array.nbytes for array in arrays) > len(content):
+            raise ValueError("arrays overlap")  # a small file must not grow
         if not mmap:
             arrays = [array.copy(order="K") for array in arrays]
         return decode(text["model"], arrays)

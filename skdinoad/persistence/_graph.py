@@ -18,6 +18,13 @@ __all__ = ["decode", "encode"]
 #: estimators, splitters and scorers alone.
 _OURS, _THEIRS = "skdinoad", "sklearn"
 
+#: Where the functions live that a file may name. An estimator calls what its parameters
+#: name, so that none of them may write, read or run anything.
+_PURE = (
+    *("skdinoad.metrics", "sklearn.metrics"),
+    *("sklearn.feature_selection", "sklearn.preprocessing"),
+)
+
 _PLAIN = (type(None), bool, int, float, str)
 
 
@@ -116,13 +123,13 @@ class _Encoder:
     def _named(self, item):
         name = f"{item.__module__}:{item.__qualname__}"
         try:
-            same = _find(name) is item
+            same = _found_name(name) is item
         except ValueError:
             same = False
         if not same:
             raise TypeError(
                 f"{name} cannot be saved: only functions and classes of skdinoad and "
-                "scikit-learn can. joblib.dump takes more."
+                "scikit-learn can, metrics and estimators. joblib.dump takes more."
             )
         return {"$": "named", "name": name}
 
@@ -195,7 +202,7 @@ class _Decoder:
         return out
 
     def _named(self, data):
-        return _find(data["name"])
+        return _found_name(data["name"])
 
     def _again(self, data):
         return self.known[data["number"]]
@@ -261,6 +268,17 @@ def _find(name):
     home = str(getattr(item, "__module__", "")).split(".")[0]
     if not (isclass(item) or isfunction(item)) or home not in (_OURS, _THEIRS):
         raise ValueError(f"{name!r} is no class or function of {module}")
+    return item
+
+
+def _found_name(name):
+    """Return the estimator's class or the pure function of that name."""
+    item = _find(name)
+    home = f"{item.__module__}."
+    pure = home.startswith(tuple(f"{module}." for module in _PURE))
+    public = item.__qualname__.isidentifier() and not item.__name__.startswith("_")
+    if not (issubclass(item, BaseEstimator) if isclass(item) else pure and public):
+        raise ValueError(f"{name!r} is no metric, and no class of an estimator")
     return item
 
 

@@ -2,6 +2,7 @@ import inspect
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from conftest import build, tiny_features
 from sklearn.base import BaseEstimator
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.preprocessing import FunctionTransformer
 
 import skdinoad
 from skdinoad import DinoPatch, PCAAligner, Pipeline, load, save
@@ -208,4 +210,45 @@ def test_arrays_that_lie_outside_their_part_of_a_file_are_refused(place, tmp_pat
         text = json.dumps(known).encode()
         _archive._write(file, text, [array], [["<f4", [32], "C", 0]])
     with pytest.raises(ModelFileError, match="holds no model"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sklearn.utils._testing:assert_run_python_script_without_output",
+        "sklearn.utils._testing:_delete_folder",
+        "sklearn.datasets:clear_data_home",
+        "sklearn.datasets:fetch_olivetti_faces",
+        "sklearn.utils:gen_batches",
+        "sklearn.metrics._scorer:_cached_call",
+        "skdinoad.persistence:dump",
+        "skdinoad:load",
+        "skdinoad.features._disk:DiskStore",
+    ],
+)
+def test_what_could_write_or_run_is_not_named(tmp_path, name):
+    # FunctionTransformer would call it, with arguments of the file, when it scores.
+    named = {"$": "named", "name": name}
+    for model in (named, {"$": "partial", "items": [named, ["x"], {}]}):
+        path = hostile(tmp_path, {"arrays": [], "model": model})
+        with pytest.raises(ModelFileError, match="no metric"):
+            load(path)
+
+
+def test_what_could_write_or_run_is_not_saved(tmp_path):
+    calls = FunctionTransformer(partial(save, path=str(tmp_path / "other")))
+    with pytest.raises(TypeError, match="metrics and estimators"):
+        save(calls, tmp_path / "model.skd")
+
+
+def test_arrays_that_overlap_do_not_fill_the_memory(tmp_path):
+    path = tmp_path / "hostile.skd"
+    text = {"arrays": [["|u1", [1000], "C", 0]] * 3, "model": None}
+    with path.open("wb+") as file:
+        content = np.zeros(1000, np.uint8)
+        _archive._write(
+            file, json.dumps(text).encode(), [content], [["|u1", [1000], "C", 0]]
+        )
+    with pytest.raises(ModelFileError, match="overlap"):
         load(path)
