@@ -5,10 +5,10 @@ import warnings
 
 import numpy as np
 
-from skdinoad._inputs.images import Images
+from skdinoad._inputs.images import Images, take
 from skdinoad._inputs.pixels import hidden_pixels
 
-__all__ = ["content", "first_of_each", "order_of", "warn_of_copies"]
+__all__ = ["content", "first_of_each", "in_order", "warn_of_copies"]
 
 
 def content(X, row, *, seen=False) -> bytes:
@@ -35,8 +35,8 @@ def content(X, row, *, seen=False) -> bytes:
     return digest.digest()
 
 
-def order_of(X) -> tuple:
-    """Return rows in an order that is the same in whatever order images are given.
+def in_order(X) -> tuple:
+    """Return images in an order that is the same in whatever order they are given.
 
     What is drawn by place in it goes by what images show, in the 8 bits that networks
     see; copies keep their order, and so do feature grids.
@@ -47,15 +47,17 @@ def order_of(X) -> tuple:
 
     Returns
     -------
+    ordered : as X
     rows : ndarray of shape (n,), int
+        Which of X each of them is.
     contents : list of bytes, or None
-        Of each row what :func:`content` gives, where that is known by now.
+        Of each row of X what :func:`content` gives, where that is known by now.
     """
     if not isinstance(X, Images):
-        return np.arange(len(X)), None
+        return X, np.arange(len(X)), None
     seen = [content(X, row, seen=True) for row in range(len(X))]
     rows = np.array(sorted(range(len(X)), key=seen.__getitem__), int)
-    return rows, None if X.scaled else seen
+    return take(X, rows), rows, None if X.scaled else seen
 
 
 def first_of_each(contents) -> np.ndarray:

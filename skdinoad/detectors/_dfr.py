@@ -17,9 +17,8 @@ from skdinoad._arrays.maps import smooth
 from skdinoad._arrays.thresholds import normals_needed
 from skdinoad._compat.sklearn import Interval, StrOptions
 from skdinoad._compat.torch import as_tensor
-from skdinoad._inputs.copies import order_of
+from skdinoad._inputs.copies import in_order
 from skdinoad._inputs.grids import name_of
-from skdinoad._inputs.images import Images, take
 from skdinoad._training.detector import TrainedDetector
 from skdinoad._training.loop import Run, batch_rows, warm_cosine
 from skdinoad._typing import (
@@ -348,10 +347,9 @@ class DFR(TrainedDetector):
         Rows, folds and batches are drawn by the place in this order.
         """
         rows, image, start = [], [], 0
-        order, known = order_of(X)
+        ordered, order, known = in_order(X)
         self._errors_of = {"learned": [], "held out": []}
         most = np.inf if self.max_rows is None else max(1, self.max_rows // len(X))
-        ordered = take(X, order) if isinstance(X, Images) else X  # grids: no copy
         for F, _ in self._batches(ordered, "fit"):
             for grid in F:
                 self._check_features(grid)

@@ -17,9 +17,8 @@ from skdinoad._arrays.subspace import (
     residuals,
 )
 from skdinoad._compat.sklearn import Interval, StrOptions
-from skdinoad._inputs.copies import content, order_of
+from skdinoad._inputs.copies import content, in_order
 from skdinoad._inputs.grids import check_channels, name_of
-from skdinoad._inputs.images import Images, take
 from skdinoad._typing import Aggregate, Contamination, FeaturesLike, Self
 from skdinoad.detectors._layered import LayeredDetector
 from skdinoad.detectors._rotations import chosen_angles
@@ -230,8 +229,8 @@ class SubspaceAD(LayeredDetector):
         self.angles_ = None
         if self.features_ is None:
             check_channels(X)
-        order, known = order_of(X)
-        folds, kept, number = self._moments(X, order, known)
+        ordered, rows, known = in_order(X)
+        folds, kept, number = self._moments(X, ordered, rows, known)
         self._take_stock(X, kept, known)
         whole = self._moments_of_all = _sum_of(folds)
         self.mean_, self.components_ = self._subspaces(whole)
@@ -286,14 +285,13 @@ class SubspaceAD(LayeredDetector):
 
     # -- private ----------------------------------------------------------------------
 
-    def _moments(self, X, order, contents):
+    def _moments(self, X, ordered, rows, contents):
         """Return the moments of each fold and layer, rows of use, and their folds.
 
-        Folds are dealt, and moments summed, in the order given. Copies share a fold.
+        Folds are dealt, and moments summed, in that order. Copies share a fold.
         """
         folds, kept, number, known = [], [], [], {}
-        rows = iter(order)
-        ordered = take(X, order) if isinstance(X, Images) else X  # grids: no copy
+        rows = iter(rows)
         for F, _ in self._batches(ordered, "fit"):
             for grid, row in zip(F, rows):
                 self._check_features(grid)

@@ -1,9 +1,8 @@
 """A model behind HTTP: images come in, verdicts go out; needs ``skdinoad[serve]``."""
 
-from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from socket import socket
-from threading import Thread
 from typing import Any
 
 from skdinoad._typing import DetectorLike, ImagesLike
@@ -87,7 +86,11 @@ def make_app(
     from skdinoad.verdicts import Judge, described
 
     judge, detector = Judge.of(model), final_detector(model)
-    monitor = _apart(lambda: _prepared(detector, good))
+    # A thread that has computed once keeps its helpers. Where those of all threads are
+    # more than cores, OpenMP lets them sleep whenever they wait for each other; so this
+    # one ends, and none but the model's thread keeps any.
+    with ThreadPoolExecutor(1) as apart:
+        monitor = apart.submit(_prepared, detector, good).result()
     line = Line(title, monitor, reviews=judge.review is not None)
 
     def note(uploads, answers):
@@ -116,27 +119,6 @@ def _prepared(detector, good):
         return None
     at_once = detector._images_at_once()
     return DriftMonitor(features=detector.features_, batch_size=at_once).fit(good)
-
-
-def _apart(work):
-    """Return what work returns, done in a thread that ends.
-
-    A thread that has computed once keeps its helpers. Where those of all threads are
-    more than cores, OpenMP lets them sleep whenever they wait for each other, so that
-    none but the model's thread may keep any.
-    """
-    done = Future()
-
-    def do():
-        try:
-            done.set_result(work())
-        except BaseException as error:
-            done.set_exception(error)
-
-    thread = Thread(target=do, name="skdinoad-start")
-    thread.start()
-    thread.join()
-    return done.result()
 
 
 def run(app: Any, listening: socket) -> None:

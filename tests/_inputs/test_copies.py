@@ -12,7 +12,7 @@ from skdinoad import (
     DinoPatch,
     ThresholdTunerCV,
 )
-from skdinoad._inputs.copies import content, first_of_each, order_of, warn_of_copies
+from skdinoad._inputs.copies import content, first_of_each, in_order, warn_of_copies
 from skdinoad._inputs.images import as_images
 from skdinoad.testing import make_images
 
@@ -185,11 +185,17 @@ def test_deep_images_are_compared_with_all_their_bits():
 
 def test_order_goes_by_what_is_seen_and_grids_keep_theirs():
     X, given = make_images(6), np.array([3, 0, 5, 1, 4, 2])
-    (rows, known), (again, _) = order_of(as_images(X)), order_of(as_images(X[given]))
+    ordered, rows, known = in_order(as_images(X))
+    others, again, _ = in_order(as_images(X[given]))
     assert np.array_equal(X[rows], X[given][again])
+    assert np.array_equal(np.stack([*ordered]), np.stack([*others]))
     assert known == [content(as_images(X), row) for row in range(6)]
     deep = as_images(X.astype(np.uint16) << 4).by_own_range()
-    assert np.array_equal(order_of(deep)[0], order_of(as_images(np.stack([*deep])))[0])
-    assert order_of(deep)[1] is None  # of content, which counts all bits
-    assert order_of(X.astype(np.float32))[0].tolist() == [*range(6)]
-    assert order_of(as_images(X[[1, 1, 1]]))[0].tolist() == [0, 1, 2]
+    shallow = as_images(np.stack([*deep]))
+    assert np.array_equal(in_order(deep)[1], in_order(shallow)[1])
+    assert in_order(deep)[2] is None  # of content, which counts all bits
+    assert in_order(as_images(X[[1, 1, 1]]))[1].tolist() == [0, 1, 2]
+    grids = X.astype(np.float32)
+    kept, rows, _ = in_order(grids)
+    assert kept is grids  # no copy
+    assert rows.tolist() == [*range(6)]
