@@ -5,6 +5,7 @@ import csv
 import platform
 import subprocess
 import sys
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,17 @@ def processor():
         return next(x.split(":")[1].strip() for x in lines if "model name" in x)
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+@contextmanager
+def busy(n):
+    """Keep n cores busy, each by a process."""
+    with ExitStack() as stack:
+        for _ in range(n):
+            command = [sys.executable, "-c", "while True: pass"]
+            process = stack.enter_context(subprocess.Popen(command))
+            stack.callback(process.kill)
+        yield
 
 
 def commit():

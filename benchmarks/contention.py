@@ -1,9 +1,8 @@
 """A training beside a process that keeps one core busy: how many times as long?
 
 Threads that wait for each other at barriers lose most where one of them has no core.
-Each fit runs in a process of its own: alone, then beside a busy one; as it is, with
-threads that sleep while they wait (``OMP_WAIT_POLICY=PASSIVE``), and with threads that
-do so soon (``GOMP_SPINCOUNT``).
+Each fit runs in a process of its own: alone, then beside a busy one; as it is, and
+with threads that sleep while they wait (``OMP_WAIT_POLICY=PASSIVE``).
 
     python benchmarks/contention.py
 """
@@ -12,7 +11,7 @@ import os
 import subprocess
 import sys
 
-from _common import environment, parser, print_table
+from _common import busy, environment, parser, print_table
 
 METHODS = {
     "DFR": "DFR(holdout=None, n_iter=300)",
@@ -42,7 +41,7 @@ def main():
     print(environment() + "\n")
     rows = []
     for name in options.methods:
-        for setting in ("", "OMP_WAIT_POLICY=PASSIVE", "GOMP_SPINCOUNT=10000"):
+        for setting in ("", "OMP_WAIT_POLICY=PASSIVE"):
             alone, beside = measure(name, setting)
             cells = f"{alone:.1f}", f"{beside:.1f}", f"{beside / alone:.1f}"
             rows.append([name, setting or "as it is", *cells])
@@ -52,11 +51,8 @@ def main():
 def measure(name, setting):
     """Return the seconds of a fit alone, and beside a busy process."""
     alone = seconds(name, setting)
-    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
-        try:
-            return alone, seconds(name, setting)
-        finally:
-            busy.kill()
+    with busy(1):
+        return alone, seconds(name, setting)
 
 
 def seconds(name, setting):

@@ -9,6 +9,7 @@ waits: where there are many, mostly for those before it. "client ms" is the time
 core that asking takes, per image: clients and server share the cores.
 
     python benchmarks/serve.py
+    python benchmarks/serve.py --busy 2         # beside processes that leave no core
 """
 
 import http.client
@@ -25,7 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from _common import environment, parser, print_table
+from _common import busy, environment, parser, print_table
 from PIL import Image
 
 from skdinoad import AnomalyDINO, DinoFeatures, save
@@ -39,6 +40,7 @@ def main():
     options.add_argument("--size", type=int, default=512, help="edge of the images")
     options.add_argument("--clients", type=int, nargs="+", default=[1, 16])
     options.add_argument("--repeats", type=int, default=3)
+    options.add_argument("--busy", type=int, default=0, help="cores that others keep")
     options.add_argument(
         "--tiny", action="store_true", help="a random network: a trial"
     )
@@ -47,7 +49,8 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         model = fitted(options)
         paths = write(make_screws(options.images, size=options.size)[0], folder)
-        with server(save(model, f"{folder}/model.skd")) as address:
+        path = save(model, f"{folder}/model.skd")
+        with server(path) as address, busy(options.busy):
             print_rows(model, paths, address, options)
 
 

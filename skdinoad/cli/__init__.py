@@ -1,7 +1,6 @@
 """The command ``skdinoad``: it parses, calls the public API and prints."""
 
 import argparse
-import os
 import re
 import sys
 import warnings
@@ -254,20 +253,9 @@ def _run_score(options):
 
 
 def _run_serve(options):
-    _let_threads_sleep()
     from skdinoad.cli._http import serve
 
     return serve(options)
-
-
-def _let_threads_sleep():
-    """Let threads that wait for each other sleep soon, where others use the cores.
-
-    OpenMP reads it when torch is imported. Beside busy processes the default, to stay
-    awake, makes each answer wait far longer.
-    """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 def _run_tune(options):

@@ -1,7 +1,5 @@
 import hashlib
 import socket
-import subprocess
-import sys
 
 import pytest
 
@@ -56,31 +54,3 @@ def test_what_cannot_be_served_has_status_2(run, model, photos, capsys):
         main(["serve", str(model), "--queue", "0"])
     assert stop.value.code == 2
     assert "expected 1 or more" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("found", "then"),
-    [
-        ({}, {"GOMP_SPINCOUNT": "10000"}),
-        ({"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7"}),
-        ({"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"}),
-    ],
-)
-def test_threads_sleep_soon_unless_the_user_says_otherwise(
-    run, model, served, monkeypatch, found, then
-):
-    environment = dict(found)
-    monkeypatch.setattr("skdinoad.cli.os.environ", environment)
-    run("serve", model, "--port", 0)
-    assert environment == then
-
-
-def test_openmp_is_told_before_torch_is_there():
-    # It reads its settings once, when torch is imported.
-    code = (
-        "import sys; from skdinoad import cli\n"
-        "def told(): sys.exit(7 if 'torch' in sys.modules else 0)\n"
-        "cli._let_threads_sleep = told; cli.main(['serve', 'm.skd'])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], check=False)
-    assert done.returncode == 0
