@@ -86,6 +86,12 @@ MUTATIONS = [
     # -- features, weights, the hub
     (
         "features/_disk.py",
+        "return found if array.endswith(key) else None",
+        "return found",
+        "tests/features/test_store.py",
+    ),
+    (
+        "features/_disk.py",
         "if hashlib.sha256(array).hexdigest().encode() == digest:",
         "if True:",
         "tests/features/test_store.py",

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from sklearn.utils.validation import check_is_fitted
 
 from skdinoad._arrays.thresholds import as_threshold, known_threshold
 from skdinoad.pipeline import decider, final_detector, pixel_decider
@@ -34,6 +35,7 @@ class Judge:
     @classmethod
     def of(cls, model):
         """Read threshold, held-out scores and display limits from a model."""
+        check_is_fitted(decider(model))
         detector = final_detector(model)
         limits = tuple(float(x) for x in detector.map_limits_)
         # Models saved before detectors had one lack it.
@@ -60,6 +62,7 @@ class Judge:
 
 def described(model: Any) -> dict:
     """Return what a reader of a report should know of a model."""
+    check_is_fitted(decider(model))
     held, detector = held_out_scores(model), final_detector(model)
     out = {
         "estimator": " ".join(repr(model).split()),

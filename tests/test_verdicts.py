@@ -4,8 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from sklearn.exceptions import NotFittedError
 
-from skdinoad import find_regions, load
+from skdinoad import DinoPatch, Pipeline, ThresholdTunerCV, find_regions, load
 from skdinoad.verdicts import Judge, as_json, described, threshold_of
 
 
@@ -76,3 +77,14 @@ def test_what_is_no_threshold_is_refused(model, name, value, why):
     setattr(detector, name, value)
     with pytest.raises((TypeError, ValueError), match=why):
         Judge.of(detector)
+
+
+@pytest.mark.parametrize("say", [Judge.of, described])
+@pytest.mark.parametrize(
+    "model",
+    [DinoPatch(), Pipeline([("d", DinoPatch())]), ThresholdTunerCV(DinoPatch())],
+    ids=["detector", "pipeline", "tuner"],
+)
+def test_models_that_were_never_fitted_are_refused_in_a_sentence(say, model):
+    with pytest.raises(NotFittedError, match="is not fitted yet"):
+        say(model)

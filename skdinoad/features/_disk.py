@@ -16,7 +16,7 @@ import numpy as np
 __all__ = ["DiskStore", "as_bytes"]
 
 #: Where features lie below the folder that users name; another format, another name.
-_FOLDER = "skdinoad-features-1"
+_FOLDER = "skdinoad-features-2"
 
 #: Names of the folders below, and of the files in these: entries and halves of them.
 _SHARD = re.compile("[0-9a-f]{2}")
@@ -96,7 +96,7 @@ class DiskStore:
             content = path.read_bytes()
         except FileNotFoundError:
             return None
-        array = _array(content)
+        array = _array(content, path)
         if array is None:
             warnings.warn(
                 f"The cached features in {path} are damaged; they are computed again. "
@@ -110,7 +110,7 @@ class DiskStore:
         return array
 
     def put(self, key, value):
-        content = _content(value)
+        content = _content(value, key)
         if self._limit is not None and len(content) > self._limit:
             self._warn(f"an image has {len(content)} bytes of them, more than fit")
             return
@@ -186,28 +186,34 @@ class DiskStore:
         return self.folder / key[:2] / f"{key[2:]}.npy"
 
 
-def _content(value):
-    """Return an array as the bytes of an entry."""
+def _content(value, key):
+    """Return an array as the bytes of an entry, its key at the end."""
     buffer = io.BytesIO(bytes(_DIGEST))
     buffer.seek(_DIGEST)
     np.save(buffer, value, allow_pickle=False)
+    buffer.write(key.encode())
     content = buffer.getbuffer()
     content[:_DIGEST] = hashlib.sha256(content[_DIGEST:]).hexdigest().encode()
     return content
 
 
-def _array(content):
-    """Return the array in the bytes of an entry, None if they are damaged."""
+def _array(content, path):
+    """Return the array in the bytes of an entry, None if they are damaged.
+
+    So they are, too, if they lie where those of another key belong.
+    """
+    key = f"{path.parent.name}{path.stem}".encode()
     digest, array = content[:_DIGEST], content[_DIGEST:]
     if hashlib.sha256(array).hexdigest().encode() == digest:
         with suppress(ValueError):  # no array, or objects, which could run code
-            return np.load(io.BytesIO(array), allow_pickle=False)
+            found = np.load(io.BytesIO(array), allow_pickle=False)
+            return found if array.endswith(key) else None
     return None
 
 
 def _is_damaged(path):
     with suppress(FileNotFoundError):  # gone meanwhile
-        return _array(path.read_bytes()) is None
+        return _array(path.read_bytes(), path) is None
     return False
 
 

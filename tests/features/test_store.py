@@ -116,6 +116,20 @@ def test_no_flipped_bit_gives_other_features(tmp_path, rng):
     assert np.array_equal(store.get("abcdef"), value)
 
 
+def test_entries_that_were_swapped_are_damaged(tmp_path):
+    store = open_store(tmp_path)
+    store.put("abcdef", np.zeros(3))
+    store.put("abcdee", np.ones(3))
+    one, other = files(tmp_path)
+    content = one.read_bytes(), other.read_bytes()
+    one.write_bytes(content[1])
+    other.write_bytes(content[0])
+    assert len(store.damaged()) == 2
+    for key in ("abcdef", "abcdee"):
+        with pytest.warns(UserWarning, match="damaged"):
+            assert store.get(key) is None
+
+
 def test_an_entry_runs_no_code(tmp_path):
     class Bomb:
         def __reduce__(self):
