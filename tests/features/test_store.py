@@ -117,15 +117,15 @@ def test_no_flipped_bit_gives_other_features(tmp_path, rng):
 
 
 def test_entries_that_were_swapped_are_damaged(tmp_path):
-    store = open_store(tmp_path)
-    store.put("abcdef", np.zeros(3))
-    store.put("abcdee", np.ones(3))
+    store, keys = open_store(tmp_path), ("a" * 40, "b" * 40)
+    for key in keys:
+        store.put(key, np.full(3, ord(key[0])))
     one, other = files(tmp_path)
     content = one.read_bytes(), other.read_bytes()
     one.write_bytes(content[1])
     other.write_bytes(content[0])
     assert len(store.damaged()) == 2
-    for key in ("abcdef", "abcdee"):
+    for key in keys:
         with pytest.warns(UserWarning, match="damaged"):
             assert store.get(key) is None
 
