@@ -8,7 +8,7 @@ from sklearn.utils import Bunch
 
 from skdinoad import DinoPatch
 from skdinoad.metrics import recall_at_fpr_scorer
-from skdinoad.persistence._graph import decode, encode
+from skdinoad.persistence._graph import _find, decode, encode
 
 
 def there_and_back(item):
@@ -104,6 +104,12 @@ def test_files_name_nothing_foreign(name):
     data = {"$": "object", "class": name, "number": "object 1", "state": {}}
     with pytest.raises(ValueError):  # noqa: PT011
         decode(data, [])
+
+
+@pytest.mark.parametrize("name", ["skdinoad.base:np.ndarray", "sklearn.base:np.ndarray"])
+def test_an_alias_of_something_foreign_is_not_found(name):
+    with pytest.raises(ValueError, match="no class or function of"):
+        _find(name)
 
 
 def test_foreign_modules_are_not_even_imported(tmp_path, monkeypatch):
