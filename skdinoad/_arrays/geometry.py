@@ -284,19 +284,41 @@ def _strips(size):
 
 
 def _enlarged_back(grid, to_grid, size, margin):
-    """Carry a grid home that was only scaled and shifted: one matrix for each axis."""
+    """Carry a grid home that was only scaled and shifted: one axis after the other."""
     parts = [
         _lines(n, cells, to_grid[k, k], to_grid[k, 2], margin)
         for n, cells, k in zip(size, grid.shape, (1, 0))
     ]
-    (rows, in_rows), (columns, in_columns) = parts
+    (*rows, in_rows), (*columns, in_columns) = parts
     valid = np.isfinite(grid)
-    out = rows @ np.where(valid, grid, np.float32(0)) @ columns.T
+    out = _enlarged(np.where(valid, grid, np.float32(0)), rows, columns)
     if not valid.all():
-        _weigh(out, rows @ valid.astype(np.float32) @ columns.T)
+        _weigh(out, _enlarged(valid.astype(np.float32), rows, columns))
     out[~in_rows] = 0
     out[:, ~in_columns] = 0
     return out
+
+
+def _enlarged(grid, rows, columns):
+    """Return a grid between its cells; ``_lines`` says where each pixel lies."""
+    out = np.empty((len(rows[0]), len(columns[0])), np.float32)
+    wide, to = map(torch.from_numpy, (_between(grid, *columns), out))
+    first, share = rows[0], torch.from_numpy(rows[1])[:, None]
+    # Rows between the same two cells in one call: each pixel is written once, by
+    # torch, as another library's threads would have to wait for torch's.
+    ends = np.flatnonzero(np.diff(first, append=-1)) + 1
+    for start, stop in zip([0, *ends], ends):
+        above = first[start]
+        below = min(above + 1, len(grid) - 1)
+        torch.lerp(wide[above], wide[below], share[start:stop], out=to[start:stop])
+    return out
+
+
+def _between(grid, first, share):
+    """Return a grid's columns, each so far on the way from a cell to the next."""
+    second = np.minimum(first + 1, grid.shape[1] - 1)
+    # take, unlike an index, leaves the pixels of a row side by side.
+    return grid.take(first, 1) * (1 - share) + grid.take(second, 1) * share
 
 
 def _weigh(out, weight):
@@ -307,17 +329,16 @@ def _weigh(out, weight):
 
 
 def _lines(n, cells, scale, shift, margin):
-    """Return how n pixels along an axis mix its cells, (n, cells), and which do."""
+    """Return where n pixels lie along an axis of cells.
+
+    The cell before each pixel, how far it is on its way to the next one, 0 to 1, and
+    whether the grid covers it.
+    """
     position = scale * np.arange(n) + shift
     inside = (position >= -margin) & (position <= cells - 1 + margin)
     position = position.clip(0, cells - 1)
     first = np.minimum(position.astype(int), max(0, cells - 2))
-    share = (position - first).astype(np.float32)
-    weights = np.zeros((n, cells), np.float32)
-    pixels = np.arange(n)
-    weights[pixels, first] = 1 - share
-    weights[pixels, np.minimum(first + 1, cells - 1)] += share
-    return weights, inside
+    return first, (position - first).astype(np.float32), inside
 
 
 def _turned_back(grid, to_grid, size, margin):

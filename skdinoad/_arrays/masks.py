@@ -79,6 +79,9 @@ def _first_component(tokens):
     """Return the score of each token on the first principal component."""
     # torch and not scipy: two libraries' threads, used in turn, wait for each other.
     centred = torch.from_numpy(tokens - tokens.mean(0))
+    if len(tokens) < tokens.shape[1]:  # the small product's vectors are the scores
+        values, vectors = torch.linalg.eigh(centred @ centred.T)
+        return (vectors[:, -1] * values[-1].clamp_min(0).sqrt()).numpy()
     _, vectors = torch.linalg.eigh(centred.T @ centred)
     return (centred @ vectors[:, -1]).numpy()
 
