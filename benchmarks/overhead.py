@@ -20,7 +20,7 @@ import torch
 from _common import environment, parser, print_table
 
 from skdinoad import AnomalyDINO, DinoPatch, PCAAligner, Pipeline
-from skdinoad._compat.products import Linear
+from skdinoad._compat.products import DoneBefore, GeluLinear, Linear
 from skdinoad.datasets import make_screws
 from skdinoad.features._backbones import get_backbone
 from skdinoad.features._store import clear_memory
@@ -57,10 +57,10 @@ def networks(features):
 
 @lru_cache
 def timms(network):
-    network = copy.deepcopy(network)
+    network, nn = copy.deepcopy(network), torch.nn
+    theirs = {Linear: nn.Linear, GeluLinear: nn.Linear, DoneBefore: nn.GELU}
     for module in network.modules():
-        if type(module) is Linear:
-            module.__class__ = torch.nn.Linear
+        module.__class__ = theirs.get(type(module), type(module))
     return network
 
 

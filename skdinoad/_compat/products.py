@@ -10,12 +10,15 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
+from torch.nn.functional import gelu
 from torch.nn.functional import linear as _linear
 
-__all__ = ["Linear", "linear", "with_fast_products"]
+from skdinoad._compat.timm import timm
+
+__all__ = ["DoneBefore", "GeluLinear", "Linear", "linear", "with_fast_products"]
 
 
-def linear(x, weight, bias=None):
+def linear(x, weight, bias=None, activation="none"):
     """Return x @ weight.T + bias; see :func:`torch.nn.functional.linear`.
 
     Parameters
@@ -23,6 +26,8 @@ def linear(x, weight, bias=None):
     x : Tensor of shape (..., k)
     weight : Tensor of shape (n, k)
     bias : Tensor of shape (n,), optional
+    activation : {"none", "gelu"}
+        What follows; oneDNN does it before a sum has left the cache.
 
     Returns
     -------
@@ -31,19 +36,35 @@ def linear(x, weight, bias=None):
         depends on how many there are.
     """
     if not _by_onednn(x, weight, bias):
-        return _linear(x, weight, bias)
+        y = _linear(x, weight, bias)
+        return gelu(y) if activation == "gelu" else y
     if x.numel() == x.shape[-1]:  # a row alone would be summed in another order
-        return linear(x.expand(2, *x.shape), weight, bias)[0]
+        return linear(x.expand(2, *x.shape), weight, bias, activation)[0]
     # Weights with gaps between rows, a layer of a bank, have no fast kernel.
     x, weight = x.contiguous(), weight.contiguous()
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "none")
 
 
 class Linear(torch.nn.Linear):
     """torch's layer, by :func:`linear`."""
 
+    activation = "none"
+
     def forward(self, x):
-        return linear(x, self.weight, self.bias)
+        return linear(x, self.weight, self.bias, self.activation)
+
+
+class GeluLinear(Linear):
+    """A layer and the GELU that follows it."""
+
+    activation = "gelu"
+
+
+class DoneBefore(torch.nn.GELU):
+    """The GELU that a layer before it has done."""
+
+    def forward(self, x):
+        return x
 
 
 def with_fast_products(network):
@@ -51,7 +72,16 @@ def with_fast_products(network):
     for module in network.modules():
         if type(module) is torch.nn.Linear:
             module.__class__ = Linear
+    for module in network.modules():
+        if type(module) is timm.layers.Mlp and _can_join(module.fc1, module.act):
+            module.fc1.__class__, module.act.__class__ = GeluLinear, DoneBefore
     return network
+
+
+def _can_join(layer, activation):
+    """Whether oneDNN knows a layer and what follows it."""
+    exact = getattr(activation, "approximate", None) == "none"
+    return type(layer) is Linear and type(activation) is torch.nn.GELU and exact
 
 
 def _by_onednn(*parts):

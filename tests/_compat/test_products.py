@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from skdinoad._compat import products
 from skdinoad._compat.products import Linear, linear, with_fast_products
+from skdinoad._compat.timm import timm
 
 needs_onednn = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available() or not torch.backends.mkl.is_available(),
@@ -158,3 +159,53 @@ def test_subclasses_with_a_forward_of_their_own_keep_it():
 
     network = with_fast_products(torch.nn.Sequential(Doubled(2, 2)))
     assert type(network[0]) is Doubled
+
+
+@pytest.fixture
+def mlp():
+    torch.manual_seed(0)
+    return timm.layers.Mlp(4, 6).requires_grad_(False)
+
+
+@needs_onednn
+@pytest.mark.parametrize("n", [1, 5])
+def test_gelu_is_done_with_the_product_before_it(maker, onednn, mlp, n):
+    maker("AuthenticAMD")
+    x, expected = values(n, 4), copy.deepcopy(mlp).double()(values(n, 4).double())
+    torch.testing.assert_close(with_fast_products(mlp)(x).double(), expected)
+    assert [args[3] for args in onednn] == ["gelu", "none"]
+
+
+@pytest.mark.parametrize("name", ["AuthenticAMD", "GenuineIntel"])
+def test_gelu_stays_where_torch_multiplies(maker, mlp, name):
+    maker(name)
+    before, x = copy.deepcopy(mlp), values(5, 4)
+    fast = with_fast_products(mlp)
+    assert fast.state_dict().keys() == before.state_dict().keys()
+    for dtype in (torch.float64, torch.bfloat16):
+        expected = before.to(dtype)(x.to(dtype))
+        assert torch.equal(fast.to(dtype)(x.to(dtype)), expected)
+    for network in (fast.float(), before.float()):
+        network.requires_grad_(True)(x).sum().backward()
+    torch.testing.assert_close(fast.fc1.weight.grad, before.fc1.weight.grad)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        pytest.param(timm.layers.GluMlp(4, 6), id="gated"),
+        pytest.param(timm.layers.Mlp(4, 6, use_conv=True), id="convolutions"),
+        pytest.param(timm.layers.Mlp(4, 6, act_layer=torch.nn.ReLU), id="relu"),
+        pytest.param(timm.layers.Mlp(4, 6, act_layer=timm.layers.GELUTanh), id="tanh"),
+        pytest.param(
+            timm.layers.Mlp(4, 6, act_layer=lambda: torch.nn.GELU("tanh")), id="as tanh"
+        ),
+    ],
+)
+def test_other_activations_stay_where_they_are(maker, layer):
+    maker("AuthenticAMD")
+    layer.requires_grad_(False)
+    x = values(1, 4, 5, 5) if layer.fc1.weight.dim() == 4 else values(5, 4)
+    kind, expected = type(layer.act), layer(x)
+    torch.testing.assert_close(with_fast_products(layer)(x), expected)
+    assert type(layer.act) is kind
