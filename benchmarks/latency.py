@@ -3,7 +3,8 @@
 ``score_samples([image])`` at default settings, nothing kept, divided by the bare
 network on a tensor of the same size, as timm gives it and as skdinoad runs it, all in
 turn in this process; the medians of many. The second table runs commands in processes
-of their own, weights found on disk: seconds from start to end.
+of their own, weights found on disk: seconds until they print a result (or are ready, if
+they print none), and until they end.
 
     python benchmarks/latency.py
 """
@@ -12,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from _common import environment, parser, print_table
@@ -34,8 +36,8 @@ def main():
     print()
     with tempfile.TemporaryDirectory() as folder:
         runs = commands(Path(folder), X)
-        rows = [[name, cold(c, options.starts)] for name, c in runs.items()]
-    print_table(["a new process", "seconds"], rows)
+        rows = [[name, *cold(c, options.starts)] for name, c in runs.items()]
+    print_table(["a new process", "first word, seconds", "end, seconds"], rows)
 
 
 def estimators():
@@ -70,7 +72,7 @@ def commands(folder, X):
     save(AnomalyDINO().fit(X[:12]), model)
     first = (
         "from skdinoad import load; "
-        f"load({str(model)!r}).score_samples([{str(image)!r}])"
+        f"print(load({str(model)!r}).score_samples([{str(image)!r}]), flush=True)"
     )
     return {
         "import skdinoad": [sys.executable, "-c", "import skdinoad"],
@@ -83,11 +85,20 @@ def commands(folder, X):
 
 
 def cold(command, starts):
-    def run():
-        subprocess.run(command, check=True, capture_output=True)
+    """Return seconds until something is printed, and until the end: medians."""
+    timed(command)  # files come into the system's memory
+    times = zip(*(timed(command) for _ in range(starts)))
+    return [f"{statistics.median(part):.2f}" for part in times]
 
-    run()  # files come into the system's memory
-    return f"{statistics.median(clock(run) for _ in range(starts)):.2f}"
+
+def timed(command):
+    start = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        said = time.perf_counter() - start
+    if process.returncode:
+        sys.exit(f"{command} failed.")
+    return said, time.perf_counter() - start
 
 
 if __name__ == "__main__":

@@ -23,6 +23,31 @@ def test_the_module_is_the_command():
         assert f"    {name} " in out.stdout
 
 
+def test_it_ends_without_looking_for_garbage():
+    code = (
+        "import atexit, gc, sys; sys.argv = ['skdinoad', 'score', 'no', 'no']; "
+        "atexit.register(lambda: print(gc.get_freeze_count() > 0)); "
+        "from skdinoad.__main__ import main; sys.exit(main())"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert out.returncode == 2
+    assert out.stdout == "True\n"
+
+
+def test_who_calls_the_command_ends_as_he_likes():
+    code = (
+        "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count())); "
+        "from skdinoad.cli import main; main(['score', 'no', 'no'])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert out.stdout == "0\n"
+
+
+def test_the_installed_command_is_the_module():
+    project = (Path(__file__).parent.parent / "pyproject.toml").read_text()
+    assert 'skdinoad = "skdinoad.__main__:main"' in project
+
+
 def test_wrong_usage_has_status_2(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["score"])

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from skdinoad._compat.products import with_fast_products
 from skdinoad._compat.timm import timm
@@ -111,8 +112,27 @@ def _random(model, weights):
     return _create(model, seed), f"random initialisation, {weights}"
 
 
+class _Unfilled(TorchFunctionMode):
+    """Leave new weights as memory has them: filling them takes as long as reading."""
+
+    #: Methods of tensors, and what of torch.nn.init calls them.
+    _FILL = frozenset({"add_", "clamp_", "erfinv_", "fill_", "mul_", "normal_"}) | {
+        *("kaiming_normal_", "kaiming_uniform_", "trunc_normal_", "uniform_"),
+        *("ones_", "xavier_normal_", "xavier_uniform_", "zero_", "zeros_"),
+    }
+
+    def __torch_function__(self, call, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        target = args[0] if args else kwargs.get("tensor")
+        fills = getattr(call, "__name__", "") in self._FILL
+        if fills and isinstance(target, torch.nn.Parameter):
+            return target
+        return call(*args, **kwargs)
+
+
 def _pretrained(model, weights):
-    network = _create(model, seed=0)
+    with _Unfilled():  # a file that lacks some of them is refused
+        network = _create(model, seed=0)
     found = _weights.find(model, weights)
     problem = _load(network, found.tensors) or _not_finite(network)
     if problem:

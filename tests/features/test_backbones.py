@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from torch.overrides import TorchFunctionMode
 
 from skdinoad.features import _backbones
 from skdinoad.features._backbones import content_digest, get_backbone, load_backbone
@@ -46,6 +47,29 @@ def test_digest_does_not_depend_on_the_file_format(tmp_path, suffix):
     loaded = load_backbone("test_vit.r160_in1k", str(path))
     assert loaded.digest == backbone.digest
     assert loaded.known.layers == (-1,)
+
+
+class Counted(TorchFunctionMode):
+    def __init__(self):
+        super().__init__()
+        self.draws = 0
+
+    def __torch_function__(self, call, types, args=(), kwargs=None):
+        self.draws += call.__name__ in ("uniform_", "normal_")
+        return call(*args, **(kwargs or {}))
+
+
+def test_no_weights_are_drawn_that_a_file_replaces(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    load_backbone.cache_clear()
+    with Counted() as seen:
+        backbone = load_backbone("test_vit", "random:0")
+    assert seen.draws
+    safetensors.torch.save_file(backbone.network.state_dict(), path)
+    with Counted() as seen:
+        loaded = load_backbone("test_vit", str(path))
+    assert not seen.draws
+    assert loaded.digest == backbone.digest
 
 
 def test_pickle_that_runs_code_is_not_executed(tmp_path):
