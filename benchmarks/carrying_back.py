@@ -1,9 +1,13 @@
 """Heat maps of large photographs: what carrying a grid home costs beside OpenCV.
 
-python benchmarks/carrying_back.py
+Memory is the peak of arrays, in maps of the photograph's size, the one that is returned
+among them.
+
+    python benchmarks/carrying_back.py
 """
 
 import time
+import tracemalloc
 
 import cv2
 import numpy as np
@@ -15,23 +19,44 @@ from skdinoad._arrays.geometry import pose_frame, resize_frame, warp_back
 def main():
     parser(__doc__, root=False).parse_args()
     print(environment(weights=False) + "\n")
-    rows = [[name, f"{a:.1f}", f"{b:.1f}", b / a] for name, a, b in measure()]
-    print_table(["frame", "OpenCV ms", "ours ms", "ratio"], rows)
+    rows = [
+        [name, f"{a:.1f}", f"{b:.1f}", b / a, maps_held(name)] for name, a, b in measure()
+    ]
+    print_table(["frame", "OpenCV ms", "ours ms", "ratio", "memory, maps"], rows)
+
+
+SIZE, CELLS = (3000, 4000), (16, 21)
+
+FRAMES = {
+    "scaled": resize_frame(SIZE, CELLS),
+    "turned": pose_frame((2000, 1500), angle=0.5, zoom=0.005, size=CELLS),
+}
+
+
+def scores():
+    return np.random.default_rng(0).random(CELLS, dtype=np.float32)
 
 
 def measure():
     """Yield the kind of frame, and the milliseconds of OpenCV and of ours."""
-    size, cells = (3000, 4000), (16, 21)
-    grid = np.random.default_rng(0).random(cells, dtype=np.float32)
-    turned = pose_frame((2000, 1500), angle=0.5, zoom=0.005, size=cells)
-    pairs = {
-        "scaled": (resize_frame(size, cells), lambda: cv2.resize(grid, size[::-1])),
-        "turned": (turned, lambda: cv2.warpAffine(grid, turned[:2], size[::-1])),
+    grid, turned = scores(), FRAMES["turned"]
+    bare = {
+        "scaled": lambda: cv2.resize(grid, SIZE[::-1]),
+        "turned": lambda: cv2.warpAffine(grid, turned[:2], SIZE[::-1]),
     }
-    for name, (frame, bare) in pairs.items():
-        ours = best(lambda frame=frame: warp_back(grid, frame, size))
-        theirs = best(bare)
-        yield name, 1000 * theirs, 1000 * ours
+    for name, frame in FRAMES.items():
+        ours = best(lambda frame=frame: warp_back(grid, frame, SIZE))
+        yield name, 1000 * best(bare[name]), 1000 * ours
+
+
+def maps_held(name):
+    """Return how many maps of memory one call takes at its peak."""
+    tracemalloc.start()
+    try:
+        warp_back(scores(), FRAMES[name], SIZE)
+        return tracemalloc.get_traced_memory()[1] / (4 * SIZE[0] * SIZE[1])
+    finally:
+        tracemalloc.stop()
 
 
 def best(call, repeats=5):

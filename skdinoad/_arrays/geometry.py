@@ -301,16 +301,17 @@ def _enlarged_back(grid, to_grid, size, margin):
 
 def _enlarged(grid, rows, columns):
     """Return a grid between its cells; ``_lines`` says where each pixel lies."""
-    out = np.empty((len(rows[0]), len(columns[0])), np.float32)
-    wide, to = map(torch.from_numpy, (_between(grid, *columns), out))
-    first, share = rows[0], torch.from_numpy(rows[1])[:, None]
-    # Rows between the same two cells in one call: each pixel is written once, by
-    # torch, as another library's threads would have to wait for torch's.
+    wide = _between(grid, *columns)
+    steps = np.diff(wide, axis=0, append=wide[-1:])
+    first, share = rows[0], rows[1][:, None]
+    out = np.empty((len(first), wide.shape[1]), np.float32)
+    # Rows between the same two cells together, so that each is written only once. Not
+    # by a product of matrices: its threads would have to wait for those of torch.
     ends = np.flatnonzero(np.diff(first, append=-1)) + 1
     for start, stop in zip([0, *ends], ends):
-        above = first[start]
-        below = min(above + 1, len(grid) - 1)
-        torch.lerp(wide[above], wide[below], share[start:stop], out=to[start:stop])
+        part, above = out[start:stop], first[start]
+        np.multiply(share[start:stop], steps[above], out=part)
+        part += wide[above]
     return out
 
 
