@@ -99,7 +99,7 @@ def whole_search():
 
 def training_step():
     for case in step.CASES[:2]:
-        row = step.measure(case, steps=10)
+        row = step.measure(case, steps=20)
         yield f"Dinomaly, {case[-1]}", row[-2]
 
 

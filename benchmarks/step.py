@@ -2,7 +2,8 @@
 
 Ours gathers a batch, mines hard patches, clips gradients and takes the optimiser's
 step; the bare one has its batch ready and the plainest loss. Both run in turns in one
-process, on the tokens of noise: time does not depend on what images show.
+process, trainings of a few steps, on the tokens of noise: time does not depend on what
+images show.
 
     python benchmarks/step.py
     python benchmarks/step.py --steps 20 --threads 1
@@ -16,7 +17,6 @@ import torch
 from _common import environment, parser, print_table
 
 from skdinoad import Dinomaly
-from skdinoad._training.loop import Run
 from skdinoad._training.tokens import gather
 from skdinoad.networks import cosine_distance, rebuild
 
@@ -31,7 +31,7 @@ CASES = [
 
 def main():
     options = parser(__doc__, root=False)
-    options.add_argument("--steps", type=int, default=10, help="of each, alternating")
+    options.add_argument("--steps", type=int, default=20, help="of a training")
     options.add_argument("--threads", type=int, help="default: torch's own")
     options = options.parse_args()
     if options.threads:
@@ -44,40 +44,44 @@ def main():
 
 def measure(case, steps):
     channels, tokens, depth, batch, precision = case
-    detector = Dinomaly(
-        depth=depth, batch_size=batch, precision=precision, warm_up=10, mining_ramp=10
-    )
+    kind = {"depth": depth, "batch_size": batch, "precision": precision}
+    detector = Dinomaly(n_iter=steps, warm_up=1, mining_ramp=1, **kind)
     detector._seed, detector.n_groups_, detector._n_prefix = 0, 2, 1
     detector._before = None, []
+    detector._check_network = lambda *_: None  # once in a training, not in each step
     noise = torch.randn(2 * batch, 2, tokens, channels)
     valid = torch.ones(1, tokens, dtype=torch.bool)
     data = gather(((x[None], valid, i) for i, x in enumerate(noise)), len(noise))
     rows = np.arange(len(noise))
     run = detector._new_run(data, 0, rows)
-    times = {"bare": [], "ours": [], "optimiser": []}
-    for _ in range(steps + 2):  # the first two warm up
-        times["bare"].append(bare(run.network, noise[:batch], precision))
-        start = time.perf_counter()
-        # Iterations done before, so that the warm-up is over; 0 seconds do one more.
-        once = Run(run.network, run.optimizer, [0.0] * 100)
-        detector._train(once, data, rows, 0, "step")
-        times["ours"].append(time.perf_counter() - start)
-        start = time.perf_counter()
-        run.optimizer.step()
-        times["optimiser"].append(time.perf_counter() - start)
-    medians = {name: statistics.median(part[2:]) for name, part in times.items()}
-    ratio = medians["ours"] / medians["bare"]
-    cells = [f"{medians['bare']:.3f}", f"{medians['ours']:.3f}", ratio]
-    return [*map(str, case), *cells, f"{medians['optimiser']:.3f}"]
+
+    def ours():
+        run.losses.clear()
+        detector._train(run, data, rows, None, "step")
+
+    calls = {
+        "bare": lambda: bare(run.network, noise[:batch], precision, steps),
+        "ours": ours,
+        "optimiser": lambda: [run.optimizer.step() for _ in range(steps)],
+    }
+    times = [[clock(call) / steps for call in calls.values()] for _ in range(4)]
+    theirs, own, optimiser = map(statistics.median, zip(*times[1:]))  # one warms up
+    cells = [f"{theirs:.3f}", f"{own:.3f}", own / theirs, f"{optimiser:.3f}"]
+    return [*map(str, case), *cells]
 
 
-def bare(network, tokens, precision):
-    """Return the seconds of one forward and backward pass."""
+def bare(network, tokens, precision, steps):
+    """Pass forward and backward so many times."""
     network.train()
-    network.zero_grad()
+    for _ in range(steps):
+        network.zero_grad()
+        pair = rebuild(network, tokens, prefix=1, low=precision == "bfloat16")
+        cosine_distance(*pair).mean().backward()
+
+
+def clock(call):
     start = time.perf_counter()
-    pair = rebuild(network, tokens, prefix=1, low=precision == "bfloat16")
-    cosine_distance(*pair).mean().backward()
+    call()
     return time.perf_counter() - start
 
 
