@@ -6,6 +6,7 @@ many pairs. "features" is how far they lie from torch's, as ``fit`` counts it: r
 squares, as a share of how far patches lie from their mean. "scores" is the largest
 change of AnomalyDINO's on the test images, as a share of the standard deviation of
 torch's; image AUROC is by that engine. "compile" is the seconds before the first image.
+"torch-bfloat16" is no engine but ``DinoFeatures(dtype="bfloat16")``.
 
     python benchmarks/engines.py <folder> --categories bottle
 """
@@ -24,9 +25,12 @@ from skdinoad.features._store import clear_memory
 from skdinoad.metrics import image_auroc_score
 
 
+HALF = "torch-bfloat16"
+
+
 def main():
-    options = parser(__doc__)
-    options.add_argument("--engines", nargs="*", default=ENGINES, choices=ENGINES)
+    options, known = parser(__doc__), [*ENGINES, HALF]
+    options.add_argument("--engines", nargs="*", default=known, choices=known)
     options.add_argument("--images", type=int, help="at most so many of each kind")
     options.add_argument("--repeats", type=int, default=30)
     options = options.parse_args()
@@ -53,7 +57,7 @@ def some(data, n):
 def row(engine, train, test, y, expected, repeats):
     """Return the cells of an engine, or why there are none."""
     try:
-        check_installed(engine)
+        check_installed(parameters(engine)["engine"])
         began = time.perf_counter()
         tokens, pixels = features(train)
         found = tokens(engine, pixels[:8])
@@ -70,17 +74,32 @@ def row(engine, train, test, y, expected, repeats):
 
 def features(images):
     """Return the function of (engine, pixels) to tokens, and pixels of 8 images."""
-    extractor = DinoFeatures(image_size=(224, 224)).fit()
+    extractors = {
+        dtype: DinoFeatures(image_size=(224, 224), dtype=dtype).fit()
+        for dtype in ("float32", "bfloat16")
+    }
     eight = [images[i % len(images)] for i in range(8)]
-    x, _ = extractor.prepared(eight)
+    x, _ = extractors["float32"].prepared(eight)
     x = torch.from_numpy(np.nan_to_num(x)).permute(0, 3, 1, 2).contiguous()
 
     @torch.inference_mode()
     def tokens(engine, pixels):
-        extractor.engine_ = engine
-        return extractor._stacked(pixels)
+        kind = parameters(engine)
+        extractor = extractors[kind["dtype"]]
+        extractor.engine_ = kind["engine"]
+        pixels = pixels.to(getattr(torch, kind["dtype"]))
+        return extractor._stacked(pixels).float()
 
     return tokens, x
+
+
+def parameters(engine):
+    """Return what DinoFeatures takes for a row of the table."""
+    half = engine == HALF
+    return {
+        "engine": "torch" if half else engine,
+        "dtype": "bfloat16" if half else "float32",
+    }
 
 
 def ratio(engine, tokens, pixels, repeats):
@@ -94,7 +113,7 @@ def ratio(engine, tokens, pixels, repeats):
 
 def scored(engine, train, test):
     clear_memory()
-    extractor = DinoFeatures(image_size=(224, 224), engine=engine)
+    extractor = DinoFeatures(image_size=(224, 224), **parameters(engine))
     return AnomalyDINO(features=extractor).fit(train).score_samples(test)
 
 
