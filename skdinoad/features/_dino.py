@@ -102,7 +102,8 @@ class DinoFeatures(Extractor):
     interpolation : {"bicubic", "bilinear"}, default="bicubic"
         How pixels are resized, antialiased in either case.
     dtype : {"float32", "bfloat16", "float16"}, default="float32"
-        Precision of the network; features are float32 always.
+        Precision of the network; features are float32 always. On a CPU "bfloat16" saves
+        time only if the processor multiplies it (``benchmarks/engines.py``).
     device : str, default="auto"
         "auto" takes a GPU if there is one.
     engine : str, default="torch"
