@@ -376,7 +376,7 @@ def draw(rows):
             if "-" in found:
                 continue
             x, y = map(float, found)
-            ax.plot(x, y, "o", label=method)
+            ax.plot(x, y, "s" if method.endswith("448") else "o", label=method)
         ax.set(xlabel="score, ms per image", ylabel=f"{quality}, mean over categories")
         ax.margins(0.1)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
