@@ -20,7 +20,8 @@ def main():
     parser(__doc__, root=False).parse_args()
     print(environment(weights=False) + "\n")
     rows = [
-        [name, f"{a:.1f}", f"{b:.1f}", b / a, maps_held(name)] for name, a, b in measure()
+        [name, f"{a:.1f}", f"{b:.1f}", b / a, maps_held(name)]
+        for name, a, b in measure()
     ]
     print_table(["frame", "OpenCV ms", "ours ms", "ratio", "memory, maps"], rows)
 

@@ -1,8 +1,9 @@
 """What each stage of DFR costs against bare torch of the same size, and its memory.
 
 "bare" is the network alone on ready tensors; one batch of rows through a plain stack of
-the same layers, there and back, and Adam's step; that stack for scoring. The peak is that of a fresh process which fits on 200 images,
-beyond what it holds once it has fitted on 8.
+the same layers, there and back, and Adam's step; that stack for scoring. The peak is
+that of a fresh process which fits on 200 images, beyond what it holds once it has
+fitted on 8.
 
     python benchmarks/dfr_stages.py
 """

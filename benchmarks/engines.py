@@ -2,10 +2,11 @@
 
 "batch 1" and "batch 8" are the forward pass by an engine divided by torch's, some calls
 of each in turn, for each waits awake for its next call and is in the other's way, in
-this process on the same pixels, 224 x 224: below 1 is faster. "features" is how far they lie from torch's, as ``fit`` counts it: root mean
-squares, as a share of how far patches lie from their mean. "scores" is the largest
-change of AnomalyDINO's on the test images, as a share of the standard deviation of
-torch's; image AUROC is by that engine. "compile" is the seconds before the first image.
+this process on the same pixels, 224 x 224: below 1 is faster. "features" is how far
+they lie from torch's, as ``fit`` counts it: root mean squares, as a share of how far
+patches lie from their mean. "scores" is the largest change of AnomalyDINO's on the test
+images, as a share of the standard deviation of torch's; image AUROC is by that engine.
+"compile" is the seconds before the first image.
 "torch-bfloat16" is no engine but ``DinoFeatures(dtype="bfloat16")``.
 
     python benchmarks/engines.py <folder> --categories bottle
@@ -23,7 +24,6 @@ from skdinoad import AnomalyDINO, DinoFeatures
 from skdinoad.features._engines import ENGINES, check_installed, difference
 from skdinoad.features._store import clear_memory
 from skdinoad.metrics import image_auroc_score
-
 
 HALF = "torch-bfloat16"
 

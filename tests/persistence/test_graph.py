@@ -106,7 +106,9 @@ def test_files_name_nothing_foreign(name):
         decode(data, [])
 
 
-@pytest.mark.parametrize("name", ["skdinoad.base:np.ndarray", "sklearn.base:np.ndarray"])
+@pytest.mark.parametrize(
+    "name", ["skdinoad.base:np.ndarray", "sklearn.base:np.ndarray"]
+)
 def test_an_alias_of_something_foreign_is_not_found(name):
     with pytest.raises(ValueError, match="no class or function of"):
         _find(name)
