@@ -38,7 +38,7 @@ OTHERS = ["train s", "score ms", "loss", "false alarms", "misses"]
 SETTINGS = {
     "fast": {},
     "fast, threshold by 3 folds": {"holdout": 3},
-    "fast, 3 folds, contamination 0.1": {"holdout": 3, "contamination": 0.1},
+    "fast, 3 folds, target_fpr 0.1": {"holdout": 3, "target_fpr": 0.1},
     "one for all": {},
     "one for all, 1200 iterations": {"n_iter": 1200},
     "blocks 2 to 9": {"features__layers": tuple(range(2, 10))},

@@ -13,13 +13,13 @@ class MeanDetector(BaseDetector):
         features=None,
         aggregate="top",
         top_fraction=0.01,
-        contamination="auto",
+        target_fpr=0.05,
         verbose=False,
     ):
         self.features = features
         self.aggregate = aggregate
         self.top_fraction = top_fraction
-        self.contamination = contamination
+        self.target_fpr = target_fpr
         self.verbose = verbose
 
     def _default_features(self):

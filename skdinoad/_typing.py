@@ -14,7 +14,6 @@ else:
 __all__ = [
     "Aggregate",
     "Border",
-    "Contamination",
     "DefectKind",
     "DetectorLike",
     "EstimatorLike",
@@ -55,6 +54,8 @@ class DetectorLike(EstimatorLike, Protocol):
 
     def score_samples(self, *args: Any, **kwargs: Any) -> Any: ...
 
+    def predict(self, *args: Any, **kwargs: Any) -> Any: ...
+
 
 class ExtractorLike(EstimatorLike, Protocol):
     """What gives patch features and says where the patches lie."""
@@ -85,5 +86,4 @@ FeaturesLike: TypeAlias = ExtractorLike | Literal["passthrough"] | None
 Aggregate: TypeAlias = Literal["top", "max", "mean", "p99"]
 DefectKind: TypeAlias = Literal["scratch", "blob", "cutpaste", "missing"]
 Border: TypeAlias = Literal["wrap", "reflect", "replicate", "constant"]
-Contamination: TypeAlias = Literal["auto"] | float
 Precision: TypeAlias = Literal["auto", "float32", "bfloat16"]

@@ -7,19 +7,14 @@ from numbers import Real
 
 import numpy as np
 from sklearn.base import BaseEstimator, OutlierMixin
+from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
 from skdinoad._arrays.geometry import warp_back
 from skdinoad._arrays.maps import aggregate, stacked
-from skdinoad._arrays.thresholds import (
-    as_threshold,
-    conformal_rank,
-    display_limits,
-    hottest_of,
-    lowest_allowed,
-    normals_needed,
-)
+from skdinoad._arrays.normal_scores import NormalScores
+from skdinoad._arrays.thresholds import as_threshold, display_limits, hottest_of
 from skdinoad._compat.sklearn import (
     Interval,
     StrOptions,
@@ -27,7 +22,13 @@ from skdinoad._compat.sklearn import (
     whole_fit,
 )
 from skdinoad._compat.torch import undisturbed, undisturbed_steps
-from skdinoad._inputs.copies import content, first_of_each, warn_of_copies
+from skdinoad._inputs.copies import (
+    content,
+    first_of_each,
+    sources_of_parts,
+    warn_of_copies,
+    warn_of_suspects,
+)
 from skdinoad._inputs.estimators import UsesFeatures
 from skdinoad._inputs.grids import (
     check_channels,
@@ -36,6 +37,7 @@ from skdinoad._inputs.grids import (
     holds_images,
     name_of,
     nothing_valid,
+    path_of,
     size_of,
 )
 from skdinoad._inputs.images import Images, as_images, take
@@ -53,7 +55,8 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
     - ``_default_features()`` -> an unfitted extractor;
     - ``_fit_grid(F)`` learns from features (n, h, w, c), NaN = invalid patch;
     - ``_score_grid(F)`` -> (n, h, w) scores, higher = more anomalous, NaN = invalid;
-    - ``_holdout_grids()`` -> such scores of the training images, each held out.
+    - ``_holdout_grids()`` -> such scores of the training images, each held out: of
+      all that were learned, or of those in ``_held_out()`` alone.
 
     A detector that needs the training images themselves writes ``_fit_images(X)`` in
     place of ``_fit_grid``. Images of different sizes come as lists of grids.
@@ -65,7 +68,7 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
         "features": "no_validation",
         "aggregate": [StrOptions({"top", "max", "mean", "p99"})],
         "top_fraction": [Interval(Real, 0, 1, closed="right")],
-        "contamination": [StrOptions({"auto"}), Interval(Real, 0, 0.5, closed="right")],
+        "target_fpr": [Interval(Real, 0, 0.5, closed="right")],
         "verbose": ["boolean"],
     }
 
@@ -105,6 +108,7 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
         X = self._check_input(X)
         rows = normal_rows(y, len(X))
         with told, self._learning():
+            self._given_rows = rows
             normals = take(X, rows)  # extractors may learn too, and never from defects
             if isinstance(X, Images):
                 normals = self._images_to_fit(normals)
@@ -131,7 +135,7 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
 
     def _forget(self):
         super()._forget()
-        self._contents = []
+        self._contents, self._sources = [], []
 
     @contextmanager
     def _adding(self):
@@ -160,7 +164,8 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
                     "again."
                 )
         X = self._input_to_score(X)
-        return take(X, normal_rows(y, len(X)))
+        self._given_rows = normal_rows(y, len(X))
+        return take(X, self._given_rows)
 
     def _collect(self, X):
         """Return the features of all rows of X as one (n, h, w, c) array."""
@@ -184,9 +189,12 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
         ``contents``: those of all rows of X, where they are known.
 
         Sets ``_first``: for each image learned so far, those of earlier calls before
-        the rows kept now, the number of the first with the same content.
+        the rows kept now, the number of the first with the same content. Sets
+        ``_sources``, the row and path of each.
         """
         self._warn_of_useless(kept, len(X))
+        sources = [(int(self._given_rows[row]), path_of(X, row)) for row in kept]
+        self._sources = [*getattr(self, "_sources", []), *sources]
         known = self._contents if hasattr(self, "_contents") else []
         new = [contents[row] if contents else content(X, row) for row in kept]
         self._contents = [*known, *new]
@@ -196,6 +204,10 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
     def _distinct(self):
         """Return the numbers of the images learned, each content once."""
         return np.unique(self._first)
+
+    def _held_out(self):
+        """Return the numbers of the images that held-out scores are of."""
+        return self._distinct()
 
     @undisturbed()
     def _merge(self, parts):
@@ -211,6 +223,7 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
                 self.value_range_ = parts[0].value_range_
                 self.hidden_pixels_ = any(part.hidden_pixels_ for part in parts)
             self._contents = [digest for part in parts for digest in part._contents]
+            self._sources = sources_of_parts([part._sources for part in parts])
             self._first = first_of_each(self._contents)
             warn_of_copies(self._first, stacklevel=4)
             self._join(parts)
@@ -258,23 +271,43 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
             )
             self._set_no_offset()
             return
-        scores = -self._aggregate(grids)
-        self.holdout_scores_ = scores[np.isfinite(scores)]
-        self.offset_ = _offset(self.holdout_scores_, self.contamination)
+        self._learn_normal_scores(grids)
         shown = self._shown(grids)
         self.map_limits_ = display_limits(shown)
         self.pixel_threshold_ = self._pixel_threshold(shown)
+
+    def _learn_normal_scores(self, grids):
+        """Set the threshold and the suspects from held-out score grids."""
+        numbers = self._held_out()
+        if len(grids) == len(self._contents):
+            grids = [grids[i] for i in numbers]  # copies count once
+        scores = -self._aggregate(grids)
+        finite = np.isfinite(scores)
+        self.holdout_scores_ = scores[finite]
+        rows = np.array([self._sources[i][0] for i in numbers], int)
+        self.holdout_rows_ = rows[finite]
+        known = NormalScores(-self.holdout_scores_)
+        self.offset_ = -known.threshold(self.target_fpr)
+        odd = np.flatnonzero(finite)[known.suspects]
+        odd = odd[np.argsort(scores[odd], kind="stable")]
+        self.suspects_ = []
+        for i in odd:
+            row, path = self._sources[numbers[i]]
+            ratio = float(-scores[i] / known.usual) if known.usual > 0 else np.inf
+            self.suspects_.append(Bunch(row=row, path=path, ratio=ratio))
+        warn_of_suspects(self.suspects_, len(self.holdout_scores_), stacklevel=5)
 
     def _shown(self, grids):
         """Return what heat maps show of score grids."""
         return grids
 
     def _pixel_threshold(self, shown):
-        """Return what the maps of good images exceed as rarely as scores the offset."""
-        return -lowest_allowed(-hottest_of(shown), self.contamination)
+        """Return the value that the maps of a share ``target_fpr`` of images exceed."""
+        return NormalScores(hottest_of(shown)).threshold(self.target_fpr)
 
     def _set_no_offset(self):
-        self.holdout_scores_, self.offset_ = np.empty(0), np.nan
+        self.holdout_scores_, self.offset_, self.suspects_ = np.empty(0), np.nan, []
+        self.holdout_rows_ = np.empty(0, int)
         self.map_limits_, self.pixel_threshold_ = (0.0, 1.0), np.nan
 
     # -- scoring ----------------------------------------------------------------------
@@ -385,7 +418,55 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
         """
         return undisturbed_steps(self._maps(self._input_to_score(X), frames, sizes))
 
+    def holdout_map_frames(
+        self,
+        X: ImagesLike,
+        frames: np.ndarray | None = None,
+        sizes: Sequence[tuple[int, int]] | None = None,
+        rows: Sequence[int] | None = None,
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield heat maps of training images, each by a model that has not seen it.
+
+        Parameters
+        ----------
+        X : array, list of images or paths, or feature grids
+            Rows of what ``fit`` was given.
+        frames, sizes
+            As in :meth:`map_frames`.
+        rows : sequence of int or None
+            The row in ``fit`` of each row of X; None = X is all that was given.
+
+        Yields
+        ------
+        row : int
+            The row in ``fit``, in rising order; those in ``holdout_rows_``.
+        heat : ndarray of shape (H, W), float32
+        """
+        check_is_fitted(self)
+        X = self._input_to_score(X)
+        place = {
+            row: i for i, row in enumerate(range(len(X)) if rows is None else rows)
+        }
+        held = self._held_of_each()
+        for row in sorted(held.keys() & place.keys()):
+            i = place[row]
+            _, inner = self._read_batch(X[i : i + 1])
+            outer = np.eye(3) if frames is None else frames[i]
+            size = size_of(X, i) if sizes is None else sizes[i]
+            yield row, self._map(held[row], outer @ inner[0], size)
+
     # -- private ----------------------------------------------------------------------
+
+    def _held_of_each(self):
+        """Return the held-out score grid of each row of ``fit`` that has one."""
+        grids, numbers = self._holdout_grids(), self._held_out()
+        if grids is None:
+            return {}
+        if len(grids) == len(self._contents):
+            grids = [grids[i] for i in numbers]
+        known = set(self.holdout_rows_.tolist())
+        pairs = ((self._sources[i][0], grid) for i, grid in zip(numbers, grids))
+        return {row: grid for row, grid in pairs if row in known}
 
     def _iter_maps(self, X):
         """Yield the heat map of each image; what is said of all comes last."""
@@ -493,23 +574,3 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
         if self.features_ is not None:
             return self.features_.transform_frames(batch)
         return batch, np.broadcast_to(np.eye(3), (len(batch), 3, 3))
-
-
-def _offset(scores, contamination):
-    """Return the threshold on held-out normal scores (higher = more normal).
-
-    "auto" is the least normal of them. A number alpha is the share of good images to
-    be flagged: the k-th lowest score, k = floor((n + 1) * alpha), so that a new
-    normal image falls below it with probability <= alpha (split conformal bound).
-    """
-    auto = contamination == "auto"
-    if not auto and conformal_rank(len(scores), contamination) < 1:
-        needed = normals_needed(contamination)
-        warnings.warn(
-            f"contamination={contamination} needs {needed} normal images, fit has "
-            f"{len(scores)}: the threshold is their lowest held-out score, and about "
-            f"1 in {len(scores) + 1} good images will be flagged.",
-            UserWarning,
-            stacklevel=5,
-        )
-    return lowest_allowed(scores, contamination)

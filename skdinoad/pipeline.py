@@ -30,6 +30,7 @@ __all__ = [
     "Pipeline",
     "decider",
     "final_detector",
+    "iter_holdout_maps",
     "iter_maps",
     "make_pipeline",
     "pixel_decider",
@@ -122,6 +123,55 @@ def iter_maps(estimator: DetectorLike, X: ImagesLike) -> Iterator[np.ndarray]:
     if transformers:
         return _carried_back(transformers, detector, X)
     return detector._iter_maps(X)
+
+
+def iter_holdout_maps(
+    estimator: DetectorLike, X: ImagesLike
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield heat maps of training images, each by a model that has not seen it.
+
+    Detectors that train a network keep what this needs in the process that fitted them,
+    not in saved files.
+
+    Parameters
+    ----------
+    estimator : estimator
+        As for :func:`predict_map`, fitted on X.
+    X : array, list of images or paths
+        What ``estimator.fit`` was given.
+
+    Yields
+    ------
+    row : int
+        Row of X, in rising order. Rows that were not held out are left out: anomalous
+        ones, exact copies, and all if the threshold comes from no image held out.
+    heat : ndarray of shape (H, W), float32
+        Higher = more anomalous, in the pixel coordinates of the image.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdinoad import DinoFeatures, DinoPatch
+    >>> from skdinoad.pipeline import iter_holdout_maps
+    >>> X = np.random.default_rng(0).random((3, 40, 50, 3))
+    >>> features = DinoFeatures(model="test_vit", weights="random:0", image_size=64)
+    >>> detector = DinoPatch(features=features).fit(X)
+    >>> [(row, heat.shape) for row, heat in iter_holdout_maps(detector, X)]
+    [(0, (40, 50)), (1, (40, 50)), (2, (40, 50))]
+    """
+    *transformers, _ = _flatten(estimator)
+    detector = final_detector(estimator)
+    if not transformers:
+        yield from detector.holdout_map_frames(X)
+        return
+    images = as_images(X)
+    for start in range(0, len(images), _CHUNK):
+        chunk = images[start : start + _CHUNK]
+        sizes = [chunk.size(i) for i in range(len(chunk))]
+        with undisturbed():
+            Z, frames = _transform(transformers, chunk, X[start : start + _CHUNK])
+        rows = range(start, start + len(chunk))
+        yield from detector.holdout_map_frames(Z, frames, sizes, rows)
 
 
 def _carried_back(transformers, detector, X):

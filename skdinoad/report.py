@@ -11,12 +11,16 @@ from typing import Any
 import cv2
 import numpy as np
 
-from skdinoad._typing import FilePath
+from skdinoad._arrays.normal_scores import rate_interval
+from skdinoad._inputs.images import as_images
+from skdinoad._typing import DetectorLike, FilePath, ImagesLike
 from skdinoad.persistence._dump import replacing
+from skdinoad.pipeline import final_detector, iter_holdout_maps
 from skdinoad.plotting import overlay_map
-from skdinoad.regions import Region
+from skdinoad.regions import Region, find_regions
+from skdinoad.verdicts import Judge, described
 
-__all__ = ["ScoringReport"]
+__all__ = ["ScoringReport", "training_report"]
 
 #: Longest edge of the pictures, and their JPEG quality: about 10 KB each.
 _EDGE, _QUALITY = 240, 80
@@ -28,9 +32,11 @@ class ScoringReport:
     """Collect scored images and write them as one self-contained HTML page.
 
     The page shows the most anomalous image first, each beside its heat map with the
-    regions framed, a histogram of the scores, and a slider that moves the threshold:
-    the labels follow, and it says how many good training images would be flagged. A
-    thousand images make a file of about 20 MB.
+    regions framed, a histogram of the scores, and a slider that moves the threshold.
+    For each position of the slider the page says how many of the images would be
+    defects, how many of the good training images would be flagged, and in which
+    interval the rate of false alarms lies with 90 % confidence. A thousand images make
+    a file of about 20 MB.
 
     Parameters
     ----------
@@ -111,6 +117,7 @@ class ScoringReport:
             "threshold": self.threshold,
             "review": self.review_threshold,
             "held": self.held_out,
+            "intervals": _intervals(len(self.held_out)),
             "cards": [{k: card[k] for k in ("score", "path")} for card in self._cards],
         }
         order = sorted(self._cards, key=_anomaly)
@@ -135,6 +142,69 @@ class ScoringReport:
         """
         with replacing(path) as temporary:
             temporary.write_text(self.text(), encoding="utf-8")
+
+
+def training_report(estimator: DetectorLike, X: ImagesLike) -> ScoringReport:
+    """Return a page of all training images, the oddest first.
+
+    Score and heat map of each image come from a model that has not seen it. Images that
+    ``suspects_`` names are marked.
+
+    Parameters
+    ----------
+    estimator : detector, Pipeline or ThresholdTunerCV
+        Fitted on X in this process.
+    X : array, list of images or paths
+        What ``estimator.fit`` was given, good images alone.
+
+    Returns
+    -------
+    report : ScoringReport
+
+    Raises
+    ------
+    ValueError
+        If there are no held-out scores, for example after a fit on one image.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdinoad import DinoFeatures, DinoPatch
+    >>> from skdinoad.report import training_report
+    >>> X = np.random.default_rng(0).integers(0, 255, (4, 40, 50, 3), dtype=np.uint8)
+    >>> features = DinoFeatures(model="test_vit", weights="random:0", image_size=64)
+    >>> report = training_report(DinoPatch(features=features).fit(X), X)
+    >>> report.text().count("<article")
+    4
+    """
+    judge, detector = Judge.of(estimator), final_detector(estimator)
+    report = ScoringReport(
+        threshold=judge.threshold,
+        review_threshold=judge.review,
+        held_out=judge.held,
+        map_limits=judge.limits,
+        settings=described(estimator),
+        title="Training images",
+    )
+    scores = dict(zip(detector.holdout_rows_.tolist(), detector.holdout_scores_))
+    odd = {suspect.row: suspect.ratio for suspect in detector.suspects_}
+    images = as_images(X).read_by(getattr(detector, "value_range_", None))
+    for row, heat in iter_holdout_maps(estimator, X):
+        name = images.path(row) or f"row {row}"
+        if row in odd:
+            name += f" (suspect: {odd[row]:.1f} times the usual anomaly score)"
+        about = {"path": name, "score": scores[row], "error": ""}
+        regions = find_regions(heat, judge.pixel_threshold)
+        report.add(about, images[row], heat, regions)
+    return report
+
+
+def _intervals(n):
+    """Return the interval of the rate for each number of n good images flagged."""
+    if not n:
+        return []
+    pairs = zip(*rate_interval(np.arange(n + 1), n))
+    return [[round(float(x), 4) for x in pair] for pair in pairs]
 
 
 def _anomaly(card):
@@ -293,10 +363,15 @@ function label() {
   const flagged = data.held.filter(s => s < threshold).length;
   get("value").textContent = threshold.toPrecision(4);
   const look = data.review === null ? "" : `, ${counts.look} to look at`;
+  const percent = x => `${(100 * x).toPrecision(2)} %`;
+  const interval = data.intervals[flagged];
+  const sure = !interval ? "" : ` The rate of false alarms lies between ` +
+    `${percent(interval[0])} and ${percent(interval[1])} (90 % interval).`;
   get("summary").textContent = `${counts.defect} defects${look}, ` +
     `${counts.good} good, ${counts.broken} broken. ` +
-    `Of ${data.held.length} good training images, each held ` +
-    `out, ${flagged} would be flagged. (Light bars: these; dark bars: images here.)`;
+    `This threshold would flag ${flagged} of ${data.held.length} good training ` +
+    `images, each scored by a model that has not seen it.${sure} ` +
+    `(Light bars: training images; dark bars: images here.)`;
   draw();
 }
 function slide(value) { threshold = value; label(); }

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from skdinoad._arrays.thresholds import as_threshold, known_threshold
+from skdinoad._arrays.normal_scores import NormalScores, rate_interval
+from skdinoad._arrays.thresholds import as_threshold, conformal_rank, known_threshold
 from skdinoad.pipeline import decider, final_detector, pixel_decider
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "held_out_scores",
     "rescued",
     "review_of",
+    "target_of",
     "threshold_of",
     "verdict_of",
 ]
@@ -61,7 +63,11 @@ class Judge:
 
 
 def described(model: Any) -> dict:
-    """Return what a reader of a report should know of a model."""
+    """Return what a reader of a report should know of a model.
+
+    "false_alarm_interval" holds the rate of false alarms with 90 % confidence, judging
+    by how many held-out good images the threshold flags.
+    """
     check_is_fitted(decider(model))
     held, detector = held_out_scores(model), final_detector(model)
     out = {
@@ -69,15 +75,43 @@ def described(model: Any) -> dict:
         "threshold": threshold_of(model),
         "held_out_images": len(held),
     }
+    if (rate := target_of(model)) is not None:
+        out["target_fpr"] = rate
     if (review := review_of(model)) is not None:
         out["review_threshold"] = review
     if len(held):
         out["held_out_scores"] = [round(float(f(held)), 6) for f in (min, max)]
+        out["held_out_flagged"] = int((held < out["threshold"]).sum())
+        interval = rate_interval(out["held_out_flagged"], len(held))
+        out["false_alarm_interval"] = [round(float(x), 4) for x in interval]
+    out["suspects"] = [
+        f"{s.path or f'row {s.row}'}: {s.ratio:.1f} times the usual anomaly score"
+        for s in getattr(detector, "suspects_", ())
+    ]
     features: Any = getattr(detector, "features_", None)
     if hasattr(features, "weights_name_"):
         out["weights"] = features.weights_name_
         out["weights_sha256"] = features.weights_digest_
     return out
+
+
+def target_of(model: Any) -> float | None:
+    """Return the rate of false alarms that a model's threshold stands for.
+
+    None if the threshold was chosen otherwise, for example set by hand.
+    """
+    judging = decider(model)
+    rate = getattr(judging, "target_fpr", None)
+    if rate is None or getattr(judging, "scoring", None) is not None:
+        return None
+    held = held_out_scores(model)
+    held = held[np.isfinite(held)]
+    if hasattr(judging, "p_values"):
+        rank = conformal_rank(len(held), rate)
+        usual = np.sort(held)[rank - 1] if rank else None
+    else:
+        usual = -NormalScores(-held).threshold(rate) if len(held) else None
+    return rate if usual == threshold_of(model) else None
 
 
 def threshold_of(model: Any) -> float:

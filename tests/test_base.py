@@ -12,7 +12,8 @@ from sklearn.utils import estimator_checks
 
 import skdinoad
 from skdinoad import DFR, DMAD, AnomalyDINO, DinoPatch, SubspaceAD
-from skdinoad.base import BaseDetector, _offset
+from skdinoad._arrays.normal_scores import NormalScores
+from skdinoad.base import BaseDetector
 from skdinoad.features._store import clear_memory
 from skdinoad.testing import checks_for, make_images
 
@@ -71,21 +72,11 @@ def test_all_public_estimators_are_found():
     }
 
 
-def test_offset_is_the_conformal_order_statistic():
-    scores = -np.arange(1.0, 20)
-    assert _offset(scores, "auto") == -19
-    # k = floor(20 * 0.05) = 1: the lowest; floor(20 * 0.1) = 2: the second lowest.
-    assert _offset(scores, 0.05) == -19
-    assert _offset(scores, 0.1) == -18
-    with pytest.warns(UserWarning, match="needs 99 normal images"):
-        assert _offset(scores, 0.01) == -19
-
-
 class Plain(BaseDetector):
     """Scores are the first channel."""
 
-    def __init__(self, features="passthrough", contamination="auto"):
-        self.features, self.contamination = features, contamination
+    def __init__(self, features="passthrough", target_fpr=0.05):
+        self.features, self.target_fpr = features, target_fpr
         self.aggregate, self.top_fraction, self.verbose = "max", 0.01, False
 
     def _default_features(self):
@@ -101,16 +92,54 @@ class Plain(BaseDetector):
         return self.seen_[..., 0]
 
 
-def test_pixel_threshold_is_the_order_statistic_of_the_hottest_places(rng):
+def test_thresholds_are_estimated_from_held_out_scores_and_hottest_places(rng):
     F = rng.random((19, 3, 4, 8)).astype(np.float32)
     F[0, 0] = np.nan  # invalid
-    hottest = np.sort(np.nanmax(F[..., 0], axis=(1, 2)))
-    assert Plain().fit(F).pixel_threshold_ == hottest[-1]
-    assert Plain(contamination=0.05).fit(F).pixel_threshold_ == hottest[-1]
-    assert Plain(contamination=0.1).fit(F).pixel_threshold_ == hottest[-2]
-    with pytest.warns(UserWarning, match="needs 99") as caught:
-        Plain(contamination=0.01).fit(F)
+    hottest = np.nanmax(F[..., 0], axis=(1, 2))
+    for rate in (0.05, 0.1):
+        detector = Plain(target_fpr=rate).fit(F)
+        expected = NormalScores(hottest).threshold(rate)
+        assert detector.pixel_threshold_ == expected == -detector.offset_
+
+
+@pytest.fixture
+def with_odd_ones(rng):
+    """Features of 12 good images, of which 3 and 7 are odd, 7 more so."""
+    F = np.zeros((12, 2, 2, 8), np.float32)
+    F[:, 0, 0, 0] = rng.uniform(1, 1.2, 12)
+    F[3, 0, 0, 0], F[7, 0, 0, 0] = 5, 9
+    return F
+
+
+def test_odd_training_images_are_named_and_do_not_move_the_threshold(with_odd_ones):
+    with pytest.warns(UserWarning, match=r"2 of 12 .*X\[7\], 8.\d times") as caught:
+        detector = Plain().fit(with_odd_ones)
     assert len(caught) == 1
+    assert caught[0].filename == __file__
+    assert [s.row for s in detector.suspects_] == [7, 3]
+    assert detector.suspects_[0].ratio > detector.suspects_[1].ratio > 4
+    assert detector.suspects_[0].path is None
+    assert len(detector.holdout_scores_) == 12
+    good = np.delete(with_odd_ones, [3, 7], axis=0)
+    clean = Plain().fit(good)
+    assert clean.suspects_ == []
+    assert detector.offset_ == pytest.approx(clean.offset_)
+
+
+def test_suspects_are_rows_of_what_fit_was_given(with_odd_ones):
+    X = np.concatenate([with_odd_ones[:1] + 50, with_odd_ones])
+    y = np.ones(13, int)
+    y[0] = -1
+    with pytest.warns(UserWarning, match="look odd"):
+        assert [s.row for s in Plain().fit(X, y).suspects_] == [8, 4]
+
+
+def test_copies_count_once_for_the_threshold(with_odd_ones):
+    good = np.delete(with_odd_ones, [3, 7], axis=0)
+    with pytest.warns(UserWarning, match="exact copies"):
+        detector = Plain().fit(np.concatenate([good, good[:4]]))
+    assert len(detector.holdout_scores_) == 10
+    assert detector.offset_ == Plain().fit(good).offset_
 
 
 def test_one_image_fits_but_has_no_threshold(tiny):

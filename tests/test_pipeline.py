@@ -326,7 +326,7 @@ _OF_DETECTORS = {
     "check_parameters_are_checked_in_fit",
     "check_scores_labels_and_offset_agree",
     "check_threshold_comes_from_held_out_scores",
-    "check_a_higher_contamination_flags_more",
+    "check_a_higher_target_fpr_flags_more",
 }
 
 
@@ -352,11 +352,11 @@ def test_thresholds_through_an_aligner(cls):
     assert pipe[-1].holdout_scores_.shape == (8,)
     assert (labels[8:] == 1).any()
     offsets = [
-        clone(pipe).set_params(detect__contamination=share).fit(X)[-1].offset_
+        clone(pipe).set_params(detect__target_fpr=share).fit(X)[-1].offset_
         for share in (0.1, 0.5)
     ]
     assert offsets[0] < offsets[1]
-    for name in ("align__output_size", "detect__contamination"):
+    for name in ("align__output_size", "detect__target_fpr"):
         with pytest.raises(ValueError, match=name.split("__")[1]):
             clone(pipe).set_params(**{name: -1}).fit(X)
 

@@ -7,8 +7,18 @@ import subprocess
 import numpy as np
 import pytest
 
-from skdinoad import Region
-from skdinoad.report import ScoringReport
+from skdinoad import (
+    DFR,
+    AnomalyDINO,
+    DinoPatch,
+    PCAAligner,
+    Pipeline,
+    Region,
+    SubspaceAD,
+)
+from skdinoad.pipeline import iter_holdout_maps
+from skdinoad.report import ScoringReport, training_report
+from skdinoad.testing import make_images
 
 
 @pytest.fixture
@@ -119,8 +129,9 @@ def test_the_page_is_sorted_and_rethresholded_in_a_browser(report, tmp_path):
         report.text().replace("</body>", ACT).replace(' loading="lazy"', "")
     )
     before, classes, after, names, pictures, bars = titled(page)
-    assert before.startswith("1 defects, 1 good, 1 broken. Of 2 good training images")
-    assert "0 would be flagged" in before
+    assert before.startswith("1 defects, 1 good, 1 broken. This threshold would")
+    assert "would flag 0 of 2 good training images" in before
+    assert "between 0.0 % and 78 % (90 % interval)" in before
     assert classes == "broken,defect,good"
     assert after.startswith("0 defects, 2 good, 1 broken")
     assert names == "</script>bad.png,good.png,x.png"
@@ -148,3 +159,71 @@ def test_the_page_shows_what_is_to_be_looked_at_in_a_browser(report, tmp_path):
     summary, classes, shown, lines = titled(page)
     assert summary.startswith("1 defects, 1 to look at, 0 good, 1 broken")
     assert (classes, shown, lines) == ("broken,defect,look", "look", 2)
+
+
+# -- training images ------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_an_odd_one(tiny):
+    X = make_images(8)
+    X[5, 10:40, 10:50] = [255, 0, 255]
+    same = PCAAligner(output_size=64, mode="none")
+    pipe = Pipeline([same, DinoPatch(features=tiny)])
+    with pytest.warns(UserWarning, match=r"1 of 8 .*X\[5\]"):
+        pipe.fit(X)
+    return pipe, X
+
+
+def test_training_images_are_shown_the_oddest_first(with_an_odd_one):
+    pipe, X = with_an_odd_one
+    text = training_report(pipe, X).text()
+    order = re.findall(r"<h3>(.*?)</h3>", text)
+    assert len(order) == 8
+    assert re.fullmatch(r"row 5 \(suspect: \d+\.\d times the usual.*\)", order[0])
+    data = re.search(r'<script id="data"[^>]*>(.*?)</script>', text, re.S)
+    scores = [card["score"] for card in json.loads(data[1])["cards"]]
+    np.testing.assert_allclose(scores, pipe[-1].holdout_scores_)
+
+
+def test_held_out_maps_show_the_defect_that_the_model_has_learned(with_an_odd_one):
+    pipe, X = with_an_odd_one
+    maps = dict(iter_holdout_maps(pipe, X))
+    assert sorted(maps) == list(range(8))
+    assert maps[5].shape == X.shape[1:3]
+    y, x = np.unravel_index(maps[5].argmax(), maps[5].shape)
+    assert 8 <= y < 42
+    assert 8 <= x < 52
+    # The model knows the image by now, and finds nothing.
+    assert pipe.predict_map(X[5:6]).max() < 0.01 * maps[5].max()
+
+
+@pytest.mark.parametrize("build_one", [AnomalyDINO, SubspaceAD])
+def test_held_out_maps_leave_out_defects_and_copies(tiny, build_one):
+    X = make_images(6)
+    X[4] = X[0]
+    y = [1, 1, 1, -1, 1, 1]
+    with pytest.warns(UserWarning, match="exact copies"):
+        detector = build_one(features=tiny).fit(X, y)
+    assert detector.holdout_rows_.tolist() == [0, 1, 2, 5]
+    maps = dict(iter_holdout_maps(detector, X))
+    assert list(maps) == [0, 1, 2, 5]
+    assert all(heat.max() > 0 for heat in maps.values())
+
+
+def test_trained_detectors_show_the_images_that_folds_held_out(make_tiny_cnn):
+    X = make_images(6)
+    detector = DFR(
+        features=make_tiny_cnn(standardize=False), autoencoder="linear", holdout=2
+    ).fit(X)
+    assert list(dict(iter_holdout_maps(detector, X))) == list(range(6))
+    assert training_report(detector, X).text().count("<article") == 6
+
+
+def test_intervals_follow_the_number_of_images(report):
+    data = re.search(r'<script id="data"[^>]*>(.*?)</script>', report.text(), re.S)
+    intervals = json.loads(data[1])["intervals"]
+    assert len(intervals) == 2 + 1
+    assert intervals[0][0] == 0
+    assert intervals[-1][1] == 1
+    assert intervals[1] == pytest.approx([0.0253, 0.9747], abs=1e-4)

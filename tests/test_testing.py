@@ -31,7 +31,7 @@ class Wrong(DinoPatch):
     [
         "check_a_gross_defect_scores_lower",
         "check_maps_have_the_size_of_the_images",
-        "check_a_higher_contamination_flags_more",
+        "check_a_higher_target_fpr_flags_more",
     ],
 )
 def test_checks_catch_a_wrong_detector(name):

@@ -7,6 +7,7 @@ import pytest
 from sklearn.exceptions import NotFittedError
 
 from skdinoad import DinoPatch, Pipeline, ThresholdTunerCV, find_regions, load
+from skdinoad._arrays.normal_scores import NormalScores
 from skdinoad.verdicts import Judge, as_json, described, threshold_of
 
 
@@ -88,3 +89,36 @@ def test_what_is_no_threshold_is_refused(model, name, value, why):
 def test_models_that_were_never_fitted_are_refused_in_a_sentence(say, model):
     with pytest.raises(NotFittedError, match="is not fitted yet"):
         say(model)
+
+
+def test_a_model_says_which_false_alarms_its_threshold_aims_at(model):
+    detector = load(model)
+    assert "target_fpr" not in described(detector)  # the fixture has moved it
+    detector.offset_ = -NormalScores(-detector.holdout_scores_).threshold(0.05)
+    said = described(detector)
+    assert said["target_fpr"] == 0.05
+    flagged = (detector.holdout_scores_ < detector.offset_).sum()
+    assert said["held_out_flagged"] == flagged
+    low, high = said["false_alarm_interval"]
+    assert low <= flagged / len(detector.holdout_scores_) <= high
+    detector.offset_ += 1
+    assert "target_fpr" not in described(detector)
+
+
+def test_a_tuner_aims_at_its_own_rate(rng):
+    F = rng.random((20, 2, 2, 8)).astype(np.float32)
+    tuner = ThresholdTunerCV(DinoPatch(), target_fpr=0.1).fit(F)
+    assert described(tuner)["target_fpr"] == 0.1
+    tuner.offset_ -= 1
+    assert "target_fpr" not in described(tuner)
+    tuner.set_params(scoring="f1").fit(np.concatenate([F, F + 1]), [1] * 20 + [-1] * 20)
+    assert "target_fpr" not in described(tuner)
+
+
+def test_suspects_are_named(rng):
+    F = rng.random((12, 2, 2, 8)).astype(np.float32)
+    F[4] += 9
+    with pytest.warns(UserWarning, match="look odd"):
+        said = described(DinoPatch().fit(F))["suspects"]
+    assert len(said) == 1
+    assert said[0].startswith("row 4: ")

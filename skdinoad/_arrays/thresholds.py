@@ -23,7 +23,6 @@ __all__ = [
     "display_limits",
     "hottest_of",
     "known_threshold",
-    "lowest_allowed",
     "normals_needed",
     "recall_objective",
 ]
@@ -75,23 +74,6 @@ def normals_needed(rate: float) -> int:
     """Return the number of held-out normals from which a rate can be promised."""
     wanted = 1 / max(rate, 2**-53)  # 1 / 1e-320 is no number
     return max(1, int(np.ceil(wanted - 1e-9)) - 1)
-
-
-def lowest_allowed(scores, contamination) -> float:
-    """Return the score below which a new normal image falls rarely enough.
-
-    Parameters
-    ----------
-    scores : ndarray of shape (n,)
-        Of held-out normal images, higher = more normal.
-    contamination : "auto" or float
-        "auto": the lowest of them. A number: the share that may fall below, or the
-        lowest where there are too few for it.
-    """
-    rank = 1
-    if contamination != "auto":
-        rank = max(rank, conformal_rank(len(scores), contamination))
-    return float(np.sort(scores)[rank - 1])
 
 
 def display_limits(grids) -> tuple:

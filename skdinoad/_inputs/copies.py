@@ -1,4 +1,4 @@
-"""What images show, not their names or places: exact copies, and an order of all."""
+"""Training images by content: exact copies, an order, where each comes from."""
 
 import hashlib
 import warnings
@@ -8,7 +8,14 @@ import numpy as np
 from skdinoad._inputs.images import Images, take
 from skdinoad._inputs.pixels import hidden_pixels
 
-__all__ = ["content", "first_of_each", "in_order", "warn_of_copies"]
+__all__ = [
+    "content",
+    "first_of_each",
+    "in_order",
+    "sources_of_parts",
+    "warn_of_copies",
+    "warn_of_suspects",
+]
 
 
 def content(X, row, *, seen=False) -> bytes:
@@ -82,6 +89,22 @@ def first_of_each(contents) -> np.ndarray:
     return np.array([number.setdefault(c, i) for i, c in enumerate(contents)], int)
 
 
+def sources_of_parts(parts) -> list:
+    """Return the (row, path) of the images of several fits, rows counted on.
+
+    Examples
+    --------
+    >>> from skdinoad._inputs.copies import sources_of_parts
+    >>> sources_of_parts([[(0, "a.png"), (2, "b.png")], [(0, "c.png")]])
+    [(0, 'a.png'), (2, 'b.png'), (3, 'c.png')]
+    """
+    out, start = [], 0
+    for sources in parts:
+        out += [(start + row, path) for row, path in sources]
+        start = out[-1][0] + 1 if out else 0
+    return out
+
+
 def warn_of_copies(first, *, stacklevel):
     """Say how many images are exact copies of an earlier one.
 
@@ -101,3 +124,32 @@ def warn_of_copies(first, *, stacklevel):
             UserWarning,
             stacklevel=stacklevel + 1,
         )
+
+
+def warn_of_suspects(suspects, n, *, stacklevel):
+    """Name the training images that look odd among the other good ones.
+
+    Parameters
+    ----------
+    suspects : list of Bunch
+        With "row", "path" and "ratio", the most anomalous first.
+    n : int
+        How many images were held out.
+    stacklevel : int
+    """
+    if not suspects:
+        return
+    names = [
+        f"X[{s.row}]{f' ({s.path!r})' if s.path else ''}, {s.ratio:.1f} times as "
+        "anomalous as usual"
+        for s in suspects[:5]
+    ]
+    more = f"; and {len(suspects) - 5} more" if len(suspects) > 5 else ""
+    warnings.warn(
+        f"{len(suspects)} of {n} training images look odd among the others: "
+        f"{'; '.join(names)}{more}. They stay part of the model, but the threshold "
+        "does not count them. Look at them, and fit again without those that show a "
+        "defect (suspects_ lists all of them).",
+        UserWarning,
+        stacklevel=stacklevel + 1,
+    )

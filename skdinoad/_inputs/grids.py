@@ -11,6 +11,7 @@ __all__ = [
     "holds_images",
     "name_of",
     "nothing_valid",
+    "path_of",
     "size_of",
 ]
 
@@ -95,6 +96,11 @@ def nothing_valid(X, row):
 def name_of(X, row):
     """Return how messages call row ``row`` of X."""
     return X.name(row) if isinstance(X, Images) else f"X[{row}]"
+
+
+def path_of(X, row):
+    """Return the path of row ``row`` of X as text, None if it came as an array."""
+    return X.path(row) if isinstance(X, Images) else None
 
 
 def size_of(X, row):

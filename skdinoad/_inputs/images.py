@@ -114,6 +114,11 @@ class Images:
         """Return how messages call an image: its row, and its path if it has one."""
         return self._name(self._rows[index])
 
+    def path(self, index) -> str | None:
+        """Return the path of an image's file, None if it came as an array."""
+        item = self._source[self._rows[index]]
+        return os.fspath(item) if isinstance(item, _PATH) else None
+
     def size(self, index) -> tuple:
         """Return (H, W) of an image; of a file only the header is read, once."""
         row, sizes = self._rows[index], self._notes.sizes

@@ -129,6 +129,7 @@ class TrainedDetector(BaseDetector):
         """
         kept, place = np.unique(np.asarray(image, int), return_inverse=True)
         self._take_stock(X, kept.tolist(), contents)
+        self._learned_rows = kept
         return kept[self._first][place]
 
     def _risen(self):
@@ -141,9 +142,12 @@ class TrainedDetector(BaseDetector):
         self._set_no_offset() if self.holdout is None else super()._set_offset()
 
     def _holdout_grids(self):
-        grids = [grid for _, grid in sorted(self._held, key=lambda pair: pair[0])]
-        del self._held
-        return grids or None
+        held = sorted(getattr(self, "_held", ()), key=lambda pair: pair[0])
+        self._held_rows = [row for row, _ in held]
+        return [grid for _, grid in held] or None
+
+    def _held_out(self):
+        return np.searchsorted(self._learned_rows, self._held_rows)
 
     def _forget(self):
         if hasattr(self, self._weights_name):

@@ -98,6 +98,11 @@ def _fit(commands):
         type=_share,
         help="with --target-fpr: share of good images that may be flagged or looked at",
     )
+    out.add_argument(
+        "--review",
+        type=Path,
+        help="HTML page of all training images, the oddest first, with heat maps",
+    )
     out.add_argument("--json", action="store_true", help="print JSON")
 
 

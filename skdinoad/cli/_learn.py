@@ -23,7 +23,7 @@ from skdinoad._inputs.images import as_images
 from skdinoad.cli import METHODS
 from skdinoad.cli._paths import check_folders, good_images, load_model
 from skdinoad.pipeline import _flatten, decider
-from skdinoad.verdicts import review_of, threshold_of
+from skdinoad.verdicts import described, review_of, threshold_of
 
 __all__ = ["compare", "fit", "tune"]
 
@@ -38,19 +38,27 @@ def fit(options) -> int:
             "--target-review-rate counts rejected images too: pass --target-fpr, the "
             "rate of those."
         )
-    check_folders(options.output)
+    check_folders(options.output, options.review)
     paths = good_images(options.folder)
     start = time.perf_counter()
     model = _estimator(options).fit(paths)
     threshold = _threshold(model)  # a model that judges nothing is not saved
     save(model, options.output)
+    known = described(model)
     said = {
         "model": str(options.output),
         "method": METHODS[options.method],
         "good_images": len(paths),
         "threshold": threshold,
+        "target_fpr": known.get("target_fpr"),
+        "false_alarm_interval": known["false_alarm_interval"],
+        "suspects": known["suspects"],
         "seconds": round(time.perf_counter() - start, 1),
     }
+    if options.review is not None:
+        from skdinoad.report import training_report  # matplotlib, only if asked for
+
+        training_report(model, paths).write(options.review)
     if (review := review_of(model)) is not None:
         said["review_threshold"] = review
     if options.json:
@@ -58,10 +66,23 @@ def fit(options) -> int:
     else:
         print(
             f"Learned from {len(paths)} good images in {said['seconds']} s "
-            f"({said['method']}); images that score below {said['threshold']:.4g} are "
-            f"flagged{_looked_at(review)}. Saved: {options.output}"
+            f"({said['method']}). Images that score below {said['threshold']:.4g} are "
+            f"flagged{_looked_at(review)}. {_false_alarms(known)} Saved: "
+            f"{options.output}"
         )
     return 0
+
+
+def _false_alarms(known):
+    """Say how many good images will be flagged, and how sure that is."""
+    low, high = known["false_alarm_interval"]
+    wanted = known.get("target_fpr")
+    aim = "" if wanted is None else f" The threshold aims at {wanted:.1%} false alarms."
+    return (
+        f"{known['held_out_flagged']} of {known['held_out_images']} held-out good "
+        f"images would be flagged: the rate of false alarms lies between {low:.1%} and "
+        f"{high:.1%} (90 % interval).{aim}"
+    )
 
 
 def _threshold(model):
@@ -222,21 +243,19 @@ def compare(options) -> int:
     """Compare methods on held-out good images, half of them with planted defects."""
     paths, rows = good_images(options.folder), []
     if not options.json:
-        print(f"{'method':12}{'image AUROC':>12}{'AUPRO':>8}{'seconds':>9}")
+        names = ("image AUROC", "AUPRO", "recall", "false alarms", "seconds")
+        print(f"{'method':12}" + "".join(f"{name:>14}" for name in names))
     for method in options.methods:
         detector = getattr(skdinoad, METHODS[method])()
         start = time.perf_counter()
         found = suggest(paths, detector, {}, size=options.defect_size).cv_results_
-        rows.append(
-            {
-                "method": method,
-                "image_auroc": round(float(found["mean_test_image_auroc"][0]), 4),
-                "aupro": round(float(found["mean_test_aupro"][0]), 4),
-                "seconds": round(time.perf_counter() - start, 1),
-            }
-        )
+        figures = ("image_auroc", "aupro", "recall", "specificity")
+        row = {k: round(float(found[f"mean_test_{k}"][0]), 4) for k in figures}
+        row["false_alarms"] = round(1 - row.pop("specificity"), 4)
+        row["seconds"] = round(time.perf_counter() - start, 1)
+        rows.append({"method": method, **row})
         if not options.json:
-            print("{method:12}{image_auroc:12}{aupro:8}{seconds:9}".format(**rows[-1]))
+            print(f"{method:12}" + "".join(f"{value:14}" for value in row.values()))
     if options.json:
         print(json.dumps(rows))
     return 0

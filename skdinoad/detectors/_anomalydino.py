@@ -23,7 +23,6 @@ from skdinoad._compat.torch import undisturbed
 from skdinoad._inputs.grids import name_of
 from skdinoad._typing import (
     Aggregate,
-    Contamination,
     FeaturesLike,
     ImagesLike,
     LabelsLike,
@@ -51,11 +50,11 @@ class AnomalyDINO(ScoresBatches, BankDetector):
 
     .. math:: d_i = \min_{r \in M} (1 - \cos(t_i, r)),
 
-    the image's score the mean of the largest 1 % (equations 3 and 4). Each layer of the
-    network is compared by itself, and distances are divided by what is usual in that
-    layer before they are averaged; with one layer they are the paper's. Nothing is
-    trained and no pose is needed; one good image is enough to start. Images of any
-    sizes may be mixed.
+    the image's score the mean of the largest 2 % (equations 3 and 4; 1 % in the
+    paper). Each layer of the network is compared by itself, and distances are divided
+    by what is usual in that layer before they are averaged; with one layer they are the
+    paper's. Nothing is trained and no pose is needed; one good image is enough to
+    start. Images of any sizes may be mixed.
 
     Parameters
     ----------
@@ -108,16 +107,17 @@ class AnomalyDINO(ScoresBatches, BankDetector):
         of feature grids are not smoothed.
     aggregate : {"top", "max", "mean", "p99"}, default="top"
         How patch scores become the image score; "top" averages the largest.
-    top_fraction : float, default=0.01
+    top_fraction : float, default=0.02
         Share of all the image's patches, masked or not, that "top" averages: the
         largest one below 100 patches.
     map_layers : "auto" or sequence of int, default="auto"
         Layers whose distances heat maps show, of those that ``features`` takes; the
         image's score is the mean over all. "auto" follows what is known of the
         weights (``features_.map_layers_``).
-    contamination : "auto" or float, default="auto"
-        Share of good images that may be flagged. "auto" puts the threshold at the
-        least normal held-out training image.
+    target_fpr : float, default=0.05
+        Wanted rate of false alarms: the share of good images that ``predict`` may
+        flag. ``offset_`` is an estimate of this quantile from the held-out scores;
+        :class:`~skdinoad.ThresholdTunerCV` gives a threshold with a guarantee.
     device : str, default="auto"
         Where distances are computed; "auto" takes a GPU if there is one.
     random_state : int, RandomState instance or None, default=None
@@ -155,8 +155,14 @@ class AnomalyDINO(ScoresBatches, BankDetector):
         exact copies count once, and images for which nothing is left to compare with
         are missing. A reduced bank is not chosen anew: its scores are slightly too low,
         never too high.
+    suspects_ : list of Bunch
+        Training images that look odd among the others, the most anomalous first:
+        ``row`` and ``path`` (None for arrays) say which, ``ratio`` how many times the
+        median anomaly score theirs is. They are part of the model, but not of the
+        threshold's estimate.
     offset_ : float
-        Threshold on ``score_samples``; NaN after a fit on one image.
+        Threshold on ``score_samples``, see ``target_fpr``; NaN after a fit on one
+        image.
     map_limits_ : (float, float)
         Display range for heat maps, from held-out normal maps.
     pixel_threshold_ : float
@@ -184,8 +190,9 @@ class AnomalyDINO(ScoresBatches, BankDetector):
     Damm, Laszkiewicz, Lederer, Fischer, "AnomalyDINO: Boosting Patch-Based Few-Shot
     Anomaly Detection with DINOv2", WACV 2025, arXiv 2405.14529; official code
     github.com/dammsi/AnomalyDINO. Our defaults differ from it in the automatic verdict
-    and relative threshold of the masks, two-dimensional morphology, and heat maps that
-    land where the patches are; :meth:`from_paper` gives its configuration.
+    and relative threshold of the masks, two-dimensional morphology, several layers, the
+    share of patches that is averaged, and heat maps that land where the patches are;
+    :meth:`from_paper` gives its configuration.
 
     .. [1] Zhang, Li, Henderson, Aragon-Camarasa, Long, "Is Training Necessary for
        Anomaly Detection?", 2026, arXiv 2601.22763: global context retrieval before
@@ -250,9 +257,9 @@ class AnomalyDINO(ScoresBatches, BankDetector):
         nearest_images: int | None = None,
         smoothing_sigma: float = 4.0,
         aggregate: Aggregate = "top",
-        top_fraction: float = 0.01,
+        top_fraction: float = 0.02,
         map_layers: Literal["auto"] | Sequence[int] = "auto",
-        contamination: Contamination = "auto",
+        target_fpr: float = 0.05,
         device: str = "auto",
         random_state: RandomState = None,
         verbose: bool = False,
@@ -273,7 +280,7 @@ class AnomalyDINO(ScoresBatches, BankDetector):
         self.smoothing_sigma = smoothing_sigma
         self.aggregate = aggregate
         self.top_fraction = top_fraction
-        self.contamination = contamination
+        self.target_fpr = target_fpr
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
@@ -344,6 +351,7 @@ class AnomalyDINO(ScoresBatches, BankDetector):
             "mask_morphology": "raster",
             "masked_score": "zero",
             "bank_size": None,
+            "top_fraction": 0.01,
         }
         return cls(**{**official, **parameters})
 

@@ -23,7 +23,6 @@ from skdinoad._training.detector import TrainedDetector
 from skdinoad._training.loop import Run, batch_rows, warm_cosine
 from skdinoad._typing import (
     Aggregate,
-    Contamination,
     FeaturesLike,
     Precision,
     RandomState,
@@ -143,9 +142,10 @@ class DFR(TrainedDetector):
         Standard deviation of a Gaussian, in units of 1/256 of the image's height, over
         the place scores enlarged to the image; image score and heat map both see it. 0:
         none, and image scores are those of the places.
-    contamination : "auto" or float, default="auto"
-        Share of good images that may be flagged. "auto" puts the threshold at the
-        least normal held-out training image.
+    target_fpr : float, default=0.05
+        Wanted rate of false alarms: the share of good images that ``predict`` may
+        flag. ``offset_`` is an estimate of this quantile from the held-out scores;
+        :class:`~skdinoad.ThresholdTunerCV` gives a threshold with a guarantee.
     max_time : float or None, default=None
         Seconds of training, the folds' networks included, after which it stops with
         what is learned; the features' time is not counted.
@@ -187,8 +187,13 @@ class DFR(TrainedDetector):
         projection on as many principal components; empty after a merge.
     holdout_scores_ : ndarray of shape (n,)
         ``score_samples`` of training images by a network that has not seen them.
+    suspects_ : list of Bunch
+        Training images that look odd among the others, the most anomalous first:
+        ``row`` and ``path`` (None for arrays) say which, ``ratio`` how many times the
+        median anomaly score theirs is. They are part of the model, but not of the
+        threshold's estimate.
     offset_ : float
-        Threshold on ``score_samples``; NaN without held-out images.
+        Threshold on ``score_samples``, see ``target_fpr``; NaN without held-out images.
     pixel_threshold_ : float
         Threshold on heat maps: a place is odd where its score is greater.
     map_limits_ : (float, float)
@@ -276,7 +281,7 @@ class DFR(TrainedDetector):
         aggregate: Aggregate = "max",
         top_fraction: float = 0.01,
         smoothing_sigma: float | None = None,
-        contamination: Contamination = "auto",
+        target_fpr: float = 0.05,
         max_time: float | None = None,
         warm_start: bool = False,
         precision: Precision = "auto",
@@ -304,7 +309,7 @@ class DFR(TrainedDetector):
         self.aggregate = aggregate
         self.top_fraction = top_fraction
         self.smoothing_sigma = smoothing_sigma
-        self.contamination = contamination
+        self.target_fpr = target_fpr
         self.max_time = max_time
         self.warm_start = warm_start
         self.precision = precision

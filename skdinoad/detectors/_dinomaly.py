@@ -17,7 +17,6 @@ from skdinoad._training.stable_adamw import StableAdamW
 from skdinoad._training.tokens import TokenGrids, check_like, gather, pack
 from skdinoad._typing import (
     Aggregate,
-    Contamination,
     FeaturesLike,
     Precision,
     RandomState,
@@ -176,9 +175,10 @@ class Dinomaly(LoadsOfficial, TrainedDetector):
         Standard deviation of a Gaussian over the heat map, in units of 1/256 of the
         image's height; the official kernel of 5 x 5 pixels has this one. The image
         score does not see it; maps of feature grids are not smoothed.
-    contamination : "auto" or float, default="auto"
-        Share of good images that may be flagged. "auto" puts the threshold at the
-        least normal held-out training image.
+    target_fpr : float, default=0.05
+        Wanted rate of false alarms: the share of good images that ``predict`` may
+        flag. ``offset_`` is an estimate of this quantile from the held-out scores;
+        :class:`~skdinoad.ThresholdTunerCV` gives a threshold with a guarantee.
     max_time : float or None, default=None
         Seconds of training, the folds' networks included, after which it stops with
         what is learned; the features' time is not counted.
@@ -217,8 +217,13 @@ class Dinomaly(LoadsOfficial, TrainedDetector):
         The loss in each. A lower loss is not a better detector: never choose by it.
     holdout_scores_ : ndarray of shape (n,)
         ``score_samples`` of training images by a network that has not seen them.
+    suspects_ : list of Bunch
+        Training images that look odd among the others, the most anomalous first:
+        ``row`` and ``path`` (None for arrays) say which, ``ratio`` how many times the
+        median anomaly score theirs is. They are part of the model, but not of the
+        threshold's estimate.
     offset_ : float
-        Threshold on ``score_samples``; NaN without held-out images.
+        Threshold on ``score_samples``, see ``target_fpr``; NaN without held-out images.
     map_limits_ : (float, float)
         Display range for heat maps, from held-out normal maps.
     pixel_threshold_ : float
@@ -317,7 +322,7 @@ class Dinomaly(LoadsOfficial, TrainedDetector):
         aggregate: Aggregate = "top",
         top_fraction: float = 0.01,
         smoothing_sigma: float = 1.38,
-        contamination: Contamination = "auto",
+        target_fpr: float = 0.05,
         max_time: float | None = None,
         warm_start: bool = False,
         precision: Precision = "auto",
@@ -348,7 +353,7 @@ class Dinomaly(LoadsOfficial, TrainedDetector):
         self.aggregate = aggregate
         self.top_fraction = top_fraction
         self.smoothing_sigma = smoothing_sigma
-        self.contamination = contamination
+        self.target_fpr = target_fpr
         self.max_time = max_time
         self.warm_start = warm_start
         self.precision = precision

@@ -21,7 +21,6 @@ from skdinoad._neighbors import (
 )
 from skdinoad._typing import (
     Aggregate,
-    Contamination,
     FeaturesLike,
     ImagesLike,
     LabelsLike,
@@ -78,7 +77,7 @@ class DinoPatch(LayeredDetector):
         from, and fills holes in, the area above it.
     aggregate : {"top", "max", "mean", "p99"}, default="top"
         How patch scores become the image score; "top" averages the largest.
-    top_fraction : float, default=0.01
+    top_fraction : float, default=0.02
         Share of patches that "top" averages, at least one patch.
     map_layers : "auto" or sequence of int, default="auto"
         Layers whose distances heat maps show, of those that ``features`` takes; the
@@ -97,9 +96,10 @@ class DinoPatch(LayeredDetector):
         ``neighborhood=0`` only.
     bank_dtype : {"float32", "float16"}, default="float32"
         Storage of the bank; distances are computed in float32 from it.
-    contamination : "auto" or float, default="auto"
-        Share of good images that may be flagged. "auto" puts the threshold at the
-        least normal held-out training image.
+    target_fpr : float, default=0.05
+        Wanted rate of false alarms: the share of good images that ``predict`` may
+        flag. ``offset_`` is an estimate of this quantile from the held-out scores;
+        :class:`~skdinoad.ThresholdTunerCV` gives a threshold with a guarantee.
     device : str, default="auto"
         Where distances are computed; "auto" takes a GPU if there is one.
     verbose : bool, default=False
@@ -127,8 +127,14 @@ class DinoPatch(LayeredDetector):
         ``score_samples`` of each training image by a bank without it; exact copies
         are left out together and count once. A reduced bank is not chosen anew for
         each.
+    suspects_ : list of Bunch
+        Training images that look odd among the others, the most anomalous first:
+        ``row`` and ``path`` (None for arrays) say which, ``ratio`` how many times the
+        median anomaly score theirs is. They are part of the model, but not of the
+        threshold's estimate.
     offset_ : float
-        Threshold on ``score_samples``; NaN after a fit on one image.
+        Threshold on ``score_samples``, see ``target_fpr``; NaN after a fit on one
+        image.
     baseline_ : ndarray of shape (2, h, w), float32
         Mean held-out distance at each location, as the score sees it and as maps do.
     threshold_ : ndarray of shape (2,), or None
@@ -207,14 +213,14 @@ class DinoPatch(LayeredDetector):
         opening: int = 0,
         closing: int = 0,
         aggregate: Aggregate = "top",
-        top_fraction: float = 0.01,
+        top_fraction: float = 0.02,
         map_layers: Literal["auto"] | Sequence[int] = "auto",
         max_images: int | None = None,
         n_prototypes: int | None = None,
         n_components: int | None = None,
         pca: Literal["shared", "local"] = "shared",
         bank_dtype: Literal["float32", "float16"] = "float32",
-        contamination: Contamination = "auto",
+        target_fpr: float = 0.05,
         device: str = "auto",
         verbose: bool = False,
     ) -> None:
@@ -235,7 +241,7 @@ class DinoPatch(LayeredDetector):
         self.n_components = n_components
         self.pca = pca
         self.bank_dtype = bank_dtype
-        self.contamination = contamination
+        self.target_fpr = target_fpr
         self.device = device
         self.verbose = verbose
 
@@ -304,9 +310,7 @@ class DinoPatch(LayeredDetector):
         """Return an unfitted copy that keeps features as they are, and little else."""
         kept = {"metric": "euclidean", "bank_dtype": "float32", "neighborhood": 0}
         none = dict.fromkeys(("max_images", "n_prototypes", "n_components"))
-        return clone(self).set_params(
-            global_weight=0, contamination="auto", **kept, **none
-        )
+        return clone(self).set_params(global_weight=0, **kept, **none)
 
     def _join(self, parts):
         """Learn from the features that whole banks hold."""

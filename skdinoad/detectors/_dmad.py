@@ -18,7 +18,7 @@ from skdinoad._inputs.grids import name_of, nothing_valid
 from skdinoad._inputs.images import Images
 from skdinoad._training.detector import TrainedDetector
 from skdinoad._training.loop import warm_cosine
-from skdinoad._typing import Aggregate, Contamination, ExtractorLike, ImagesLike
+from skdinoad._typing import Aggregate, ExtractorLike, ImagesLike
 from skdinoad.detectors._checkpoints import LoadsOfficial
 from skdinoad.features import CNNFeatures, DinoFeatures
 from skdinoad.features._levels import on_grid
@@ -144,9 +144,10 @@ class DMAD(LoadsOfficial, TrainedDetector):
     smoothing_sigma : float, default=4
         Standard deviation of a Gaussian over both maps, in units of 1/256 of the
         image's height; scores and heat maps both see it.
-    contamination : "auto" or float, default="auto"
-        Share of good images that may be flagged. "auto" puts the threshold at the
-        least normal held-out training image.
+    target_fpr : float, default=0.05
+        Wanted rate of false alarms: the share of good images that ``predict`` may
+        flag. ``offset_`` is an estimate of this quantile from the held-out scores;
+        :class:`~skdinoad.ThresholdTunerCV` gives a threshold with a guarantee.
     max_time : float or None, default=None
         Seconds of training, the folds' networks included, after which it stops with
         what is learned.
@@ -190,8 +191,13 @@ class DMAD(LoadsOfficial, TrainedDetector):
         Its terms, unweighted, in the iterations of this process.
     holdout_scores_ : ndarray of shape (n,)
         ``score_samples`` of training images by a network that has not seen them.
+    suspects_ : list of Bunch
+        Training images that look odd among the others, the most anomalous first:
+        ``row`` and ``path`` (None for arrays) say which, ``ratio`` how many times the
+        median anomaly score theirs is. They are part of the model, but not of the
+        threshold's estimate.
     offset_ : float
-        Threshold on ``score_samples``; NaN without held-out images.
+        Threshold on ``score_samples``, see ``target_fpr``; NaN without held-out images.
     map_limits_ : (float, float)
         Display range for heat maps, from held-out normal maps.
     pixel_threshold_ : float
@@ -297,7 +303,7 @@ class DMAD(LoadsOfficial, TrainedDetector):
         aggregate: Aggregate = "max",
         top_fraction: float = 0.01,
         smoothing_sigma: float = 4.0,
-        contamination: Contamination = "auto",
+        target_fpr: float = 0.05,
         max_time: float | None = None,
         warm_start: bool = False,
         precision: Literal["auto", "float32", "bfloat16"] = "auto",
@@ -330,7 +336,7 @@ class DMAD(LoadsOfficial, TrainedDetector):
         self.aggregate = aggregate
         self.top_fraction = top_fraction
         self.smoothing_sigma = smoothing_sigma
-        self.contamination = contamination
+        self.target_fpr = target_fpr
         self.max_time = max_time
         self.warm_start = warm_start
         self.precision = precision

@@ -52,7 +52,7 @@ class BankDetector(LayeredDetector):
         whole = {"bank_size": None, "bank_dtype": "float32", "search": "exact"}
         if np.array_equal(self.rotations, "informed"):
             whole["rotations"] = "agnostic"
-        return clone(self).set_params(contamination="auto", **whole)
+        return clone(self).set_params(**whole)
 
     def _join(self, parts):
         """Do what is left to do behind the network."""

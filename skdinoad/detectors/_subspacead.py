@@ -19,7 +19,7 @@ from skdinoad._arrays.subspace import (
 from skdinoad._compat.sklearn import Interval, StrOptions
 from skdinoad._inputs.copies import content, in_order
 from skdinoad._inputs.grids import check_channels, name_of
-from skdinoad._typing import Aggregate, Contamination, FeaturesLike, Self
+from skdinoad._typing import Aggregate, FeaturesLike, Self
 from skdinoad.detectors._layered import LayeredDetector
 from skdinoad.detectors._rotations import chosen_angles
 from skdinoad.features import DinoFeatures
@@ -69,9 +69,10 @@ class SubspaceAD(LayeredDetector):
     map_layers : "auto" or sequence of int, default="auto"
         Layers whose distances heat maps show, of those that ``features`` takes; the
         image's score is the mean over all.
-    contamination : "auto" or float, default="auto"
-        Share of good images that may be flagged. "auto" puts the threshold at the
-        least normal held-out training image.
+    target_fpr : float, default=0.05
+        Wanted rate of false alarms: the share of good images that ``predict`` may
+        flag. ``offset_`` is an estimate of this quantile from the held-out scores;
+        :class:`~skdinoad.ThresholdTunerCV` gives a threshold with a guarantee.
     verbose : bool, default=False
         Show progress bars.
 
@@ -97,8 +98,14 @@ class SubspaceAD(LayeredDetector):
         ``score_samples`` of each training image by a subspace without its fold, one of
         five, dealt by what images show and not by their order (of feature grids it
         counts); exact copies share a fold and count once.
+    suspects_ : list of Bunch
+        Training images that look odd among the others, the most anomalous first:
+        ``row`` and ``path`` (None for arrays) say which, ``ratio`` how many times the
+        median anomaly score theirs is. They are part of the model, but not of the
+        threshold's estimate.
     offset_ : float
-        Threshold on ``score_samples``; NaN after a fit on one image.
+        Threshold on ``score_samples``, see ``target_fpr``; NaN after a fit on one
+        image.
     map_limits_ : (float, float)
         Display range for heat maps, from held-out normal maps.
     pixel_threshold_ : float
@@ -163,7 +170,7 @@ class SubspaceAD(LayeredDetector):
         aggregate: Aggregate = "top",
         top_fraction: float = 0.01,
         map_layers: Literal["auto"] | Sequence[int] = "auto",
-        contamination: Contamination = "auto",
+        target_fpr: float = 0.05,
         verbose: bool = False,
     ) -> None:
         self.features = features
@@ -174,7 +181,7 @@ class SubspaceAD(LayeredDetector):
         self.aggregate = aggregate
         self.top_fraction = top_fraction
         self.map_layers = map_layers
-        self.contamination = contamination
+        self.target_fpr = target_fpr
         self.verbose = verbose
 
     @classmethod

@@ -51,7 +51,7 @@ class KnownWeights:
 REGISTRY = {
     _FOCUS_DIGEST: KnownWeights(
         "DINOv2 ViT-S/14 fine-tuned for saliency (not Meta's checkpoint)",
-        layers=(6, 8, 10, 11),
+        layers=(4, 6, 10),
         map_layers=(6,),
         norm=False,
         middle=tuple(range(3, 11)),

@@ -26,6 +26,8 @@ from skdinoad.metrics._scorers import (
     pixel_auroc_scorer,
     pixel_f1_max_scorer,
     recall_at_fpr_scorer,
+    recall_scorer,
+    specificity_scorer,
 )
 from skdinoad.metrics._streaming import StreamingPixelMetrics
 
@@ -47,4 +49,6 @@ __all__ = [
     "pixel_f1_max_scorer",
     "recall_at_fpr_score",
     "recall_at_fpr_scorer",
+    "recall_scorer",
+    "specificity_scorer",
 ]

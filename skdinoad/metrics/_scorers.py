@@ -20,6 +20,8 @@ __all__ = [
     "pixel_auroc_scorer",
     "pixel_f1_max_scorer",
     "recall_at_fpr_scorer",
+    "recall_scorer",
+    "specificity_scorer",
 ]
 
 
@@ -57,6 +59,27 @@ def recall_at_fpr_scorer(
     """
     labels = labels_of(y, len(X))
     return recall_at_fpr_score(labels, estimator.score_samples(X), fpr=fpr)
+
+
+def recall_scorer(estimator: DetectorLike, X: ImagesLike, y: LabelsLike) -> float:
+    """Return the share of anomalous images that ``predict`` flags; y: labels or masks.
+
+    It judges the estimator's own threshold. NaN if there is no anomalous image.
+    """
+    return _share(estimator.predict(X) == -1, labels_of(y, len(X)) == -1)
+
+
+def specificity_scorer(estimator: DetectorLike, X: ImagesLike, y: LabelsLike) -> float:
+    """Return the share of good images that ``predict`` lets pass; y: labels or masks.
+
+    1 minus the rate of false alarms, at the estimator's own threshold. NaN if there is
+    no good image.
+    """
+    return _share(estimator.predict(X) == 1, labels_of(y, len(X)) == 1)
+
+
+def _share(right, rows):
+    return float(right[rows].mean()) if rows.any() else float("nan")
 
 
 def pixel_aupro_scorer(

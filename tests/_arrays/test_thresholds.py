@@ -12,7 +12,6 @@ from skdinoad._arrays.thresholds import (
     controlled_bin,
     cost_objective,
     display_limits,
-    lowest_allowed,
     normals_needed,
     recall_objective,
 )
@@ -163,14 +162,6 @@ def test_a_figure_of_0_by_0_is_not_the_best():
     precision = lambda found, false, *_: found / (found + false)  # noqa: E731
     normal, scores = np.array([True, True, False]), np.array([2.0, 1.0, 0.0])
     assert best_threshold(normal, scores, precision) == 0.5
-
-
-def test_lowest_allowed_is_the_conformal_order_statistic(rng):
-    scores = rng.permutation(np.arange(19.0))
-    assert lowest_allowed(scores, "auto") == 0
-    assert lowest_allowed(scores, 0.05) == 0
-    assert lowest_allowed(scores, 0.1) == 1
-    assert lowest_allowed(scores, 0.01) == 0  # too few: the lowest
 
 
 def test_display_limits_have_the_usual_hottest_patch_half_way_up():

@@ -38,7 +38,7 @@ class MeanDetector(TrainedDetector):
         holdout=3,
         aggregate="max",
         top_fraction=0.01,
-        contamination="auto",
+        target_fpr=0.05,
         max_time=None,
         warm_start=False,
         precision="auto",

@@ -81,7 +81,8 @@ def test_methods_are_compared_on_planted_defects(run, photos):
     assert status == 0
     rows = json.loads(lines[0])
     assert [row["method"] for row in rows] == ["anomalydino", "subspacead"]
-    assert all(0 <= row["aupro"] <= 1 for row in rows)
+    for figure in ("aupro", "recall", "false_alarms"):
+        assert all(0 <= row[figure] <= 1 for row in rows)
 
 
 def test_a_folder_without_images_is_a_wrong_input(run, tmp_path):
@@ -247,3 +248,37 @@ def test_fit_asks_for_the_rate_of_rejects_too(run, photos):
     status, _, errors = run("fit", photos / "good", *where)
     assert status == 2
     assert "pass --target-fpr" in errors
+
+
+@pytest.mark.usefixtures("tiny_default")
+def test_fit_names_odd_photographs_and_shows_all(run, photos):
+    odd = np.asarray(Image.open(photos / "new/2.png"))
+    Image.fromarray(odd).save(photos / "good/odd.png")
+    page = photos / "review.html"
+    how = ["-o", photos / "m", "--review", page, "--json"]
+    with pytest.warns(UserWarning, match=r"1 of 7 .*good/odd\.png"):
+        status, lines, _ = run("fit", photos / "good", *how)
+    assert status == 0
+    said = json.loads(lines[0])
+    assert len(said["suspects"]) == 1
+    assert "good/odd.png: " in said["suspects"][0]
+    assert said["target_fpr"] == 0.05
+    assert page.read_text().count("<article") == 7
+
+
+@pytest.mark.usefixtures("tiny_default")
+def test_fit_says_how_sure_the_rate_of_false_alarms_is(run, photos):
+    said = run("fit", photos / "good", "-o", photos / "m")[1][0]
+    assert "0 of 6 held-out good images would be flagged" in said
+    assert "between 0.0% and 39.3% (90 % interval)" in said
+    assert "aims at 5.0% false alarms" in said
+
+
+def test_a_page_in_no_folder_is_refused_before_any_work(run, photos):
+    where = photos / "nowhere/review.html"
+    status, _, errors = run(
+        "fit", photos / "good", "-o", photos / "m", "--review", where
+    )
+    assert status == 2
+    assert "cannot be written" in errors
+    assert not (photos / "m").exists()

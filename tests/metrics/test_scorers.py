@@ -11,6 +11,9 @@ from skdinoad.testing import make_images
 
 NAMES = [name for name in metrics.__all__ if name.endswith("_scorer")]
 
+#: What judges the threshold has no score of its own, and needs no defects to rank.
+RANKING = [n for n in NAMES if hasattr(metrics, n.replace("scorer", "score"))]
+
 
 @pytest.fixture
 def data():
@@ -46,7 +49,7 @@ def test_pixel_scorers_are_the_metrics_of_the_maps(name, data, pipe):
     assert found == pytest.approx(score(masks, predict_map(pipe, X)), abs=1e-3)
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if not n.startswith("pixel")])
+@pytest.mark.parametrize("name", [n for n in RANKING if not n.startswith("pixel")])
 def test_image_scorers_take_labels_too(name, data, pipe):
     X, masks = data
     y = np.where(masks.any((1, 2)), -1, 1)
@@ -84,3 +87,22 @@ def test_labels_are_no_masks(data, pipe):
     pipe.fit(X, masks)
     with pytest.raises(ValueError, match="need masks"):
         pixel_aupro_scorer(pipe, X, np.ones(12))
+
+
+class Flags:
+    """Flags what it is told to."""
+
+    def __init__(self, labels):
+        self.labels = labels
+
+    def predict(self, X):
+        return np.array(self.labels)
+
+
+def test_recall_and_specificity_are_those_of_the_own_threshold():
+    estimator, X = Flags([-1, 1, 1, 1, -1]), np.zeros((5, 8, 8))
+    y = [-1, -1, -1, 1, 1]
+    assert metrics.recall_scorer(estimator, X, y) == pytest.approx(1 / 3)
+    assert metrics.specificity_scorer(estimator, X, y) == 0.5
+    assert np.isnan(metrics.recall_scorer(estimator, X, [1] * 5))
+    assert np.isnan(metrics.specificity_scorer(estimator, X, [-1] * 5))

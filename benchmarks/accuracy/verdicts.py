@@ -1,0 +1,272 @@
+"""Are verdicts right by default? Recall and false alarms at the default threshold.
+
+Each method learns from good images alone, at its default settings, and labels the test
+images with its own threshold (``predict``, ``pixel_threshold_``). Nothing is chosen on
+test images. ``--images`` gives the numbers of good images to learn from (several random
+draws of small numbers), ``--contaminate`` the shares of defects that are put among them
+unnoticed; defects that were learned are not scored.
+
+Writes a row for each run to ``results/verdicts.csv``. Runs that have a row are not
+repeated. ``--tables`` prints the tables from that file alone.
+
+    python benchmarks/accuracy/verdicts.py --root ../shared/data
+    python benchmarks/accuracy/verdicts.py --root ../shared/data --images 3 5 10 24 50
+    python benchmarks/accuracy/verdicts.py --root ../shared/data --contaminate .05 .1 .2
+    python benchmarks/accuracy/verdicts.py --tables
+
+- recall: share of defective images that ``predict`` flags; false alarms: share of good
+  images that it flags;
+- AUROC: of the images; AUPRO: of the heat maps, up to 30 % of the good pixels;
+- regions: share of the marked defects that a region above ``pixel_threshold_``
+  overlaps; false regions: regions per good image;
+- suspects: how many training images ``suspects_`` names; bad found: how many of the
+  defects among the training images these are.
+"""
+
+import csv
+import statistics
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from _common import (
+    append_rows,
+    categories,
+    environment,
+    known_masks,
+    print_table,
+    show,
+    table_parser,
+)
+
+from skdinoad import (
+    DFR,
+    DMAD,
+    AnomalyDINO,
+    Dinomaly,
+    DinoPatch,
+    PCAAligner,
+    Pipeline,
+    SubspaceAD,
+    find_regions,
+    iter_maps,
+)
+from skdinoad.metrics import aupro_score, image_auroc_score
+
+
+def same_size(detector):
+    """Bring images of slightly different sizes to one."""
+    return Pipeline([PCAAligner(output_size=448, mode="none"), detector])
+
+
+METHODS = {
+    "AnomalyDINO": AnomalyDINO,
+    "DinoPatch": lambda: same_size(DinoPatch()),
+    "SubspaceAD": SubspaceAD,
+    "DFR": DFR,
+    "DFR fast": lambda: DFR(preset="fast"),
+    "DFR vit": lambda: DFR(preset="vit"),
+    "reverse distillation": lambda: DMAD(scales=(), vq=False),
+    "reverse distillation vit": lambda: DMAD(preset="vit", scales=(), vq=False),
+    "Dinomaly": Dinomaly,
+    "DMAD": DMAD,
+    "DMAD fast": lambda: DMAD(preset="fast"),
+    "DMAD vit": lambda: DMAD(preset="vit"),
+}
+
+KEY = ["method", "category", "images", "contaminated", "draw"]
+FIGURES = [
+    "recall",
+    "false alarms",
+    "AUROC",
+    "AUPRO",
+    "regions",
+    "false regions",
+    "suspects",
+    "bad found",
+    "fit s",
+    "score ms",
+]
+
+#: So many random draws of at most so many images; one of more.
+DRAWS, FEW = 3, 10
+
+
+def main():
+    options = table_parser(__doc__, "verdicts.csv")
+    options.set_defaults(
+        results=Path(__file__).parent.parent / "results" / "verdicts.csv"
+    )
+    options.add_argument("--methods", nargs="*", default=["AnomalyDINO"])
+    options.add_argument(
+        "--images", nargs="*", type=int, default=[0], help="0 = all there are"
+    )
+    options.add_argument("--contaminate", nargs="*", type=float, default=[0.0])
+    options = options.parse_args()
+    if not options.tables:
+        if options.root is None:
+            sys.exit("usage: python benchmarks/accuracy/verdicts.py --root FOLDER")
+        run(options)
+    tables(options.results)
+
+
+# -- running --------------------------------------------------------------------------
+
+
+def run(options):
+    print(environment() + "\n", flush=True)
+    done = {tuple(row[k] for k in KEY) for row in read(options.results)}
+    for category, data in categories(options.root, options.categories):
+        for method in options.methods:
+            for n in options.images:
+                if n > len(data.train):
+                    continue
+                for share in options.contaminate:
+                    draws = DRAWS if 0 < n <= FEW or share else 1
+                    for draw in range(draws):
+                        key = (method, category, str(n), f"{share:g}", str(draw))
+                        if key in done:
+                            continue
+                        figures = measure(METHODS[method](), data, n, share, draw)
+                        row = [*key, *map(shown, figures)]
+                        append_rows(options.results, [*KEY, *FIGURES], [row])
+                        print(*row, flush=True)
+
+
+def measure(model, data, n, share, draw):
+    """Return the figures of one run; those of pixels for the first draw alone."""
+    pixels = not share and not draw
+    rng = np.random.default_rng(draw)
+    good = rng.permutation(len(data.train))[: n or None]
+    good = [data.train[i] for i in (np.sort(good) if n else range(len(data.train)))]
+    bad = np.flatnonzero(data.y == -1)
+    learned = rng.permutation(bad)[: round(len(good) * share / (1 - share))]
+    rows = np.setdiff1d(np.arange(len(data.test)), learned)
+    X, y = [data.test[i] for i in rows], data.y[rows]
+    start = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        model.fit([*good, *(data.test[i] for i in learned)])
+    fitted = time.perf_counter()
+    scores = model.score_samples(X)
+    scored = time.perf_counter()
+    flagged = scores < model.offset_
+    suspects = (model[-1] if isinstance(model, Pipeline) else model).suspects_
+    return [
+        flagged[y == -1].mean(),
+        flagged[y == 1].mean(),
+        image_auroc_score(y, scores),
+        *(pixel_figures(model, data, rows) if pixels else [None] * 3),
+        len(suspects),
+        sum(s.row >= len(good) for s in suspects),
+        fitted - start,
+        1000 * (scored - fitted) / len(rows),
+    ]
+
+
+def pixel_figures(model, data, rows):
+    """Return AUPRO, the share of defects that regions overlap, regions per good one."""
+    known = known_masks(data)
+    rows = [i for i in rows if i in known]
+    if not rows:
+        return [None] * 3
+    maps = list(iter_maps(model, [data.test[i] for i in rows]))
+    masks = [known[i] for i in rows]
+    found = marked = false = good = 0
+    for heat, mask in zip(maps, masks):
+        if not mask.any():
+            good += 1
+            false += len(find_regions(heat, model.pixel_threshold_))
+            continue
+        n, defects = cv2.connectedComponents(mask.astype(np.uint8))
+        marked += n - 1
+        found += len(np.setdiff1d(defects[heat > model.pixel_threshold_], [0]))
+    return aupro_score(masks, maps), found / marked, false / good
+
+
+def shown(figure):
+    return "" if figure is None else f"{figure:.4f}"
+
+
+# -- tables ---------------------------------------------------------------------------
+
+
+def read(path):
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def tables(path):
+    """Print all tables, and write each beside the file of rows."""
+    rows = read(path)
+    everywhere = [r for r in rows if r["images"] == "0" and r["contaminated"] == "0"]
+    methods = list(dict.fromkeys(row["method"] for row in everywhere))
+    known = ["categories", *FIGURES]
+    out = {"means": (["method", *known], by(everywhere, "method", n=True))}
+    for method in methods:
+        mine = [row for row in everywhere if row["method"] == method]
+        out[method] = (["category", *FIGURES], by(mine, "category"))
+    clean = [row for row in rows if row["contaminated"] == "0"]
+    for name, column, part in (
+        ("images", "images", clean),
+        ("contaminated", "contaminated", [r for r in rows if r["images"] == "0"]),
+    ):
+        lines = []
+        for method in methods:
+            mine = [row for row in part if row["method"] == method]
+            # Only categories that have a row for every value can be compared.
+            values = {row[column] for row in mine}
+            if len(values) > 1:
+                mine.sort(
+                    key=lambda row: float(row[column]) or 9999 * (name == "images")
+                )
+                lines += [[method, *line] for line in by(mine, column, n=True)]
+        out[name] = (["method", column, *known], lines)
+    for name, (header, lines) in out.items():
+        if not lines:
+            continue
+        print(f"\n{name}\n")
+        print_table(header, lines)
+        file = f"{path.stem}_{name.replace(' ', '_')}.csv"
+        with path.with_name(file).open("w", newline="") as handle:
+            writer = csv.writer(handle, lineterminator="\n")
+            writer.writerows([header, *([show(x) for x in line] for line in lines)])
+
+
+def by(rows, name, *, n=False):
+    """Return the means of the figures for each value of a column.
+
+    Draws of a category are averaged first, so that each category counts once.
+    """
+    out = []
+    for value in dict.fromkeys(row[name] for row in rows):
+        mine = [row for row in rows if row[name] == value]
+        names = list(dict.fromkeys(row["category"] for row in mine))
+        line = [value, *([str(len(names))] if n else [])]
+        for figure in FIGURES:
+            means = [
+                statistics.mean(float(x) for x in values)
+                for category in names
+                if (values := [r[figure] for r in mine if r["category"] == category])
+                and all(values)
+            ]
+            line.append(statistics.mean(means) if means else None)
+        out.append(line)
+    if name == "category" and out:
+        columns = [
+            [row[k] for row in out if row[k] is not None] for k in range(1, len(out[0]))
+        ]
+        out.append(["mean", *(statistics.mean(c) if c else None for c in columns)])
+    return out
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""How the anomaly scores of good images are distributed, estimated from a few."""
+
+import numpy as np
+from scipy import stats
+
+__all__ = ["NormalScores", "rate_interval"]
+
+#: The four constants were chosen by ``benchmarks/accuracy/choices.py``.
+#: Degrees of freedom of Student's t: the tails of real scores are heavier than a
+#: normal distribution's.
+_TAILS = 3
+
+#: What the spread of the logarithms is taken to be before any image is seen. It counts
+#: as much as one image.
+_PRIOR_SPREAD = 0.15
+
+#: The spread of n images is widened by sqrt(1 + _FEW / n), because median and spread
+#: are uncertain themselves.
+_FEW = 4
+
+#: A score is suspect if less than this share of good images would reach it.
+_SUSPECT = 0.005
+
+#: Scores are compared by ratio, so that 0 counts as this share of the usual score.
+_SMALLEST = 1e-6
+
+
+class NormalScores:
+    """The distribution of good images' anomaly scores.
+
+    The logarithm of a score is modelled as Student's t with 3 degrees of freedom
+    around the median. The spread is the median absolute deviation, widened if there are
+    few images. Median and spread hardly move if a few of the
+    images are no good ones. If the median is not positive, the scores themselves take
+    the place of their logarithms.
+
+    Parameters
+    ----------
+    scores : array-like of shape (n,)
+        Anomaly scores of good images, each by a model that has not seen it. Higher =
+        more anomalous.
+
+    Attributes
+    ----------
+    suspects : ndarray of shape (n,), bool
+        Scores that less than 1 in 200 good images would reach. They are left out of
+        the estimate.
+    usual : float
+        The median score, without the suspects.
+
+    Examples
+    --------
+    >>> from skdinoad._arrays.normal_scores import NormalScores
+    >>> known = NormalScores([1.0, 1.1, 0.9, 1.05, 0.95, 7.0])
+    >>> known.suspects
+    array([False, False, False, False, False,  True])
+    >>> round(known.threshold(0.05), 2)
+    1.35
+    """
+
+    def __init__(self, scores):
+        scores = np.asarray(scores, float)
+        self._log = bool(np.median(scores) > 0)
+        values = self._scaled(scores, np.median(scores))
+        center, spread = self._center_and_spread(values)
+        limit = center + spread * stats.t.isf(_SUSPECT, _TAILS)
+        self.suspects = values > limit
+        self._n = int((~self.suspects).sum())
+        self._center, self._spread = self._center_and_spread(values[~self.suspects])
+        self.usual = float(np.median(scores[~self.suspects]))
+
+    def threshold(self, rate: float) -> float:
+        """Return the score that a share ``rate`` of good images exceeds."""
+        spread = self._spread * np.sqrt(1 + _FEW / self._n)
+        value = self._center + spread * stats.t.isf(rate, _TAILS)
+        return float(np.exp(value) if self._log else value)
+
+    def _scaled(self, scores, usual):
+        if not self._log:
+            return scores
+        return np.log(np.maximum(scores, _SMALLEST * usual))
+
+    def _center_and_spread(self, values):
+        center = np.median(values)
+        spread = stats.median_abs_deviation(values, scale="normal")
+        prior = _PRIOR_SPREAD if self._log else _PRIOR_SPREAD * abs(center)
+        n = len(values)
+        return center, np.sqrt(((n - 1) * spread**2 + prior**2) / n)
+
+
+def rate_interval(above, n: int, confidence: float = 0.9) -> tuple:
+    """Return the interval in which the rate of false alarms lies.
+
+    Parameters
+    ----------
+    above : int, or ndarray of int
+        How many of the good images held out are beyond the threshold.
+    n : int
+        How many were held out, 1 at least.
+    confidence : float
+        The interval holds the rate at least this often, if the images are a random
+        sample (Clopper and Pearson's exact interval).
+
+    Returns
+    -------
+    low, high : float, or ndarray
+
+    Examples
+    --------
+    >>> from skdinoad._arrays.normal_scores import rate_interval
+    >>> [round(float(x), 3) for x in rate_interval(0, 24)]
+    [0.0, 0.117]
+    """
+    above, tail = np.asarray(above), (1 - confidence) / 2
+    low = stats.beta.ppf(tail, np.maximum(above, 1), n - above + 1)
+    high = stats.beta.isf(tail, above + 1, np.maximum(n - above, 1))
+    low, high = np.where(above == 0, 0, low), np.where(above == n, 1, high)
+    return low[()], high[()]
