@@ -8,11 +8,11 @@ __all__ = ["NormalScores", "rate_interval"]
 #: The four constants were chosen by ``benchmarks/accuracy/choices.py``.
 #: Degrees of freedom of Student's t: the tails of real scores are heavier than a
 #: normal distribution's.
-_TAILS = 3
+_TAILS = 4
 
 #: What the spread of the logarithms is taken to be before any image is seen. It counts
 #: as much as one image.
-_PRIOR_SPREAD = 0.15
+_PRIOR_SPREAD = 0.2
 
 #: The spread of n images is widened by sqrt(1 + _FEW / n), because median and spread
 #: are uncertain themselves.
@@ -28,7 +28,7 @@ _SMALLEST = 1e-6
 class NormalScores:
     """The distribution of good images' anomaly scores.
 
-    The logarithm of a score is modelled as Student's t with 3 degrees of freedom
+    The logarithm of a score is modelled as Student's t with 4 degrees of freedom
     around the median. The spread is the median absolute deviation, widened if there are
     few images. Median and spread hardly move if a few of the
     images are no good ones. If the median is not positive, the scores themselves take
@@ -55,7 +55,7 @@ class NormalScores:
     >>> known.suspects
     array([False, False, False, False, False,  True])
     >>> round(known.threshold(0.05), 2)
-    1.35
+    1.38
     """
 
     def __init__(self, scores):

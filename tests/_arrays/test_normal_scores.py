@@ -8,9 +8,9 @@ from skdinoad._arrays.normal_scores import NormalScores, rate_interval
 def test_threshold_of_known_scores():
     """Median 1, and a median absolute deviation of log 2: worked out by hand."""
     scores = np.exp(np.log(2) * np.array([-2.0, -1, 0, 1, 2]))
-    spread = np.sqrt((4 * (np.log(2) * 1.482602) ** 2 + 0.15**2) / 5)
+    spread = np.sqrt((4 * (np.log(2) * 1.482602) ** 2 + 0.2**2) / 5)
     spread *= np.sqrt(1 + 4 / 5)
-    expected = np.exp(spread * 2.353363)  # 95 % of Student's t, 3 degrees of freedom
+    expected = np.exp(spread * 2.131847)  # 95 % of Student's t, 4 degrees of freedom
     assert NormalScores(scores).threshold(0.05) == pytest.approx(expected, rel=1e-5)
 
 
