@@ -108,7 +108,7 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
         X = self._check_input(X)
         rows = normal_rows(y, len(X))
         with told, self._learning():
-            self._given_rows = rows
+            self._given_rows, self._n_given = rows, len(X)
             normals = take(X, rows)  # extractors may learn too, and never from defects
             if isinstance(X, Images):
                 normals = self._images_to_fit(normals)
@@ -164,8 +164,10 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
                     "again."
                 )
         X = self._input_to_score(X)
-        self._given_rows = normal_rows(y, len(X))
-        return take(X, self._given_rows)
+        rows = normal_rows(y, len(X))
+        # Rows are counted on from call to call, so that each has a number of its own.
+        self._given_rows, self._n_given = self._n_given + rows, self._n_given + len(X)
+        return take(X, rows)
 
     def _collect(self, X):
         """Return the features of all rows of X as one (n, h, w, c) array."""
@@ -224,6 +226,7 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
                 self.hidden_pixels_ = any(part.hidden_pixels_ for part in parts)
             self._contents = [digest for part in parts for digest in part._contents]
             self._sources = sources_of_parts([part._sources for part in parts])
+            self._n_given = self._sources[-1][0] + 1
             self._first = first_of_each(self._contents)
             warn_of_copies(self._first, stacklevel=4)
             self._join(parts)

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from skdinoad._arrays.normal_scores import rate_interval
-from skdinoad._inputs.images import as_images
+from skdinoad._inputs.images import as_images, as_shown
 from skdinoad._typing import DetectorLike, FilePath, ImagesLike
 from skdinoad.persistence._dump import replacing
 from skdinoad.pipeline import final_detector, iter_holdout_maps
@@ -188,14 +188,15 @@ def training_report(estimator: DetectorLike, X: ImagesLike) -> ScoringReport:
     )
     scores = dict(zip(detector.holdout_rows_.tolist(), detector.holdout_scores_))
     odd = {suspect.row: suspect.ratio for suspect in detector.suspects_}
-    images = as_images(X).read_by(getattr(detector, "value_range_", None))
+    images = as_images(X)
+    shown = as_shown(images)
     for row, heat in iter_holdout_maps(estimator, X):
         name = images.path(row) or f"row {row}"
         if row in odd:
             name += f" (suspect: {odd[row]:.1f} times the usual anomaly score)"
         about = {"path": name, "score": scores[row], "error": ""}
         regions = find_regions(heat, judge.pixel_threshold)
-        report.add(about, images[row], heat, regions)
+        report.add(about, shown[row], heat, regions)
     return report
 
 

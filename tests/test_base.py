@@ -134,6 +134,15 @@ def test_suspects_are_rows_of_what_fit_was_given(with_odd_ones):
         assert [s.row for s in Plain().fit(X, y).suspects_] == [8, 4]
 
 
+@pytest.mark.parametrize("cls", [AnomalyDINO, DinoPatch])
+def test_rows_of_later_calls_are_counted_on(tiny, cls):
+    X = make_images(8)
+    y = np.array([1, 1, 1, -1])
+    detector = cls(features=tiny).fit(X[:4], y).partial_fit(X[4:], y)
+    assert detector.holdout_rows_.tolist() == [0, 1, 2, 4, 5, 6]
+    assert len(detector.holdout_scores_) == 6
+
+
 def test_copies_count_once_for_the_threshold(with_odd_ones):
     good = np.delete(with_odd_ones, [3, 7], axis=0)
     with pytest.warns(UserWarning, match="exact copies"):

@@ -403,3 +403,39 @@ def test_bench_measures_what_the_benchmarks_do(bench, monkeypatch):
         "Dinomaly": 1.5,
     }
     assert list(bench.maps()) == [("scaled", 0.5)]
+
+
+@pytest.fixture
+def verdicts(monkeypatch):
+    monkeypatch.syspath_prepend(TABLE.parent / "accuracy")
+    return importlib.import_module("verdicts")
+
+
+def test_verdicts_are_those_of_predict_and_defects_can_be_hidden(
+    verdicts, tmp_path, monkeypatch, capsys
+):
+    write_category(tmp_path / "screws")
+    monkeypatch.setitem(
+        verdicts.METHODS, "ours", lambda: AnomalyDINO(features=tiny_features())
+    )
+    monkeypatch.setattr(verdicts, "environment", str)
+    path = tmp_path / "v.csv"
+    how = ["--root", str(tmp_path), "--results", str(path), "--methods", "ours"]
+    monkeypatch.setattr(sys, "argv", ["verdicts.py", *how, "--contaminate", "0", ".2"])
+    verdicts.main()
+    rows = verdicts.read(path)
+    assert [row["contaminated"] for row in rows] == ["0"] + 3 * ["0.2"]
+    data = load_folder(tmp_path / "screws")
+    model = AnomalyDINO(features=tiny_features()).fit(data.train)
+    flagged = model.predict(data.test) == -1
+    assert float(rows[0]["recall"]) == pytest.approx(
+        flagged[data.y == -1].mean(), abs=1e-4
+    )
+    assert float(rows[0]["false alarms"]) == flagged[data.y == 1].mean()
+    assert 0 <= float(rows[0]["regions"]) <= 1
+    printed = capsys.readouterr().out
+    verdicts.main()  # nothing is run again
+    assert len(verdicts.read(path)) == len(rows)
+    assert "| ours | 0.2 | 1 |" in printed
+    recall = f"{float(rows[0]['recall']):.3f}"
+    assert f"| ours | {recall} |" in path.with_name("v_means.md").read_text()

@@ -36,6 +36,11 @@ def test_pictures_and_pages_exist():
         assert (README.parent / path).is_file(), path
 
 
+def test_verdicts_are_the_measured_ones():
+    measured = README.parent / "benchmarks" / "results" / "verdicts_means.md"
+    assert measured.read_text().strip() in README.read_text()
+
+
 def test_table_is_the_measured_one():
     measured = README.parent / "benchmarks" / "results" / "means.md"
     table = measured.read_text().strip()

@@ -26,7 +26,6 @@ repeated. ``--tables`` prints the tables from that file alone.
 import csv
 import statistics
 import sys
-import time
 import warnings
 from pathlib import Path
 
@@ -90,9 +89,10 @@ FIGURES = [
     "false regions",
     "suspects",
     "bad found",
-    "fit s",
-    "score ms",
 ]
+
+#: Columns that README leaves out.
+LONG = ("categories", "suspects", "bad found", "regions", "false regions")
 
 #: So many random draws of at most so many images; one of more.
 DRAWS, FEW = 3, 10
@@ -149,13 +149,10 @@ def measure(model, data, n, share, draw):
     learned = rng.permutation(bad)[: round(len(good) * share / (1 - share))]
     rows = np.setdiff1d(np.arange(len(data.test)), learned)
     X, y = [data.test[i] for i in rows], data.y[rows]
-    start = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         model.fit([*good, *(data.test[i] for i in learned)])
-    fitted = time.perf_counter()
     scores = model.score_samples(X)
-    scored = time.perf_counter()
     flagged = scores < model.offset_
     suspects = (model[-1] if isinstance(model, Pipeline) else model).suspects_
     return [
@@ -165,8 +162,6 @@ def measure(model, data, n, share, draw):
         *(pixel_figures(model, data, rows) if pixels else [None] * 3),
         len(suspects),
         sum(s.row >= len(good) for s in suspects),
-        fitted - start,
-        1000 * (scored - fitted) / len(rows),
     ]
 
 
@@ -239,6 +234,15 @@ def tables(path):
         with path.with_name(file).open("w", newline="") as handle:
             writer = csv.writer(handle, lineterminator="\n")
             writer.writerows([header, *([show(x) for x in line] for line in lines)])
+    path.with_name(f"{path.stem}_means.md").write_text(markdown(*out["means"]))
+
+
+def markdown(header, lines):
+    """Return the table for README: what a reader looks at first."""
+    columns = [i for i, name in enumerate(header) if name not in LONG]
+    rows = [header, ["---"] * len(header), *lines]
+    text = ("| " + " | ".join(show(row[i]) for i in columns) + " |" for row in rows)
+    return "\n".join(text) + "\n"
 
 
 def by(rows, name, *, n=False):

@@ -155,6 +155,9 @@ class AnomalyDINO(ScoresBatches, BankDetector):
         exact copies count once, and images for which nothing is left to compare with
         are missing. A reduced bank is not chosen anew: its scores are slightly too low,
         never too high.
+    holdout_rows_ : ndarray of shape (n,), int
+        Row of X in ``fit`` that each of these scores is of; rows of later calls of
+        ``partial_fit`` and of further shards are counted on.
     suspects_ : list of Bunch
         Training images that look odd among the others, the most anomalous first:
         ``row`` and ``path`` (None for arrays) say which, ``ratio`` how many times the

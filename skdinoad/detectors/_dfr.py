@@ -187,6 +187,8 @@ class DFR(TrainedDetector):
         projection on as many principal components; empty after a merge.
     holdout_scores_ : ndarray of shape (n,)
         ``score_samples`` of training images by a network that has not seen them.
+    holdout_rows_ : ndarray of shape (n,), int
+        Row of X in ``fit`` that each of these scores is of.
     suspects_ : list of Bunch
         Training images that look odd among the others, the most anomalous first:
         ``row`` and ``path`` (None for arrays) say which, ``ratio`` how many times the

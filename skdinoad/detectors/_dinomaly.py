@@ -217,6 +217,8 @@ class Dinomaly(LoadsOfficial, TrainedDetector):
         The loss in each. A lower loss is not a better detector: never choose by it.
     holdout_scores_ : ndarray of shape (n,)
         ``score_samples`` of training images by a network that has not seen them.
+    holdout_rows_ : ndarray of shape (n,), int
+        Row of X in ``fit`` that each of these scores is of.
     suspects_ : list of Bunch
         Training images that look odd among the others, the most anomalous first:
         ``row`` and ``path`` (None for arrays) say which, ``ratio`` how many times the

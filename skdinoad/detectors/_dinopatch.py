@@ -127,6 +127,9 @@ class DinoPatch(LayeredDetector):
         ``score_samples`` of each training image by a bank without it; exact copies
         are left out together and count once. A reduced bank is not chosen anew for
         each.
+    holdout_rows_ : ndarray of shape (n,), int
+        Row of X in ``fit`` that each of these scores is of; rows of later calls of
+        ``partial_fit`` and of further shards are counted on.
     suspects_ : list of Bunch
         Training images that look odd among the others, the most anomalous first:
         ``row`` and ``path`` (None for arrays) say which, ``ratio`` how many times the

@@ -98,6 +98,8 @@ class SubspaceAD(LayeredDetector):
         ``score_samples`` of each training image by a subspace without its fold, one of
         five, dealt by what images show and not by their order (of feature grids it
         counts); exact copies share a fold and count once.
+    holdout_rows_ : ndarray of shape (n,), int
+        Row of X in ``fit`` that each of these scores is of.
     suspects_ : list of Bunch
         Training images that look odd among the others, the most anomalous first:
         ``row`` and ``path`` (None for arrays) say which, ``ratio`` how many times the
