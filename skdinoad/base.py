@@ -108,7 +108,7 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
         X = self._check_input(X)
         rows = normal_rows(y, len(X))
         with told, self._learning():
-            self._given_rows, self._n_given = rows, len(X)
+            self._given_rows = rows
             normals = take(X, rows)  # extractors may learn too, and never from defects
             if isinstance(X, Images):
                 normals = self._images_to_fit(normals)
@@ -166,7 +166,7 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
         X = self._input_to_score(X)
         rows = normal_rows(y, len(X))
         # Rows are counted on from call to call, so that each has a number of its own.
-        self._given_rows, self._n_given = self._n_given + rows, self._n_given + len(X)
+        self._given_rows = self._sources[-1][0] + 1 + rows
         return take(X, rows)
 
     def _collect(self, X):
@@ -195,7 +195,8 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
         ``_sources``, the row and path of each.
         """
         self._warn_of_useless(kept, len(X))
-        sources = [(int(self._given_rows[row]), path_of(X, row)) for row in kept]
+        given = getattr(self, "_given_rows", range(len(X)))
+        sources = [(int(given[row]), path_of(X, row)) for row in kept]
         self._sources = [*getattr(self, "_sources", []), *sources]
         known = self._contents if hasattr(self, "_contents") else []
         new = [contents[row] if contents else content(X, row) for row in kept]
@@ -226,7 +227,6 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
                 self.hidden_pixels_ = any(part.hidden_pixels_ for part in parts)
             self._contents = [digest for part in parts for digest in part._contents]
             self._sources = sources_of_parts([part._sources for part in parts])
-            self._n_given = self._sources[-1][0] + 1
             self._first = first_of_each(self._contents)
             warn_of_copies(self._first, stacklevel=4)
             self._join(parts)
@@ -287,15 +287,15 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
         scores = -self._aggregate(grids)
         finite = np.isfinite(scores)
         self.holdout_scores_ = scores[finite]
-        rows = np.array([self._sources[i][0] for i in numbers], int)
-        self.holdout_rows_ = rows[finite]
+        sources = [self._sources[i] for i in numbers]
+        self.holdout_rows_ = np.array([row for row, _ in sources], int)[finite]
         known = NormalScores(-self.holdout_scores_)
         self.offset_ = -known.threshold(self.target_fpr)
         odd = np.flatnonzero(finite)[known.suspects]
         odd = odd[np.argsort(scores[odd], kind="stable")]
         self.suspects_ = []
         for i in odd:
-            row, path = self._sources[numbers[i]]
+            row, path = sources[i]
             ratio = float(-scores[i] / known.usual) if known.usual > 0 else np.inf
             self.suspects_.append(Bunch(row=row, path=path, ratio=ratio))
         warn_of_suspects(self.suspects_, len(self.holdout_scores_), stacklevel=5)

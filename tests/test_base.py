@@ -139,7 +139,7 @@ def test_rows_of_later_calls_are_counted_on(tiny, cls):
     X = make_images(8)
     y = np.array([1, 1, 1, -1])
     detector = cls(features=tiny).fit(X[:4], y).partial_fit(X[4:], y)
-    assert detector.holdout_rows_.tolist() == [0, 1, 2, 4, 5, 6]
+    assert detector.holdout_rows_.tolist() == [0, 1, 2, 3, 4, 5]
     assert len(detector.holdout_scores_) == 6
 
 

@@ -116,7 +116,6 @@ class ScoresBatches:
         if isinstance(X, Images):
             X = worker._images_to_fit(X)
         worker.features_ = worker._fit_extractor(X)
-        worker._given_rows = np.arange(len(X))
         images = worker._read(X)
         if len(images) < len(X):
             missing = set(range(len(X))) - {image.row for image in images}

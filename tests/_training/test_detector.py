@@ -52,7 +52,8 @@ class MeanDetector(TrainedDetector):
 
     def _gather(self, X):
         rows = np.stack([np.asarray(F, np.float32) for F in X])
-        return Bunch(rows=torch.from_numpy(rows), image=np.arange(len(rows)))
+        image = self._numbered(X, np.arange(len(rows)))
+        return Bunch(rows=torch.from_numpy(rows), image=image)
 
     def _identity(self, data):
         return data.rows.sum().item()

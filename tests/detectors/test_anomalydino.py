@@ -26,7 +26,7 @@ def grids(rng):
 
 def plain(**parameters):
     """Return a detector for feature grids, without masks."""
-    return AnomalyDINO(masking=False, **parameters)
+    return AnomalyDINO(**{"masking": False, "top_fraction": 0.01, **parameters})
 
 
 def official(references, image, size, *, masked):
@@ -457,7 +457,7 @@ def test_refit_forgets(grids, tiny):
 @pytest.mark.real
 def test_pasted_defect_is_the_maximum_also_through_the_aligner(real_features):
     features = real_features(image_size=224)
-    X, _ = make_screws(6, size=320, random_state=0)
+    X, _ = make_screws(14, size=320, random_state=0)
     bad = make_screws(1, size=320, random_state=7)[0]
     ys, xs = np.nonzero(bad[0].min(-1) > 150)
     place = np.array([np.median(ys), np.median(xs)]).astype(int)
