@@ -21,6 +21,9 @@ _FEW = 4
 #: A score is suspect if less than this share of good images would reach it.
 _SUSPECT = 0.005
 
+#: The largest logarithm of a threshold.
+_LARGEST = 700.0
+
 #: Scores are compared by ratio, so that 0 counts as this share of the usual score.
 _SMALLEST = 1e-6
 
@@ -73,7 +76,8 @@ class NormalScores:
         """Return the score that a share ``rate`` of good images exceeds."""
         spread = self._spread * np.sqrt(1 + _FEW / self._n)
         value = self._center + spread * stats.t.isf(rate, _TAILS)
-        return float(np.exp(value) if self._log else value)
+        # A rate near 0 asks for more than a float can hold.
+        return float(np.exp(min(value, _LARGEST)) if self._log else value)
 
     def _scaled(self, scores, usual):
         if not self._log:

@@ -206,7 +206,7 @@ class AnomalyDINO(ScoresBatches, BankDetector):
     >>> import numpy as np
     >>> from skdinoad import AnomalyDINO
     >>> rng = np.random.default_rng(0)
-    >>> F = rng.normal(size=(3, 4, 4, 8)).astype(np.float32)   # 3 good images
+    >>> F = rng.normal(1, 0.1, (3, 4, 4, 8)).astype(np.float32)   # 3 good images
     >>> detector = AnomalyDINO(masking=False).fit(F)
     >>> bool(detector.score_samples(F[:, ::-1]).min() > -1e-6)   # upside down: known
     True
