@@ -101,6 +101,8 @@ check-mutations: $(INSTALLED)
 
 check-accuracy: $(INSTALLED)
 	@test -n "$(DATA)" || { echo "usage: make check-accuracy DATA=folder"; exit 2; }
+	$(BIN)/python benchmarks/accuracy/verdicts.py --root "$(DATA)"
+	$(BIN)/python benchmarks/accuracy/choices.py "$(DATA)"
 	$(BIN)/python benchmarks/layers.py "$(DATA)"
 	$(BIN)/python benchmarks/fusion.py "$(DATA)"
 	$(BIN)/python benchmarks/accuracy.py "$(DATA)"

@@ -7,7 +7,6 @@ from numbers import Real
 
 import numpy as np
 from sklearn.base import BaseEstimator, OutlierMixin
-from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
@@ -26,6 +25,7 @@ from skdinoad._inputs.copies import (
     content,
     first_of_each,
     sources_of_parts,
+    suspects_among,
     warn_of_copies,
     warn_of_suspects,
 )
@@ -281,9 +281,7 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
 
     def _learn_normal_scores(self, grids):
         """Set the threshold and the suspects from held-out score grids."""
-        numbers = self._held_out()
-        if len(grids) == len(self._contents):
-            grids = [grids[i] for i in numbers]  # copies count once
+        numbers, grids = self._counted_once(grids)
         scores = -self._aggregate(grids)
         finite = np.isfinite(scores)
         self.holdout_scores_ = scores[finite]
@@ -291,14 +289,16 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
         self.holdout_rows_ = np.array([row for row, _ in sources], int)[finite]
         known = NormalScores(-self.holdout_scores_)
         self.offset_ = -known.threshold(self.target_fpr)
-        odd = np.flatnonzero(finite)[known.suspects]
-        odd = odd[np.argsort(scores[odd], kind="stable")]
-        self.suspects_ = []
-        for i in odd:
-            row, path = sources[i]
-            ratio = float(-scores[i] / known.usual) if known.usual > 0 else np.inf
-            self.suspects_.append(Bunch(row=row, path=path, ratio=ratio))
+        sources = [sources[i] for i in np.flatnonzero(finite)]
+        self.suspects_ = suspects_among(-self.holdout_scores_, sources, known)
         warn_of_suspects(self.suspects_, len(self.holdout_scores_), stacklevel=5)
+
+    def _counted_once(self, grids):
+        """Return the numbers and the grids of the images held out, without copies."""
+        numbers = self._held_out()
+        if len(grids) == len(self._contents):
+            grids = [grids[i] for i in numbers]
+        return numbers, grids
 
     def _shown(self, grids):
         """Return what heat maps show of score grids."""
@@ -462,11 +462,10 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
 
     def _held_of_each(self):
         """Return the held-out score grid of each row of ``fit`` that has one."""
-        grids, numbers = self._holdout_grids(), self._held_out()
+        grids = self._holdout_grids()
         if grids is None:
             return {}
-        if len(grids) == len(self._contents):
-            grids = [grids[i] for i in numbers]
+        numbers, grids = self._counted_once(grids)
         known = set(self.holdout_rows_.tolist())
         pairs = ((self._sources[i][0], grid) for i, grid in zip(numbers, grids))
         return {row: grid for row, grid in pairs if row in known}

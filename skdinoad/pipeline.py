@@ -164,19 +164,14 @@ def iter_holdout_maps(
     if not transformers:
         yield from detector.holdout_map_frames(X)
         return
-    images = as_images(X)
-    for start in range(0, len(images), _CHUNK):
-        chunk = images[start : start + _CHUNK]
-        sizes = [chunk.size(i) for i in range(len(chunk))]
-        with undisturbed():
-            Z, frames = _transform(transformers, chunk, X[start : start + _CHUNK])
-        rows = range(start, start + len(chunk))
+    start = 0
+    for Z, frames, sizes in _transformed(transformers, detector, as_images(X), X):
+        rows = range(start, start := start + len(sizes))
         yield from detector.holdout_map_frames(Z, frames, sizes, rows)
 
 
-def _carried_back(transformers, detector, X):
-    """Yield the maps of images that transformers stand in front of."""
-    images = as_images(X)
+def _transformed(transformers, detector, images, X):
+    """Yield what the detector sees of a few images at a time, frames and sizes."""
     for start in range(0, len(images), _CHUNK):
         chunk = images[start : start + _CHUNK]
         sizes = [chunk.size(i) for i in range(len(chunk))]
@@ -184,6 +179,13 @@ def _carried_back(transformers, detector, X):
             Z, frames = _transform(transformers, chunk, X[start : start + _CHUNK])
             if getattr(detector, "features_", None) is not None:
                 Z = as_images(Z, first=start)  # so that messages name rows of X
+        yield Z, frames, sizes
+
+
+def _carried_back(transformers, detector, X):
+    """Yield the maps of images that transformers stand in front of."""
+    images = as_images(X)
+    for Z, frames, sizes in _transformed(transformers, detector, images, X):
         yield from detector.map_frames(Z, frames, sizes)
     if isinstance(transformers[0], TakesImages):
         transformers[0]._warn_without_alpha(images, stacklevel=3)

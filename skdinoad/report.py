@@ -164,7 +164,8 @@ def training_report(estimator: DetectorLike, X: ImagesLike) -> ScoringReport:
     Raises
     ------
     ValueError
-        If there are no held-out scores, for example after a fit on one image.
+        If there are no held-out heat maps: after a fit on one image, or if a detector
+        that trains a network was loaded from a file.
 
     Examples
     --------
@@ -197,6 +198,12 @@ def training_report(estimator: DetectorLike, X: ImagesLike) -> ScoringReport:
         about = {"path": name, "score": scores[row], "error": ""}
         regions = find_regions(heat, judge.pixel_threshold)
         report.add(about, shown[row], heat, regions)
+    if not report._cards:
+        raise ValueError(
+            "The model knows no held-out heat maps: it was loaded from a file, or has "
+            "no threshold from images held out. Fit it in this process, with holdout=3 "
+            "if it trains a network."
+        )
     return report
 
 

@@ -82,7 +82,8 @@ def described(model: Any) -> dict:
     if len(held):
         out["held_out_scores"] = [round(float(f(held)), 6) for f in (min, max)]
         out["held_out_flagged"] = int((held < out["threshold"]).sum())
-        interval = rate_interval(out["held_out_flagged"], len(held))
+        n = int(np.isfinite(held).sum())  # a tuner's splits may leave some out
+        interval = rate_interval(out["held_out_flagged"], n)
         out["false_alarm_interval"] = [round(float(x), 4) for x in interval]
     out["suspects"] = [
         f"{s.path or f'row {s.row}'}: {s.ratio:.1f} times the usual anomaly score"

@@ -15,6 +15,8 @@ from skdinoad import (
     Pipeline,
     Region,
     SubspaceAD,
+    load,
+    save,
 )
 from skdinoad.pipeline import iter_holdout_maps
 from skdinoad.report import ScoringReport, training_report
@@ -218,6 +220,22 @@ def test_trained_detectors_show_the_images_that_folds_held_out(make_tiny_cnn):
     ).fit(X)
     assert list(dict(iter_holdout_maps(detector, X))) == list(range(6))
     assert training_report(detector, X).text().count("<article") == 6
+
+
+def test_a_page_of_nothing_is_refused(make_tiny_cnn, tmp_path):
+    X = make_images(6)
+    cnn = make_tiny_cnn(standardize=False)
+    detector = DFR(features=cnn, autoencoder="linear", holdout=2).fit(X)
+    with pytest.raises(ValueError, match="no held-out heat maps"):
+        training_report(load(save(detector, tmp_path / "m.skd")), X)
+
+
+def test_suspects_are_saved_with_the_model(with_an_odd_one, tmp_path):
+    pipe, X = with_an_odd_one
+    loaded = load(save(pipe, tmp_path / "m.skd"))
+    assert loaded[-1].suspects_ == pipe[-1].suspects_
+    text = training_report(loaded, X).text()
+    assert len(re.findall(r"<h3>[^<]*\(suspect: ", text)) == 1
 
 
 def test_intervals_follow_the_number_of_images(report):

@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import ShuffleSplit
 
 from skdinoad import DinoPatch, Pipeline, ThresholdTunerCV, find_regions, load
-from skdinoad._arrays.normal_scores import NormalScores
+from skdinoad._arrays.normal_scores import NormalScores, rate_interval
 from skdinoad.verdicts import Judge, as_json, described, threshold_of
 
 
@@ -122,3 +123,13 @@ def test_suspects_are_named(rng):
         said = described(DinoPatch().fit(F))["suspects"]
     assert len(said) == 1
     assert said[0].startswith("row 4: ")
+
+
+def test_rows_that_no_split_held_out_do_not_narrow_the_interval(rng):
+    F = rng.random((30, 2, 2, 8)).astype(np.float32)
+    split = ShuffleSplit(1, test_size=10, random_state=0)
+    tuner = ThresholdTunerCV(DinoPatch(), target_fpr=0.1, cv=split).fit(F)
+    said = described(tuner)
+    assert np.isfinite(tuner.holdout_scores_).sum() == 10
+    expected = rate_interval(said["held_out_flagged"], 10)
+    assert said["false_alarm_interval"] == pytest.approx(expected, abs=1e-4)

@@ -37,6 +37,9 @@ from skdinoad._arrays.masks import (
 )
 from skdinoad.metrics import image_auroc_score, recall_at_fpr_score
 
+#: Blocks and share of the default, and of the default before it.
+DEFAULT, BEFORE = ((4, 6, 10), 0.02), ((6, 8, 10, 11), 0.01)
+
 BLOCKS = (4, 6, 7, 8, 10, 11)
 FRACTIONS = (0.01, 0.02, 0.05)
 
@@ -145,7 +148,7 @@ class Scores:
 
 def layers(known):
     sets = [s for k in (1, 2, 3) for s in itertools.combinations(BLOCKS, k)]
-    choices = [*itertools.product(sets, FRACTIONS), ((6, 8, 10, 11), 0.01)]
+    choices = [*itertools.product(sets, FRACTIONS), BEFORE]
     found = {}
     for choice in choices:
         rows = [Scores(k, *choice) for k in known.values()]
@@ -157,7 +160,7 @@ def layers(known):
         )
     quality = {choice: f[:, 0] + 0.3 * f[:, 1] for choice, f in found.items()}
     best = sorted(choices, key=lambda choice: -quality[choice].mean())[:10]
-    shown = [*best, ((4, 6, 10), 0.02), ((6, 8, 10, 11), 0.01)]
+    shown = [*best, DEFAULT, BEFORE]
     print("Layers and share of patches, the best ten, the default, and the old one\n")
     header = ["blocks", "share", *known, "mean AUROC", "recall at 5 % false alarms"]
     print_table(
@@ -171,7 +174,7 @@ def layers(known):
     rows, totals = [], []
     for i, name in enumerate(known):
         s, f = max(choices, key=lambda c: np.delete(quality[c], i).sum())
-        totals.append([*found[s, f][i], *found[(4, 6, 10), 0.02][i]])
+        totals.append([*found[s, f][i], *found[DEFAULT][i]])
         rows.append([name, "+".join(map(str, s)), str(f), *totals[-1]])
     rows.append(["mean", "", "", *np.mean(totals, axis=0)])
     columns = ["AUROC", "recall", "AUROC of the default", "its recall"]

@@ -217,7 +217,6 @@ def tables(path):
         lines = []
         for method in methods:
             mine = [row for row in part if row["method"] == method]
-            # Only categories that have a row for every value can be compared.
             values = {row[column] for row in mine}
             if len(values) > 1:
                 mine.sort(

@@ -18,7 +18,7 @@ _PRIOR_SPREAD = 0.2
 #: are uncertain themselves.
 _FEW = 4
 
-#: A score is suspect if less than this share of good images would reach it.
+#: A score is suspect if a smaller share of good images would reach it.
 _SUSPECT = 0.005
 
 #: The largest logarithm of a threshold.
@@ -31,11 +31,10 @@ _SMALLEST = 1e-6
 class NormalScores:
     """The distribution of good images' anomaly scores.
 
-    The logarithm of a score is modelled as Student's t with 4 degrees of freedom
-    around the median. The spread is the median absolute deviation, widened if there are
-    few images. Median and spread hardly move if a few of the
-    images are no good ones. If the median is not positive, the scores themselves take
-    the place of their logarithms.
+    The logarithm of a score is modelled by Student's t distribution with 4 degrees of
+    freedom around the median. The spread is the median absolute deviation, widened if
+    there are few images. A few defective images hardly move median and spread. If the
+    median is not positive, the scores are modelled instead of their logarithms.
 
     Parameters
     ----------
@@ -46,7 +45,7 @@ class NormalScores:
     Attributes
     ----------
     suspects : ndarray of shape (n,), bool
-        Scores that less than 1 in 200 good images would reach. They are left out of
+        Scores that fewer than 1 in 200 good images would reach. They are left out of
         the estimate.
     usual : float
         The median score, without the suspects.

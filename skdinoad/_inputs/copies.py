@@ -4,6 +4,7 @@ import hashlib
 import warnings
 
 import numpy as np
+from sklearn.utils import Bunch
 
 from skdinoad._inputs.images import Images, take
 from skdinoad._inputs.pixels import hidden_pixels
@@ -13,6 +14,7 @@ __all__ = [
     "first_of_each",
     "in_order",
     "sources_of_parts",
+    "suspects_among",
     "warn_of_copies",
     "warn_of_suspects",
 ]
@@ -124,6 +126,30 @@ def warn_of_copies(first, *, stacklevel):
             UserWarning,
             stacklevel=stacklevel + 1,
         )
+
+
+def suspects_among(scores, sources, known) -> list:
+    """Return the training images whose scores are suspect, the most anomalous first.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n,)
+        Held-out anomaly scores.
+    sources : list of (row, path)
+    known : NormalScores
+        Of these scores.
+
+    Returns
+    -------
+    list of Bunch
+        With "row", "path" and "ratio", how many times the usual score theirs is.
+    """
+    odd = np.flatnonzero(known.suspects)
+    ratios = scores / known.usual if known.usual > 0 else np.full(len(scores), np.inf)
+    return [
+        Bunch(row=sources[i][0], path=sources[i][1], ratio=float(ratios[i]))
+        for i in odd[np.argsort(-scores[odd], kind="stable")]
+    ]
 
 
 def warn_of_suspects(suspects, n, *, stacklevel):

@@ -12,7 +12,14 @@ from skdinoad import (
     DinoPatch,
     ThresholdTunerCV,
 )
-from skdinoad._inputs.copies import content, first_of_each, in_order, warn_of_copies
+from skdinoad._arrays.normal_scores import NormalScores
+from skdinoad._inputs.copies import (
+    content,
+    first_of_each,
+    in_order,
+    suspects_among,
+    warn_of_copies,
+)
 from skdinoad._inputs.images import as_images
 from skdinoad.testing import make_images
 
@@ -199,3 +206,11 @@ def test_order_goes_by_what_is_seen_and_grids_keep_theirs():
     kept, rows, _ = in_order(grids)
     assert kept is grids  # no copy
     assert rows.tolist() == [*range(6)]
+
+
+def test_suspects_are_sorted_and_compared_with_the_usual_score():
+    scores = np.array([1.0, 9.0, 1.1, 0.9, 12.0, 1.0, 1.05, 0.95])
+    sources = [(10 + i, f"{i}.png") for i in range(8)]
+    found = suspects_among(scores, sources, NormalScores(scores))
+    assert [(s.row, s.path) for s in found] == [(14, "4.png"), (11, "1.png")]
+    assert [s.ratio for s in found] == [12.0, 9.0]
