@@ -24,6 +24,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skdinoad._inputs.files import is_address
 from skdinoad._typing import DetectorLike, ExtractorLike, FilePath, ImagesLike
+from skdinoad.features._textured import TexturedFeatures
 from skdinoad.persistence import load
 from skdinoad.persistence._dump import replacing
 from skdinoad.persistence._tables import check_format
@@ -41,8 +42,8 @@ __all__ = [
     "score_part",
 ]
 
-#: Says where and how a detector computes, or what its ``features_`` says better.
-_ELSEWHERE = {"batch_size", "cache", "cache_size", "device", "features"} | {
+#: Says where and how a detector computes, or what its fitted extractors say better.
+_ELSEWHERE = {"batch_size", "cache", "cache_size", "device", "features", "texture"} | {
     *("random_state", "verbose", "weights", "weights_name_"),
 }
 
@@ -296,10 +297,11 @@ def _check_mergeable(detector, method):
             "cache_features, and one fit."
         )
     learns = "standardize"  # from images, so that each shard would have another scale
-    if getattr(detector.features, learns, False):
+    extractors = detector.features, getattr(detector, "texture", None)
+    if any(getattr(extractor, learns, False) is True for extractor in extractors):
         raise ValueError(
             "An extractor with standardize=True learns from the images it sees, here "
-            "another thing in each part: pass standardize=False."
+            "another thing in each part: pass standardize=False or 'levels'."
         )
 
 
@@ -319,16 +321,23 @@ def _check_alike(detectors):
 
 def _settings(detector):
     """Return digests of what shapes all that a detector learns from an image."""
-    features = getattr(detector.features_, "__dict__", {})
+    parts = {"features_": detector.features_}
+    if isinstance(detector.features_, TexturedFeatures):
+        both = detector.features_
+        parts = {"features_": both.features_, "texture_": both.texture_}
     known = {
         **detector.get_params(deep=False),
-        **{f"features_.{name}": value for name, value in features.items()},
+        **{
+            f"{part}.{name}": value
+            for part, extractor in parts.items()
+            for name, value in getattr(extractor, "__dict__", {}).items()
+        },
         "value_range_": getattr(detector, "value_range_", None),
     }
     return {
         name: joblib.hash(value)
         for name, value in known.items()
-        if name.removeprefix("features_.") not in _ELSEWHERE
+        if name.rpartition(".")[2] not in _ELSEWHERE
     }
 
 

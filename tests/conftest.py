@@ -74,7 +74,14 @@ def build(cls):
         return cls(features=tiny, latent_dim=2, n_iter=100, batch_size=512, holdout=2)
     if cls is DMAD:
         tiny = tiny_cnn(standardize=False, image_size=(64, 64))
-        return cls(features=tiny, n_iter=15, learning_rate=0.01, n_codes=8, student_width=32, holdout=2)
+        return cls(
+            features=tiny,
+            n_iter=15,
+            learning_rate=0.01,
+            n_codes=8,
+            student_width=32,
+            holdout=2,
+        )
     if cls is ThresholdTunerCV:
         detector = DinoPatch(features=tiny_features())
         return cls(detector, target_fpr=0.5, cv=2)

@@ -128,6 +128,8 @@ def run(options):
                 if n > len(data.train):
                     continue
                 for share in options.contaminate:
+                    if n and share:  # defects are put among all good images
+                        continue
                     draws = DRAWS if 0 < n <= FEW or share else 1
                     for draw in range(draws):
                         key = (method, category, str(n), f"{share:g}", str(draw))

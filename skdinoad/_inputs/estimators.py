@@ -12,7 +12,14 @@ from sklearn.utils import check_random_state
 from skdinoad._inputs.images import as_images
 from skdinoad._typing import Self
 
-__all__ = ["TakesImages", "UsesFeatures", "drawing_by", "forget", "whole_numbers"]
+__all__ = [
+    "TakesImages",
+    "UsesFeatures",
+    "drawing_by",
+    "fitted_extractor",
+    "forget",
+    "whole_numbers",
+]
 
 
 def forget(estimator):
@@ -39,6 +46,17 @@ def drawing_by(random_state):
             f"random_state={random_state!r}: expected a whole number in 0..2**32 - 1, "
             "a RandomState or None."
         ) from error
+
+
+def fitted_extractor(name, extractor, X):
+    """Return a fitted copy of the extractor that a parameter called ``name`` holds."""
+    lacking = [m for m in ("fit", "transform_frames") if not hasattr(extractor, m)]
+    if lacking:
+        raise TypeError(
+            f"{name}={extractor!r} lacks {' and '.join(lacking)}; expected an "
+            "extractor such as DinoFeatures, 'passthrough' or None."
+        )
+    return clone(extractor).fit(X, None)
 
 
 class TakesImages:
@@ -127,13 +145,7 @@ class UsesFeatures(TakesImages):
         extractor = self.features
         if extractor is None:
             extractor = self._default_features()
-        lacking = [m for m in ("fit", "transform_frames") if not hasattr(extractor, m)]
-        if lacking:
-            raise TypeError(
-                f"features={extractor!r} lacks {' and '.join(lacking)}; expected an "
-                "extractor such as DinoFeatures, 'passthrough' or None."
-            )
-        return clone(extractor).fit(X, None)
+        return fitted_extractor("features", extractor, X)
 
     def _check_features(self, grid):
         if grid.ndim != 3 or grid.dtype.kind != "f":

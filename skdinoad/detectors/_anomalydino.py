@@ -61,6 +61,12 @@ class AnomalyDINO(ScoresBatches, BankDetector):
     features : DinoFeatures, "passthrough" or None, default=None
         Extractor of the patch features. None means ``DinoFeatures()`` for images,
         and takes feature grids as they are.
+    texture : "auto", CNNFeatures or None, default="auto"
+        Features of a CNN that are compared too, as one more layer that counts as much
+        as all others together. "auto" is ``CNNFeatures(standardize="levels")`` beside
+        the weights of ``skdinoad[offline]``, where it was measured to find more
+        defects, and None beside all others. ``texture__...`` can be searched if an
+        extractor is given.
     rotations : str or sequence of float, default="auto"
         Angles in degrees at which training images enter the bank, or one of "auto",
         "agnostic", "informed", "none". "agnostic" is every 45 degrees; feature grids
@@ -246,6 +252,7 @@ class AnomalyDINO(ScoresBatches, BankDetector):
         self,
         *,
         features: FeaturesLike = None,
+        texture: FeaturesLike = "auto",
         rotations: Literal["auto", "informed", "agnostic", "none"]
         | Sequence[float] = "auto",
         masking: Literal["auto"] | bool = "auto",
@@ -268,6 +275,7 @@ class AnomalyDINO(ScoresBatches, BankDetector):
         verbose: bool = False,
     ) -> None:
         self.features = features
+        self.texture = texture
         self.map_layers = map_layers
         self.rotations = rotations
         self.masking = masking
@@ -348,6 +356,7 @@ class AnomalyDINO(ScoresBatches, BankDetector):
             "features": DinoFeatures(
                 image_size=size, resize="crop", layers="last", norm=True
             ),
+            "texture": None,
             "rotations": "agnostic" if shots else "none",
             "masking": category in MASKED,
             "mask_threshold": 10.0,

@@ -57,6 +57,12 @@ class DinoPatch(LayeredDetector):
         Extractor of the patch features. None means ``DinoFeatures()`` for images,
         and takes feature grids as they are. ``features__image_size`` and the like
         can be searched either way.
+    texture : "auto", CNNFeatures or None, default="auto"
+        Features of a CNN that are compared too, as one more layer that counts as much
+        as all others together. "auto" is ``CNNFeatures(standardize="levels")`` beside
+        the weights of ``skdinoad[offline]``, where it was measured to find more
+        defects, and None beside all others. ``texture__...`` can be searched if an
+        extractor is given.
     metric : {"euclidean", "cosine"}, default="euclidean"
         Distance d; cosine is 1 - cos. Scores of the two are not comparable.
     neighborhood : int, default=1
@@ -207,6 +213,7 @@ class DinoPatch(LayeredDetector):
         self,
         *,
         features: FeaturesLike = None,
+        texture: FeaturesLike = "auto",
         metric: Literal["euclidean", "cosine"] = "euclidean",
         neighborhood: int = 1,
         global_weight: float = 0,
@@ -228,6 +235,7 @@ class DinoPatch(LayeredDetector):
         verbose: bool = False,
     ) -> None:
         self.features = features
+        self.texture = texture
         self.map_layers = map_layers
         self.metric = metric
         self.neighborhood = neighborhood

@@ -4,8 +4,9 @@ import numpy as np
 
 from skdinoad._arrays.maps import aggregate
 from skdinoad._compat.sklearn import StrOptions
-from skdinoad._inputs.estimators import whole_numbers
+from skdinoad._inputs.estimators import fitted_extractor
 from skdinoad.base import BaseDetector
+from skdinoad.features._textured import TexturedFeatures, texture_for
 
 __all__ = ["LayeredDetector"]
 
@@ -22,14 +23,29 @@ class LayeredDetector(BaseDetector):
     not tell where.
 
     With one layer distances stay as they are, and the two are the same.
+
+    ``texture`` says which CNN's features are one more layer, whose distances count as
+    much as those of all others together; feature grids have none.
     """
 
     _parameter_constraints = {
         **BaseDetector._parameter_constraints,
         "map_layers": [StrOptions({"auto"}), "array-like"],
+        "texture": "no_validation",
     }
 
     # -- features ---------------------------------------------------------------------
+
+    def _fit_extractor(self, X):
+        features = super()._fit_extractor(X)
+        if features is None or self.texture is None:
+            return features
+        texture = self.texture
+        if isinstance(texture, str) and texture == "auto":
+            texture = texture_for(features)
+        if texture is not None:
+            texture = fitted_extractor("texture", texture, X)
+        return features if texture is None else TexturedFeatures.of(features, texture)
 
     def _read_batch(self, batch):
         """Return features (h, w, l, c) of a few images, and frames."""
@@ -78,7 +94,9 @@ class LayeredDetector(BaseDetector):
         """Return the means (..., 2, h, w) of distances (..., l, h, w), scaled."""
         D = D / self.layer_scales_[:, None, None]
         rows = self._rows_of_maps(D.shape[-3])
-        return np.stack([D.mean(-3), D[..., rows, :, :].mean(-3)], axis=-3)
+        weights = getattr(self.features_, "group_weights_", None)
+        mean = np.average(D, axis=-3, weights=weights).astype(D.dtype)
+        return np.stack([mean, D[..., rows, :, :].mean(-3)], axis=-3)
 
     def _rows_of_maps(self, n):
         """Return which of n layers heat maps show."""
@@ -89,13 +107,14 @@ class LayeredDetector(BaseDetector):
             known = getattr(self.features_, "map_layers_", names)
             wanted = known if set(known) <= set(names) else names
         else:
-            wanted = whole_numbers(wanted)
-        if not wanted or not set(wanted) <= set(names):
+            wanted = list(wanted)
+        known = [name for name in wanted if np.ndim(name) == 0 and name in names]
+        if not known or len(known) < len(wanted):
             raise ValueError(
                 f"map_layers={self.map_layers!r}: expected 'auto' or some of the "
                 f"layers whose features are compared, {names}."
             )
-        return [names.index(name) for name in wanted]
+        return [names.index(name) for name in known]
 
     # -- the parts of a detector ------------------------------------------------------
 

@@ -150,6 +150,9 @@ class SubspaceAD(LayeredDetector):
     array([0., 0., 9., 0.], dtype=float32)
     """
 
+    #: Layers of a Vision Transformer alone.
+    texture = None
+
     _parameter_constraints = {
         **LayeredDetector._parameter_constraints,
         "n_components": [

@@ -11,18 +11,25 @@ import torch
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
+from skdinoad._arrays.maps import unit
 from skdinoad._compat.sklearn import Interval, StrOptions
 from skdinoad._compat.torch import resolve_device, resolve_dtype, undisturbed
 from skdinoad._inputs.estimators import whole_numbers
 from skdinoad._typing import ImagesLike, LabelsLike, Self, Size
 from skdinoad.features._backbones import load_backbone
 from skdinoad.features._extractor import Extractor
-from skdinoad.features._levels import cell_shifts, level_maps, level_strides, on_grid
+from skdinoad.features._levels import (
+    cell_shifts,
+    level_channels,
+    level_maps,
+    level_strides,
+    on_grid,
+)
 
 __all__ = ["CNNFeatures"]
 
 #: What was measured of a network, by its digest and levels: a second per network.
-_SHIFTS = {}
+_MEASURED = {}
 
 
 class CNNFeatures(Extractor):
@@ -46,10 +53,11 @@ class CNNFeatures(Extractor):
         a VGG, its first 12 ReLUs.
     stride : int, default=8
         Pixels of the resized image per cell of the grid.
-    standardize : bool, default=True
-        Whether ``fit`` learns each channel's mean and standard deviation over the
-        normal images, and ``transform`` takes them out. Without it, channels with large
-        values rule every distance.
+    standardize : bool or "levels", default=True
+        True: ``fit`` learns each channel's mean and standard deviation over the normal
+        images, and ``transform`` takes them out. "levels": each level's vector is
+        divided by its length, so that nothing is learned and no level dominates.
+        False: features as they are; channels with large values dominate distances.
     padding : {"model", "reflect"}, default="model"
         What convolutions see beyond the edges: what the model was trained with, or the
         map mirrored, as the DFR paper has it; "reflect" is for VGG only.
@@ -91,6 +99,8 @@ class CNNFeatures(Extractor):
         Pixels per cell of each.
     shifts_ : tuple of float
         How far each level's cells look off the middle of their pixels, in cells.
+    channels_ : tuple of int
+        Channels of each level.
     mean_, scale_ : ndarray of shape (c,), float32
         Of the channels, with ``standardize=True``; constant channels have scale 1.
 
@@ -119,7 +129,7 @@ class CNNFeatures(Extractor):
         **Extractor._parameter_constraints,
         "layers": [StrOptions({"auto"}), Integral, "array-like"],
         "stride": [Interval(Integral, 1, None, closed="left")],
-        "standardize": ["boolean"],
+        "standardize": ["boolean", StrOptions({"levels"})],
         "padding": [StrOptions({"model", "reflect"})],
         "interpolation": [StrOptions({"bicubic", "bilinear", "nearest"})],
     }
@@ -133,7 +143,7 @@ class CNNFeatures(Extractor):
         weights: str | Path = "auto",
         layers: Literal["auto"] | int | Sequence[int] = "auto",
         stride: int = 8,
-        standardize: bool = True,
+        standardize: bool | Literal["levels"] = True,
         padding: Literal["model", "reflect"] = "model",
         image_size: Size | None = 224,
         interpolation: Literal["bicubic", "bilinear", "nearest"] = "bicubic",
@@ -189,7 +199,7 @@ class CNNFeatures(Extractor):
         with self._learning():
             self._look_at_levels(self._load().network)
             images = self._normals(X, y)
-            if self.standardize:
+            if self.standardize is True:
                 self._learn_scale(images)
         return self
 
@@ -202,7 +212,7 @@ class CNNFeatures(Extractor):
         strides = level_strides(network)
         self.layers_ = self._levels(strides)
         self.strides_ = tuple(strides[i] for i in self.layers_)
-        self.shifts_ = self._shifts()
+        self.shifts_, self.channels_ = self._measured()
 
     def _levels(self, strides):
         """Return the 0-based levels to take."""
@@ -221,12 +231,13 @@ class CNNFeatures(Extractor):
             )
         return levels
 
-    def _shifts(self):
+    def _measured(self):
         key = self.model, self.weights_digest_, self.layers_
-        if key not in _SHIFTS:
+        if key not in _MEASURED:
             network = load_backbone(self.model, str(self.weights)).network
-            _SHIFTS[key] = cell_shifts(network, self.layers_)
-        return _SHIFTS[key]
+            shifts = cell_shifts(network, self.layers_)
+            _MEASURED[key] = shifts, level_channels(network, self.layers_)
+        return _MEASURED[key]
 
     def _learn_scale(self, images):
         """Learn mean and scale of the channels, batch by batch in float64."""
@@ -249,14 +260,17 @@ class CNNFeatures(Extractor):
         self.mean_, self.scale_ = scaler.mean_.astype("f4"), scale.astype("f4")
 
     def _extractor(self):
-        if self.standardize:
+        if self.standardize is True:
             check_is_fitted(self, "scale_")
         return super()._extractor()
 
     def _finish(self, grid):
-        if not (self.standardize and hasattr(self, "scale_")):
-            return grid
-        return (grid - self.mean_) / self.scale_
+        if self.standardize == "levels":
+            ends = np.cumsum(self.channels_)[:-1]
+            return np.concatenate([unit(x) for x in np.split(grid, ends, -1)], -1)
+        if self.standardize is True and hasattr(self, "scale_"):
+            return (grid - self.mean_) / self.scale_
+        return grid
 
     def _shaping(self):
         return (self.layers_, self.stride, self.padding, self.shifts_)
@@ -284,5 +298,5 @@ class CNNFeatures(Extractor):
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        tags.requires_fit = self.standardize
+        tags.requires_fit = self.standardize is True
         return tags

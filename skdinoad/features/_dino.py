@@ -319,6 +319,7 @@ class DinoFeatures(Extractor):
         auto = isinstance(self.layers, str) and self.layers == "auto"
         known = backbone.known.map_layers if auto else None
         self.map_layers_ = known or self.layers_
+        self.texture_ = backbone.known.texture
         self.n_groups_ = self._groups()
         self.patch_size_ = backbone.patch_size
         self.has_class_token_ = has_class_token(backbone.network)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.functional import conv2d, pad
 
-__all__ = ["cell_shifts", "level_maps", "level_strides", "on_grid"]
+__all__ = ["cell_shifts", "level_channels", "level_maps", "level_strides", "on_grid"]
 
 
 def level_strides(network) -> tuple:
@@ -45,6 +45,13 @@ def level_maps(network, x, levels, *, reflect=False) -> list:
         x, indices=sorted(levels), stop_early=True, intermediates_only=True
     )
     return [found[i] for i in np.argsort(np.argsort(levels))]
+
+
+@torch.inference_mode()
+def level_channels(network, levels) -> tuple:
+    """Return how many channels each of the levels asked for has."""
+    maps = level_maps(network, torch.zeros(1, 3, 64, 64), levels)
+    return tuple(level.shape[1] for level in maps)
 
 
 def _is_vgg(network):

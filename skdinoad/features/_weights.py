@@ -35,6 +35,8 @@ class KnownWeights:
     middle : tuple of int or None
         Blocks that ``layers="middle"`` takes; None = from a sixth to three quarters of
         the depth.
+    texture : bool
+        Whether detectors that compare patches put CNNFeatures beside these weights.
     """
 
     name: str
@@ -43,6 +45,7 @@ class KnownWeights:
     map_layers: tuple | None = None
     norm: bool = True
     middle: tuple | None = None
+    texture: bool = False
 
 
 #: Weights that need another name or choice, by the digest of their content.
@@ -55,6 +58,7 @@ REGISTRY = {
         map_layers=(6,),
         norm=False,
         middle=tuple(range(3, 11)),
+        texture=True,
     ),
     _LITE0_DIGEST: KnownWeights("EfficientNet-Lite0, ImageNet"),
 }

@@ -1,0 +1,187 @@
+"""The features of a Vision Transformer, and beside them those of a CNN: texture."""
+
+import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.utils.validation import check_is_fitted
+
+from skdinoad._inputs.estimators import TakesImages
+from skdinoad._inputs.images import as_images
+from skdinoad.features._cnn import CNNFeatures
+
+__all__ = ["TexturedFeatures", "texture_for"]
+
+#: Settings of an extractor that its texture follows.
+_SHARED = ("device", "dtype", "batch_size", "min_valid", "cache", "cache_size")
+
+
+def texture_for(features) -> CNNFeatures | None:
+    """Return the unfitted CNN that the registry puts beside fitted features, or None.
+
+    It computes where and how they do, on patches of the same size.
+    """
+    if not getattr(features, "texture_", False):
+        return None
+    size = features.image_size
+    return CNNFeatures(
+        weights="package" if features.weights == "package" else "auto",
+        standardize="levels",
+        stride=features.patch_size_,
+        image_size=224 if isinstance(size, str) else size,
+        **{name: getattr(features, name) for name in _SHARED},
+    )
+
+
+class TexturedFeatures(TakesImages, TransformerMixin, BaseEstimator):
+    """Features of two extractors on one grid, each layer a group of channels.
+
+    The grid is that of ``features``; texture is interpolated linearly between the
+    centres of its cells. The texture is the first group, and the narrower groups are
+    filled up with zeros, which changes no distance. A patch is invalid if it is so for
+    either of the two.
+
+    Parameters
+    ----------
+    features : DinoFeatures
+    texture : CNNFeatures
+        With ``standardize="levels"`` its vectors do not depend on training images.
+
+    Attributes
+    ----------
+    features_, texture_ : fitted copies
+    n_groups_ : int
+        One more than ``features`` has.
+    group_weights_ : ndarray of shape (n_groups_,), float64
+        What a group counts in a mean over all: the texture as much as all others.
+    layers_ : tuple
+        "texture", and the layers of ``features``.
+    map_layers_ : tuple
+        Those that heat maps show by default.
+    weights_name_, weights_digest_ : str
+        Of both networks.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdinoad import CNNFeatures, DinoFeatures
+    >>> from skdinoad.features._textured import TexturedFeatures
+    >>> dino = DinoFeatures(model="test_vit", weights="random:0", layers=(1, 2))
+    >>> cnn = CNNFeatures(model="test_efficientnet", weights="random:0")
+    >>> both = TexturedFeatures(dino, cnn.set_params(standardize="levels"))
+    >>> X = np.random.default_rng(0).random((2, 40, 60, 3))
+    >>> both.fit(X).transform(X).shape, both.n_groups_
+    ((2, 14, 21, 312), 3)
+    """
+
+    def __init__(self, features, texture):
+        self.features = features
+        self.texture = texture
+
+    def fit(self, X, y=None):
+        """Fit both extractors on the same images; as DinoFeatures does."""
+        with self._learning():
+            self.value_range_ = None
+            images = as_images(X)
+            if not images.has_reader:  # a detector scales what it hands over
+                images = images.by_own_range()
+                self.value_range_ = images.own_range
+            features = clone(self.features).fit(images, y)
+            self._join(features, clone(self.texture).fit(images, y))
+        return self
+
+    @classmethod
+    def of(cls, features, texture):
+        """Return the join of two fitted extractors."""
+        both = cls(clone(features), clone(texture))
+        both.value_range_ = None
+        both._join(features, texture)
+        return both
+
+    def _join(self, features, texture):
+        self.features_, self.texture_ = features, texture
+        n = features.n_groups_
+        self.n_groups_ = 1 + n
+        self.group_weights_ = np.array([0.5, *[0.5 / n] * n])
+        groups = features.layers_ if len(features.layers_) == n else range(n)
+        self.layers_ = ("texture", *groups)
+        shown = set(features.map_layers_) <= set(groups)
+        self.map_layers_ = ("texture", *(features.map_layers_ if shown else groups))
+        both = features, texture
+        self.weights_name_ = " and ".join(part.weights_name_ for part in both)
+        self.weights_digest_ = " and ".join(part.weights_digest_ for part in both)
+        self.patch_size_ = features.patch_size_
+        self.has_class_token_ = features.has_class_token_
+
+    def transform(self, X):
+        """Return features (n, h, w, n_groups_ * c), or a list of (h, w, c)."""
+        return self.transform_frames(X)[0]
+
+    def transform_frames(self, X):
+        """Return features and frames, as ``features`` gives them."""
+        grids, _, frames = self.transform_tokens(X)
+        same = len({grid.shape for grid in grids}) == 1
+        return (np.stack(grids) if same else grids), frames
+
+    def transform_tokens(self, X):
+        """Return features, the tokens before those of ``features``, and frames."""
+        check_is_fitted(self, "texture_")
+        images = self._images_to_score(X)
+        grids, prefix, frames = self.features_.transform_tokens(images)
+        textures, theirs = self.texture_.transform_frames(images)
+        joined = []
+        for grid, frame, texture, its_frame in zip(grids, frames, textures, theirs):
+            layers = grid.reshape(*grid.shape[:2], self.n_groups_ - 1, -1)
+            texture = _on_grid(texture, its_frame, grid.shape[:2], frame)
+            joined.append(_joined(layers, texture))
+        return joined, prefix, frames
+
+    @property
+    def resize(self):
+        """How images are resized: "crop" leaves their edges uncovered."""
+        return self.features_.resize
+
+    @property
+    def images_at_once(self) -> int:
+        return self.features_.images_at_once
+
+    def _extractor(self):
+        """Load both networks, and check that they are those of ``fit``."""
+        self.features_._extractor()
+        self.texture_._extractor()
+        return self.transform_tokens
+
+
+def _on_grid(texture, its_frame, size, frame):
+    """Return texture (h, w, c) at the patches of a grid of another size.
+
+    Both frames take a cell to the pixel that it shows; NaN where less than half of what
+    a patch is interpolated from is valid.
+    """
+    rows = _interpolation(size[0], frame[1], its_frame[1], texture.shape[0], axis=1)
+    columns = _interpolation(size[1], frame[0], its_frame[0], texture.shape[1], axis=0)
+    valid = np.isfinite(texture).all(-1)
+    share = rows @ valid.astype(np.float32) @ columns.T
+    filled = np.where(valid[..., None], texture, np.float32(0))
+    lines = np.tensordot(rows, filled, 1)  # (h, its w, c)
+    out = np.matmul(columns, lines)  # (h, w, c)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(share[..., None] >= 0.5, out / share[..., None], np.nan)
+
+
+def _interpolation(cells, frame, its_frame, its_cells, *, axis):
+    """Return the matrix (cells, its_cells) of linear interpolation along an axis."""
+    pixels = frame[axis] * np.arange(cells) + frame[2]
+    at = np.clip((pixels - its_frame[2]) / its_frame[axis], 0, its_cells - 1)
+    tents = 1 - np.abs(at[:, None] - np.arange(its_cells))
+    return np.clip(tents, 0, None).astype(np.float32)
+
+
+def _joined(grid, texture):
+    """Return features (h, w, l, c) and texture (h, w, k) as (h, w, (1 + l) * c)."""
+    h, w, n, c = grid.shape
+    wide = max(c, texture.shape[-1])
+    out = np.zeros((h, w, 1 + n, wide), np.float32)
+    out[:, :, 0, : texture.shape[-1]] = texture
+    out[:, :, 1:, :c] = grid
+    invalid = ~(np.isfinite(texture).all(-1) & np.isfinite(grid).all((-1, -2)))
+    out[invalid] = np.nan
+    return out.reshape(h, w, -1)
