@@ -223,6 +223,7 @@ def test_orderings_of_the_toy_table(real_features):
                 PCAAligner(support=support, closing=closing, output_size=252),
                 DinoPatch(
                     features=real_features(image_size=252, layers="last"),
+                    texture=None,
                     neighborhood=radius,
                     metric="cosine",
                 ),
