@@ -199,7 +199,7 @@ class AnomalyDINO(ScoresBatches, BankDetector):
     Damm, Laszkiewicz, Lederer, Fischer, "AnomalyDINO: Boosting Patch-Based Few-Shot
     Anomaly Detection with DINOv2", WACV 2025, arXiv 2405.14529; official code
     github.com/dammsi/AnomalyDINO. Our defaults differ from it in the automatic verdict
-    and relative threshold of the masks, two-dimensional morphology, several layers, the
+    and relative threshold of the masks, two-dimensional morphology, several layers, texture, the
     share of patches that is averaged, and heat maps that land where the patches are;
     :meth:`from_paper` gives its configuration.
 
