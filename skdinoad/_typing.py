@@ -29,6 +29,7 @@ __all__ = [
     "RandomState",
     "Self",
     "Size",
+    "TextureLike",
     "Threshold",
 ]
 
@@ -83,6 +84,9 @@ FilePath: TypeAlias = str | PathLike[str]
 Size: TypeAlias = int | tuple[int, int] | list[int]
 RandomState: TypeAlias = int | np.random.RandomState | None
 FeaturesLike: TypeAlias = ExtractorLike | Literal["passthrough"] | None
+
+#: The second extractor of a detector that compares texture too.
+TextureLike: TypeAlias = ExtractorLike | Literal["auto"] | None
 Aggregate: TypeAlias = Literal["top", "max", "mean", "p99"]
 DefectKind: TypeAlias = Literal["scratch", "blob", "cutpaste", "missing"]
 Border: TypeAlias = Literal["wrap", "reflect", "replicate", "constant"]

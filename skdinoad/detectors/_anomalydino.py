@@ -28,6 +28,7 @@ from skdinoad._typing import (
     LabelsLike,
     RandomState,
     Self,
+    TextureLike,
 )
 from skdinoad.detectors._memory import (
     BankDetector,
@@ -199,9 +200,9 @@ class AnomalyDINO(ScoresBatches, BankDetector):
     Damm, Laszkiewicz, Lederer, Fischer, "AnomalyDINO: Boosting Patch-Based Few-Shot
     Anomaly Detection with DINOv2", WACV 2025, arXiv 2405.14529; official code
     github.com/dammsi/AnomalyDINO. Our defaults differ from it in the automatic verdict
-    and relative threshold of the masks, two-dimensional morphology, several layers, texture, the
-    share of patches that is averaged, and heat maps that land where the patches are;
-    :meth:`from_paper` gives its configuration.
+    and relative threshold of the masks, two-dimensional morphology, several layers,
+    texture, the share of patches that is averaged, and heat maps that land where the
+    patches are; :meth:`from_paper` gives its configuration.
 
     .. [1] Zhang, Li, Henderson, Aragon-Camarasa, Long, "Is Training Necessary for
        Anomaly Detection?", 2026, arXiv 2601.22763: global context retrieval before
@@ -252,7 +253,7 @@ class AnomalyDINO(ScoresBatches, BankDetector):
         self,
         *,
         features: FeaturesLike = None,
-        texture: FeaturesLike = "auto",
+        texture: TextureLike = "auto",
         rotations: Literal["auto", "informed", "agnostic", "none"]
         | Sequence[float] = "auto",
         masking: Literal["auto"] | bool = "auto",

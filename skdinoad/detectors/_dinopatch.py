@@ -25,6 +25,7 @@ from skdinoad._typing import (
     ImagesLike,
     LabelsLike,
     Self,
+    TextureLike,
 )
 from skdinoad.detectors._layered import LayeredDetector
 from skdinoad.features import DinoFeatures
@@ -213,7 +214,7 @@ class DinoPatch(LayeredDetector):
         self,
         *,
         features: FeaturesLike = None,
-        texture: FeaturesLike = "auto",
+        texture: TextureLike = "auto",
         metric: Literal["euclidean", "cosine"] = "euclidean",
         neighborhood: int = 1,
         global_weight: float = 0,

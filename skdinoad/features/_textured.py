@@ -1,5 +1,7 @@
 """The features of a Vision Transformer, and beside them those of a CNN: texture."""
 
+from typing import Any
+
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils.validation import check_is_fitted
@@ -14,7 +16,7 @@ __all__ = ["TexturedFeatures", "texture_for"]
 _SHARED = ("device", "dtype", "batch_size", "min_valid", "cache", "cache_size")
 
 
-def texture_for(features) -> CNNFeatures | None:
+def texture_for(features: Any) -> CNNFeatures | None:
     """Return the unfitted CNN that the registry puts beside fitted features, or None.
 
     It computes where and how they do, on patches of the same size.
