@@ -44,6 +44,11 @@ class LayeredDetector(BaseDetector):
         if isinstance(texture, str) and texture == "auto":
             texture = texture_for(features)
         if texture is not None:
+            if not hasattr(features, "transform_tokens"):
+                raise TypeError(
+                    f"texture={texture!r} goes beside DinoFeatures, but features="
+                    f"{self.features!r}: pass texture=None."
+                )
             texture = fitted_extractor("texture", texture, X)
         return features if texture is None else TexturedFeatures.of(features, texture)
 

@@ -288,7 +288,9 @@ class CNNFeatures(Extractor):
     def _run(self, images, resized, grid):
         """Return float32 features (n, h * w, c)."""
         maps = self._maps(self._pixels(images, resized))
-        return on_grid(maps, grid, self.shifts_).flatten(1, 2).float().cpu().numpy()
+        cells = on_grid(maps, grid, self.shifts_).flatten(1, 2).float().cpu()
+        # Sums round by how numbers lie in memory: those kept lie as those computed.
+        return np.ascontiguousarray(cells.numpy())
 
     def _maps(self, x):
         """Return the maps of all levels, (n, c, h, w) each; gradients may pass."""

@@ -4,6 +4,7 @@ import pytest
 from skdinoad import AnomalyDINO, CNNFeatures, DinoFeatures, DinoPatch, iter_maps
 from skdinoad.features._textured import TexturedFeatures, texture_for
 from skdinoad.persistence import load, save
+from skdinoad.scale import fit_sharded
 from skdinoad.testing import make_images
 
 
@@ -133,3 +134,26 @@ def test_levels_of_unit_length_do_not_depend_on_training_images():
 def test_what_is_no_extractor_is_refused():
     with pytest.raises(TypeError, match="texture='cnn' lacks fit"):
         AnomalyDINO(features=dino(), texture="cnn").fit(make_images(3))
+
+
+def test_texture_beside_what_is_no_vision_transformer_is_refused():
+    with pytest.raises(TypeError, match="goes beside DinoFeatures"):
+        AnomalyDINO(features=cnn(), texture=cnn()).fit(make_images(3))
+
+
+def test_kept_features_are_those_computed_to_the_last_bit(tmp_path):
+    X = make_images(3)
+    kept = cnn(cache=tmp_path).fit(X)
+    computed = kept.transform(X)
+    np.testing.assert_array_equal(kept.transform(X), computed)
+
+
+def test_shards_with_texture_equal_one_fit():
+    X = make_images(8)
+    detector = AnomalyDINO(features=dino(), texture=cnn(), masking=False)
+    shards = fit_sharded(detector, [X[:4], X[4:]])
+    whole = detector.fit(X)
+    np.testing.assert_allclose(
+        shards.score_samples(X[:2]), whole.score_samples(X[:2]), rtol=1e-5, atol=1e-6
+    )
+    assert shards.offset_ == pytest.approx(whole.offset_, rel=1e-5)
