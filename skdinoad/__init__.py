@@ -23,12 +23,14 @@ _PLACES = {
     "Pipeline": "pipeline",
     "Region": "regions",
     "RegionMask": "alignment",
+    "Result": "results",
     "SubspaceAD": "detectors",
     "ThresholdTunerCV": "model_selection",
     "as_classifier": "model_selection",
     "dump": "persistence",
     "find_regions": "regions",
     "iter_maps": "pipeline",
+    "iter_results": "results",
     "load": "persistence",
     "make_pipeline": "pipeline",
     "predict_map": "pipeline",
@@ -84,6 +86,8 @@ if TYPE_CHECKING:  # the same names once more, for what reads code without runni
     from skdinoad.regions import Region as Region
     from skdinoad.regions import find_regions as find_regions
     from skdinoad.regions import regions_table as regions_table
+    from skdinoad.results import Result as Result
+    from skdinoad.results import iter_results as iter_results
 else:
 
     def __getattr__(name):

@@ -1,6 +1,5 @@
 """What all detectors share: input, features, batches, scores, offset, maps."""
 
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from numbers import Real
@@ -14,13 +13,14 @@ from skdinoad._arrays.geometry import warp_back
 from skdinoad._arrays.maps import aggregate, stacked
 from skdinoad._arrays.normal_scores import NormalScores
 from skdinoad._arrays.thresholds import as_threshold, display_limits, hottest_of
+from skdinoad._compat.caller import warn
 from skdinoad._compat.sklearn import (
     Interval,
     StrOptions,
     TakesCallbacks,
     whole_fit,
 )
-from skdinoad._compat.torch import undisturbed, undisturbed_steps
+from skdinoad._compat.torch import isolated_torch_state, isolated_torch_steps
 from skdinoad._inputs.copies import (
     content,
     first_of_each,
@@ -77,7 +77,7 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
 
     # -- fitting ----------------------------------------------------------------------
 
-    @undisturbed()
+    @isolated_torch_state()
     def fit(self, X: ImagesLike, y: LabelsLike | None = None) -> Self:
         """Learn what normal images look like.
 
@@ -119,7 +119,7 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
             self._set_offset()
         return self
 
-    @undisturbed()
+    @isolated_torch_state()
     def fit_predict(self, X: ImagesLike, y: LabelsLike | None = None) -> np.ndarray:
         """Fit and return the labels of the same images, as ``fit(X, y).predict(X)``.
 
@@ -202,7 +202,7 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
         new = [contents[row] if contents else content(X, row) for row in kept]
         self._contents = [*known, *new]
         self._first = first_of_each(self._contents)
-        warn_of_copies(self._first, stacklevel=6)
+        warn_of_copies(self._first)
 
     def _distinct(self):
         """Return the numbers of the images learned, each content once."""
@@ -212,7 +212,7 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
         """Return the numbers of the images that held-out scores are of."""
         return self._distinct()
 
-    @undisturbed()
+    @isolated_torch_state()
     def _merge(self, parts):
         """Learn what one fit on the images of all parts would have learned.
 
@@ -228,7 +228,7 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
             self._contents = [digest for part in parts for digest in part._contents]
             self._sources = sources_of_parts([part._sources for part in parts])
             self._first = first_of_each(self._contents)
-            warn_of_copies(self._first, stacklevel=4)
+            warn_of_copies(self._first)
             self._join(parts)
             self._set_merged_offset()
         return self
@@ -245,11 +245,10 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
             )
         if len(kept) < n:
             dropped = sorted(set(range(n)) - set(kept))
-            warnings.warn(
+            warn(
                 f"{len(dropped)} of {n} images have no valid patch (rows {dropped[:9]} "
                 "of the normal ones) and are left out.",
                 UserWarning,
-                stacklevel=7,
             )
 
     def _check_shape(self, shape, expected, name):
@@ -265,12 +264,11 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
         """Set the threshold and display limits from held-out scores of normals."""
         grids = self._holdout_grids()
         if grids is None or not any(np.isfinite(grid).any() for grid in grids):
-            warnings.warn(
+            warn(
                 "Fitted on a single image (exact copies count as one): none can be "
                 "held out, so there is no threshold. score_samples and predict_map "
                 "work; for predict, fit on more images or set offset_ yourself.",
                 UserWarning,
-                stacklevel=4,
             )
             self._set_no_offset()
             return
@@ -291,7 +289,7 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
         self.offset_ = -known.threshold(self.target_fpr)
         sources = [sources[i] for i in np.flatnonzero(finite)]
         self.suspects_ = suspects_among(-self.holdout_scores_, sources, known)
-        warn_of_suspects(self.suspects_, len(self.holdout_scores_), stacklevel=5)
+        warn_of_suspects(self.suspects_, len(self.holdout_scores_))
 
     def _counted_once(self, grids):
         """Return the numbers and the grids of the images held out, without copies."""
@@ -315,7 +313,7 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
 
     # -- scoring ----------------------------------------------------------------------
 
-    @undisturbed()
+    @isolated_torch_state()
     def score_samples(self, X: ImagesLike) -> np.ndarray:
         """Return the normality of each image.
 
@@ -395,15 +393,21 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
         skdinoad.predict_map : The same for any Pipeline or search.
         skdinoad.iter_maps : The same one by one, in the memory of a batch.
         """
-        return stacked(list(self._iter_maps(X)))
+        check_is_fitted(self)
+        X = self._input_to_score(X)
+        maps = [heat for _, heat in self.iter_scored(X)]
+        self._warn_of_input(X)
+        return stacked(maps)
 
-    def map_frames(
+    def iter_scored(
         self,
         X: ImagesLike,
         frames: np.ndarray | None = None,
         sizes: Sequence[tuple[int, int]] | None = None,
-    ) -> Iterator[np.ndarray]:
-        """Yield heat maps in the coordinates of the images that X was made from.
+        *,
+        maps: bool = True,
+    ) -> Iterator[tuple[float, np.ndarray | None]]:
+        """Yield the score and the heat map of each image, from one comparison.
 
         Parameters
         ----------
@@ -413,13 +417,24 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
             Pixel of X -> pixel of the image it was made from; None = the same.
         sizes : list of (int, int) or None
             (H, W) of those images; None = as in X.
+        maps : bool, default=True
+            Whether heat maps are made.
 
         Yields
         ------
-        heat : ndarray of shape (H, W), float32
-            One for each row of X, which is read a batch at a time.
+        score : float
+            As from :meth:`score_samples`; X is read a batch at a time.
+        heat : ndarray of shape (H, W), float32, or None
+            In the coordinates of the images that X was made from.
+
+        Raises
+        ------
+        ValueError
+            As by :meth:`score_samples`, when the batch of the image is reached.
         """
-        return undisturbed_steps(self._maps(self._input_to_score(X), frames, sizes))
+        check_is_fitted(self)
+        X = self._input_to_score(X)
+        return isolated_torch_steps(self._iter_scored(X, frames, sizes, maps))
 
     def holdout_map_frames(
         self,
@@ -435,7 +450,7 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
         X : array, list of images or paths, or feature grids
             Rows of what ``fit`` was given.
         frames, sizes
-            As in :meth:`map_frames`.
+            As in :meth:`iter_scored`.
         rows : sequence of int or None
             The row in ``fit`` of each row of X; None = X is all that was given.
 
@@ -470,22 +485,18 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
         pairs = ((self._sources[i][0], grid) for i, grid in zip(numbers, grids))
         return {row: grid for row, grid in pairs if row in known}
 
-    def _iter_maps(self, X):
-        """Yield the heat map of each image; what is said of all comes last."""
-        check_is_fitted(self)
-        X = self._input_to_score(X)
-        yield from self.map_frames(X)
-        self._warn_of_input(X)
-
-    def _maps(self, X, frames, sizes):
+    def _iter_scored(self, X, frames, sizes, maps):
         row = 0
-        for D, inner in self._scored(X, "maps"):
-            for grid, frame in zip(D, inner):
-                if not np.isfinite(grid).any():
+        for D, inner in self._score_grids(X):
+            for grid, score, frame in zip(D, -self._aggregate(D), inner):
+                if np.isnan(score):
                     raise nothing_valid(X, row)
-                outer = np.eye(3) if frames is None else frames[row]
-                size = size_of(X, row) if sizes is None else sizes[row]
-                yield self._map(grid, outer @ frame, size)
+                heat = None
+                if maps:
+                    outer = np.eye(3) if frames is None else frames[row]
+                    size = size_of(X, row) if sizes is None else sizes[row]
+                    heat = self._map(grid, outer @ frame, size)
+                yield score, heat
                 row += 1
 
     def _map(self, grid, frame, size):
@@ -500,8 +511,7 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
 
     def _scores(self, X):
         """Return the scores of all images, NaN where no patch is valid."""
-        batches = self._scored(X, "score")
-        return -np.concatenate([self._aggregate(D) for D, _ in batches])
+        return -np.concatenate([self._aggregate(D) for D, _ in self._score_grids(X)])
 
     def _threshold(self):
         threshold = as_threshold(self.offset_)
@@ -516,11 +526,11 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
     def _aggregate(self, D):
         return aggregate(D, self.aggregate, self.top_fraction)
 
-    def _scored(self, X, task):
-        """Yield (score grids, frames) batch by batch."""
+    def _score_grids(self, X):
+        """Yield (score grids, frames) batch by batch: the one way to any score."""
         X = self._input_to_score(X)
         row, expected = 0, self._grid_shape()
-        for F, frames in self._batches(X, task):
+        for F, frames in self._batches(X, "score"):
             for grid in F:
                 self._check_features(grid)
                 if expected is not None:
@@ -552,11 +562,11 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
         """Note hidden pixels of images that came after those of fit."""
         if isinstance(X, Images):
             self.hidden_pixels_ = self.hidden_pixels_ or X.hidden
-            self._warn_without_alpha(X, stacklevel=4)
+            self._warn_without_alpha(X)
 
     def _warn_of_input(self, X):
         if isinstance(X, Images):
-            self._warn_without_alpha(X, stacklevel=5)
+            self._warn_without_alpha(X)
 
     def _takes_images(self, X):
         """Whether X holds images; features it may hold only without an extractor."""

@@ -16,7 +16,14 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 from sklearn.utils import Bunch
 
-from skdinoad import DinoFeatures, DinoPatch, PCAAligner, Pipeline, dump
+from skdinoad import (
+    DinoFeatures,
+    DinoPatch,
+    PCAAligner,
+    Pipeline,
+    dump,
+    iter_results,
+)
 from skdinoad._inputs.images import as_shown
 from skdinoad.datasets import (
     SCREW_DEFECTS,
@@ -136,7 +143,9 @@ def report(name, data, pipe, folder):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         pipe.fit(data.train)
-    decision, maps = pipe.decision_function(data.test), pipe.predict_map(data.test)
+    results = list(iter_results(pipe, data.test))
+    decision = np.array([result.decision for result in results])
+    maps = [result.heat for result in results]
     seconds = time.perf_counter() - start
     alarms, missed = (decision < 0)[data.y == 1], (decision >= 0)[data.y == -1]
     both = len(set(data.y)) == 2

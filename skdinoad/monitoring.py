@@ -10,7 +10,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from skdinoad._compat.sklearn import Interval
-from skdinoad._compat.torch import undisturbed
+from skdinoad._compat.torch import isolated_torch_state
 from skdinoad._inputs.estimators import UsesFeatures
 from skdinoad._inputs.images import as_images
 from skdinoad._inputs.pixels import hidden_pixels
@@ -132,7 +132,7 @@ class DriftMonitor(UsesFeatures, BaseEstimator):
         self.batch_size = batch_size
         self.random_state = random_state
 
-    @undisturbed()
+    @isolated_torch_state()
     def fit(self, X: ImagesLike, y: LabelsLike | None = None) -> Self:
         """Learn what images look like while all is well.
 
@@ -167,7 +167,7 @@ class DriftMonitor(UsesFeatures, BaseEstimator):
             self._learn_seen(X)
         return self
 
-    @undisturbed()
+    @isolated_torch_state()
     def update(self, X: ImagesLike) -> np.ndarray:
         """Look at further images in the order in which they were taken.
 

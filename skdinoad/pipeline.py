@@ -14,9 +14,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from skdinoad._arrays.maps import stacked
 from skdinoad._compat.sklearn import name_estimators
-from skdinoad._compat.torch import undisturbed
+from skdinoad._compat.torch import isolated_torch_state
 from skdinoad._inputs.estimators import TakesImages, forget
-from skdinoad._inputs.images import as_images
+from skdinoad._inputs.images import Images, as_images
 from skdinoad._typing import (
     DetectorLike,
     ImagesLike,
@@ -28,13 +28,14 @@ from skdinoad._typing import (
 
 __all__ = [
     "Pipeline",
-    "decider",
     "final_detector",
     "iter_holdout_maps",
     "iter_maps",
+    "iter_scored",
     "make_pipeline",
-    "pixel_decider",
+    "pixel_threshold_owner",
     "predict_map",
+    "threshold_owner",
 ]
 
 #: Images that are aligned and scored at a time: bounds the memory.
@@ -118,11 +119,65 @@ def iter_maps(estimator: DetectorLike, X: ImagesLike) -> Iterator[np.ndarray]:
     >>> [heat.shape for heat in iter_maps(detector, X)]
     [(40, 50), (40, 50), (40, 50)]
     """
+    X = as_input(estimator, X)
+    pairs = iter_scored(estimator, X)
+    return _heats(estimator, X, pairs)
+
+
+def _heats(estimator, X, pairs):
+    for _, heat in pairs:
+        yield heat
+    warn_without_alpha(estimator, X)
+
+
+def iter_scored(
+    estimator: DetectorLike, X: ImagesLike, *, maps: bool = True
+) -> Iterator[tuple[float, np.ndarray | None]]:
+    """Yield the score and the heat map of each image, from one pass.
+
+    Each image is aligned once, goes through the network once, and is compared with the
+    good ones once. All that needs a heat map comes through here.
+
+    Parameters
+    ----------
+    estimator : estimator
+        As for :func:`predict_map`.
+    X : array, list of images or paths
+    maps : bool, default=True
+        Whether heat maps are made.
+
+    Yields
+    ------
+    score : float
+        Higher = more normal, as from ``score_samples``.
+    heat : ndarray of shape (H, W), float32, or None
+        As from :func:`iter_maps`.
+    """
     *transformers, _ = _flatten(estimator)
     detector = final_detector(estimator)
-    if transformers:
-        return _carried_back(transformers, detector, X)
-    return detector._iter_maps(X)
+    if not transformers:
+        return detector.iter_scored(X, maps=maps)
+    return _iter_behind(transformers, detector, as_images(X), maps)
+
+
+def _iter_behind(transformers, detector, images, maps):
+    parts = _transformed(transformers, detector, images, geometry=maps)
+    for Z, frames, sizes in parts:
+        yield from detector.iter_scored(Z, frames, sizes, maps=maps)
+
+
+def as_input(estimator, X):
+    """Return X as Images, which name their rows in all parts; feature grids stay."""
+    *transformers, _ = _flatten(estimator)
+    detector = final_detector(estimator)
+    return as_images(X) if transformers or detector._takes_images(X) else X
+
+
+def warn_without_alpha(estimator, X):
+    """Warn of images, read by now, that hide nothing where training images did."""
+    first = _flatten(estimator)[0]
+    if isinstance(X, Images) and isinstance(first, TakesImages):
+        first._warn_without_alpha(X)
 
 
 def iter_holdout_maps(
@@ -165,36 +220,32 @@ def iter_holdout_maps(
         yield from detector.holdout_map_frames(X)
         return
     start = 0
-    for Z, frames, sizes in _transformed(transformers, detector, as_images(X), X):
+    for Z, frames, sizes in _transformed(transformers, detector, as_images(X)):
         rows = range(start, start := start + len(sizes))
         yield from detector.holdout_map_frames(Z, frames, sizes, rows)
 
 
-def _transformed(transformers, detector, images, X):
-    """Yield what the detector sees of a few images at a time, frames and sizes."""
+def _transformed(transformers, detector, images, *, geometry=True):
+    """Yield what the detector sees of a few images at a time, frames and sizes.
+
+    Without ``geometry`` there are no frames, and steps may change sizes as they like.
+    """
     for start in range(0, len(images), _CHUNK):
         chunk = images[start : start + _CHUNK]
-        sizes = [chunk.size(i) for i in range(len(chunk))]
-        with undisturbed():
-            Z, frames = _transform(transformers, chunk, X[start : start + _CHUNK])
+        sizes = [chunk.size(i) for i in range(len(chunk))] if geometry else None
+        with isolated_torch_state():
+            Z, frames = _transform(transformers, chunk, geometry)
             if getattr(detector, "features_", None) is not None:
-                Z = as_images(Z, first=start)  # so that messages name rows of X
+                Z = as_images(Z, first=chunk.row(0))  # messages name rows of X
         yield Z, frames, sizes
-
-
-def _carried_back(transformers, detector, X):
-    """Yield the maps of images that transformers stand in front of."""
-    images = as_images(X)
-    for Z, frames, sizes in _transformed(transformers, detector, images, X):
-        yield from detector.map_frames(Z, frames, sizes)
-    if isinstance(transformers[0], TakesImages):
-        transformers[0]._warn_without_alpha(images, stacklevel=3)
 
 
 def final_detector(estimator):
     """Return the fitted detector in which an estimator ends; as for predict_map."""
     detector = _flatten(estimator)[-1]
-    if not hasattr(detector, "map_frames"):
+    if hasattr(detector, "estimator"):
+        check_is_fitted(detector)
+    if not hasattr(detector, "iter_scored"):
         raise TypeError(
             f"The last step is {detector!r}, which has no heat maps; expected a "
             "detector of skdinoad, such as DinoPatch."
@@ -225,20 +276,20 @@ def _unwrap(estimator, names=("best_estimator_", "estimator_")):
     return estimator
 
 
-def decider(estimator):
+def threshold_owner(estimator):
     """Return what decides: the detector at the end, or the tuner around it."""
     estimator = _unwrap(estimator, names=("best_estimator_",))
     if not isinstance(estimator, SklearnPipeline):
         return estimator
-    return decider([None, *_steps(estimator)][-1])
+    return threshold_owner([None, *_steps(estimator)][-1])
 
 
-def pixel_decider(estimator):
+def pixel_threshold_owner(estimator):
     """Return what has the threshold on heat maps: what decides, or the detector.
 
     A tuner chooses one only where it is asked to.
     """
-    judging = decider(estimator)
+    judging = threshold_owner(estimator)
     return judging if hasattr(judging, "pixel_threshold_") else _last(estimator)
 
 
@@ -250,13 +301,16 @@ def _leaves(pipeline):
     return [] if kept else [pipeline]
 
 
-def _transform(transformers, images, X):
-    """Apply all steps; return the result and its frames to the pixels of X."""
-    frames = np.broadcast_to(np.eye(3), (len(images), 3, 3))
-    # Images name a bad image by its row in X; a foreign first step wants X itself.
-    Z = images if hasattr(transformers[0], "transform_frames") else X
+def _transform(transformers, images, geometry):
+    """Apply all steps; return the result and its frames to the pixels of images."""
+    frames = np.broadcast_to(np.eye(3), (len(images), 3, 3)) if geometry else None
+    # Images name a bad image by its row; a foreign first step wants what was given.
+    known = hasattr(transformers[0], "transform_frames")
+    Z = images if known else images.as_given()
     for step in transformers:
-        if hasattr(step, "transform_frames"):
+        if not geometry:
+            Z = step.transform(Z)
+        elif hasattr(step, "transform_frames"):
             Z, inner = step.transform_frames(Z)
             frames = frames @ inner
         else:
@@ -282,7 +336,7 @@ def _pixelwise(step, Z):
 
 def _final_estimator_has_maps(pipeline):
     return _is_sound(pipeline.steps) and hasattr(
-        [None, *_flatten(pipeline)][-1], "map_frames"
+        [None, *_flatten(pipeline)][-1], "iter_scored"
     )
 
 
@@ -406,11 +460,11 @@ class Pipeline(SklearnPipeline):
 
     @property
     def offset_(self) -> Threshold:
-        return _holder(self, "offset_", decider).offset_
+        return _holder(self, "offset_", threshold_owner).offset_
 
     @offset_.setter
     def offset_(self, value: Threshold) -> None:
-        _holder(self, "offset_", decider).offset_ = value
+        _holder(self, "offset_", threshold_owner).offset_ = value
 
     @property
     def map_limits_(self) -> tuple[float, float]:
@@ -422,11 +476,13 @@ class Pipeline(SklearnPipeline):
 
     @property
     def pixel_threshold_(self) -> Threshold:
-        return _holder(self, "pixel_threshold_", pixel_decider).pixel_threshold_
+        return _holder(self, "pixel_threshold_", pixel_threshold_owner).pixel_threshold_
 
     @pixel_threshold_.setter
     def pixel_threshold_(self, value: Threshold) -> None:
-        _holder(self, "pixel_threshold_", pixel_decider).pixel_threshold_ = value
+        _holder(
+            self, "pixel_threshold_", pixel_threshold_owner
+        ).pixel_threshold_ = value
 
     def __sklearn_tags__(self):
         if not _is_sound(self.steps):

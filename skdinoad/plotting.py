@@ -26,7 +26,8 @@ from skdinoad._typing import (
     Self,
 )
 from skdinoad.metrics import StreamingPixelMetrics
-from skdinoad.pipeline import final_detector, iter_maps, predict_map
+from skdinoad.pipeline import final_detector, iter_maps, threshold_owner
+from skdinoad.results import iter_results
 
 __all__ = [
     "AlignmentDisplay",
@@ -251,9 +252,10 @@ class AnomalyMapDisplay:
                 "which values are usual: pass limits=(low, high)."
             )
         limits = detector.map_limits_ if limits is None else limits
-        maps = predict_map(estimator, X)
-        shown = {"limits": limits, "masks": masks, "titles": _titles(estimator, X)}
-        return cls(X, maps, **shown).plot(axes)
+        results = list(iter_results(estimator, X))
+        maps: Any = [result.heat for result in results]
+        titles = [_title(result) for result in results]
+        return cls(X, maps, limits=limits, masks=masks, titles=titles).plot(axes)
 
     @classmethod
     def from_predictions(
@@ -361,7 +363,7 @@ class ScoreHistogramDisplay:
         ScoreHistogramDisplay
             Plotted.
         """
-        known = _thresholded(estimator)
+        known = threshold_owner(estimator)
         held, labels = known.holdout_scores_, getattr(known, "labels_", None)
         normal = held[np.isfinite(held)]
         anomalous = np.empty(0)
@@ -659,23 +661,9 @@ def _grid(axes, rows, columns):
     return axes.reshape(rows, columns)
 
 
-def _titles(estimator, X):
-    """Return the verdict on each image, or its score where there is no threshold."""
-    scores = estimator.score_samples(X)
-    offset = _thresholded(estimator).offset_
-    if isinstance(offset, dict) or np.isnan(as_threshold(offset)):
-        return [f"{score:.3f}" for score in scores]
-    gaps = scores - offset
-    return [f"{'normal' if gap >= 0 else 'ANOMALOUS'} ({gap:+.3f})" for gap in gaps]
-
-
-def _thresholded(estimator):
-    """Return what holds threshold and held-out scores: a tuner, or the detector."""
-    while not hasattr(estimator, "holdout_scores_"):
-        if hasattr(estimator, "best_estimator_"):
-            estimator = estimator.best_estimator_
-        elif hasattr(estimator, "steps"):
-            estimator = estimator.steps[-1][1]
-        else:
-            return final_detector(estimator)
-    return estimator
+def _title(result):
+    """Return the verdict on an image, or its score where there is no threshold."""
+    if result.decision is None:
+        return f"{result.score:.3f}"
+    name = "normal" if result.label == 1 else "ANOMALOUS"
+    return f"{name} ({result.decision:+.3f})"

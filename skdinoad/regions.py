@@ -39,6 +39,16 @@ class Region:
     place: tuple[int, int]
     mask: np.ndarray
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return all but the mask as plain numbers, as JSON has them."""
+        return {
+            "box": list(self.box),
+            "area": self.area,
+            "peak": round(self.peak, 6),
+            "mean": round(self.mean, 6),
+            "place": list(self.place),
+        }
+
 
 def find_regions(
     maps: MapsLike, threshold: ArrayLike, *, min_area: int = 1

@@ -18,7 +18,7 @@ from skdinoad.persistence._dump import replacing
 from skdinoad.pipeline import final_detector, iter_holdout_maps
 from skdinoad.plotting import overlay_map
 from skdinoad.regions import Region, find_regions
-from skdinoad.verdicts import Judge, described
+from skdinoad.verdicts import DecisionRule, described, threshold_of
 
 __all__ = ["ScoringReport", "training_report"]
 
@@ -50,7 +50,7 @@ class ScoringReport:
         What else a reader should know: names and texts.
     title : str
     review_threshold : float or None, default=None
-        Scores from ``threshold`` up to it are to be looked at: the verdict "look".
+        Scores from ``threshold`` up to it are to be reviewed: the verdict "review".
 
     Examples
     --------
@@ -178,12 +178,12 @@ def training_report(estimator: DetectorLike, X: ImagesLike) -> ScoringReport:
     >>> report.text().count("<article")
     4
     """
-    judge, detector = Judge.of(estimator), final_detector(estimator)
+    rule, detector = DecisionRule.of(estimator), final_detector(estimator)
     report = ScoringReport(
-        threshold=judge.threshold,
-        review_threshold=judge.review,
-        held_out=judge.held,
-        map_limits=judge.limits,
+        threshold=threshold_of(estimator),
+        review_threshold=rule.review_threshold,
+        held_out=rule.held_out_scores,
+        map_limits=detector.map_limits_,
         settings=described(estimator),
         title="Training images",
     )
@@ -191,12 +191,13 @@ def training_report(estimator: DetectorLike, X: ImagesLike) -> ScoringReport:
     odd = {suspect.row: suspect.ratio for suspect in detector.suspects_}
     images = as_images(X)
     shown = as_shown(images)
+    limit: Any = rule.pixel_threshold  # where maps were held out it is there
     for row, heat in iter_holdout_maps(estimator, X):
         name = images.path(row) or f"row {row}"
         if row in odd:
             name += f" (suspect: {odd[row]:.1f} times the usual anomaly score)"
         about = {"path": name, "score": scores[row], "error": ""}
-        regions = find_regions(heat, judge.pixel_threshold)
+        regions = find_regions(heat, limit)
         report.add(about, shown[row], heat, regions)
     if not report._cards:
         raise ValueError(
@@ -290,7 +291,7 @@ main { display: grid; grid-template-columns: repeat(auto-fill, minmax(330px, 1fr
 article { border: 2px solid #bbb; border-radius: 6px; padding: 8px;
   content-visibility: auto; contain-intrinsic-size: 330px 260px; }
 article.defect { border-color: #c0392b; } article.good { border-color: #2e8b57; }
-article.look { border-color: #c77c02; } article.look .verdict { color: #c77c02; }
+article.review { border-color: #c77c02; } article.review .verdict { color: #c77c02; }
 article.defect .verdict { color: #c0392b; } article.good .verdict { color: #2e8b57; }
 article h3 { font-size: 14px; margin: 0; overflow-wrap: anywhere; }
 article p { margin: 2px 0 6px; } article img { max-width: 49%; }
@@ -309,7 +310,7 @@ td { overflow-wrap: anywhere; }
 <label>Order <select id="order"><option value="score">most anomalous first</option>
 <option value="path">by name</option></select></label>
 <label>Show <select id="show"><option value="">all</option><option>defect</option>
-<option>look</option><option>good</option><option>broken</option></select></label>
+<option>review</option><option>good</option><option>broken</option></select></label>
 <button id="reset">Threshold of the model</button>
 </div>
 <p id="summary"></p>
@@ -355,10 +356,10 @@ function draw() {
 function judged(score) {
   if (score === null) return "broken";
   if (score < threshold) return "defect";
-  return data.review !== null && score < data.review ? "look" : "good";
+  return data.review !== null && score < data.review ? "review" : "good";
 }
 function label() {
-  const counts = {defect: 0, look: 0, good: 0, broken: 0};
+  const counts = {defect: 0, review: 0, good: 0, broken: 0};
   for (const card of cards) {
     const verdict = judged(data.cards[card.dataset.i].score);
     counts[verdict]++;
@@ -370,12 +371,12 @@ function label() {
   }
   const flagged = data.held.filter(s => s < threshold).length;
   get("value").textContent = threshold.toPrecision(4);
-  const look = data.review === null ? "" : `, ${counts.look} to look at`;
+  const review = data.review === null ? "" : `, ${counts.review} to review`;
   const percent = x => `${(100 * x).toPrecision(2)} %`;
   const interval = data.intervals[flagged];
   const sure = !interval ? "" : ` The rate of false alarms lies between ` +
     `${percent(interval[0])} and ${percent(interval[1])} (90 % interval).`;
-  get("summary").textContent = `${counts.defect} defects${look}, ` +
+  get("summary").textContent = `${counts.defect} defects${review}, ` +
     `${counts.good} good, ${counts.broken} broken. ` +
     `This threshold would flag ${flagged} of ${data.held.length} good training ` +
     `images, each scored by a model that has not seen it.${sure} ` +

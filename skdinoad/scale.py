@@ -11,7 +11,7 @@ import os
 import platform
 from collections.abc import Sequence
 from contextlib import contextmanager
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -29,9 +29,9 @@ from skdinoad.persistence import load
 from skdinoad.persistence._dump import replacing
 from skdinoad.persistence._tables import check_format
 from skdinoad.persistence._tables import write_table as _write
-from skdinoad.pipeline import pixel_decider, predict_map
-from skdinoad.regions import find_regions, regions_table
-from skdinoad.verdicts import rescued, review_of, threshold_of, verdict_of
+from skdinoad.regions import regions_table
+from skdinoad.results import iter_results
+from skdinoad.verdicts import threshold_of
 
 __all__ = [
     "cache_features",
@@ -368,8 +368,8 @@ def score_files(
         ("s3://bucket/0.png"), which fsspec reads (``pip install 'skdinoad[fsspec]'``).
     folder : str or path
         Where the data set goes, likewise: ``scores/part-*.csv`` with path, verdict
-        ("good", "defect", "broken", or "look" between two thresholds), score (higher =
-        more normal) and error (why an image is broken); ``regions/part-*.csv`` as
+        ("good", "defect", "broken", or "review" between two thresholds), score (higher
+        = more normal) and error (why an image is broken); ``regions/part-*.csv`` as
         :func:`skdinoad.regions_table` has them, "image" being "path". ``run.json`` says
         what was scored by what.
     part_size : int, default=256
@@ -527,33 +527,26 @@ def score_part(
     if not scores.exists():
         paths = [str(path) for path in paths]
         _check_folders(paths)
-        rows, found = _judged(model, paths)
+        threshold_of(model)  # without one there are no verdicts
+        rows, found = _tables(model, paths)
         _write(regions, _REGIONS, found)
         _write(scores, _SCORES, rows)
     return scores
 
 
-def _judged(model, paths):
+def _tables(model, paths):
     """Return rows of scores and of regions."""
-    threshold, review = threshold_of(model), review_of(model)
-    pixel_threshold = pixel_decider(model).pixel_threshold_
     rows, regions = [], []
-    for start in range(0, len(paths), _CHUNK):
-        few = paths[start : start + _CHUNK]
-        for path, found, error in rescued(partial(_scored, model), few):
-            if found is None:
-                rows.append({"path": path, "verdict": "broken", "error": error})
-                continue
-            score, heat = found
-            verdict = verdict_of(score, threshold, review)
-            rows.append({"path": path, "verdict": verdict, "score": float(score)})
-            there = regions_table([find_regions(heat, pixel_threshold)], [path])
-            regions += [{"path": row.pop("image"), **row} for row in there]
+    results = iter_results(model, paths, regions=True, maps=False, errors="keep")
+    for path, result in zip(paths, results):
+        row = {"path": path, "verdict": result.verdict}
+        if result.error:
+            rows.append({**row, "error": " ".join(str(result.error).split())})
+            continue
+        rows.append({**row, "score": float(result.score)})
+        there = regions_table([result.regions], [path])
+        regions += [{"path": row.pop("image"), **row} for row in there]
     return rows, regions
-
-
-def _scored(model, paths):
-    return [*zip(model.score_samples(paths), predict_map(model, paths))]
 
 
 def _score_by_file(model, digest, paths, folder, name):

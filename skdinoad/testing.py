@@ -34,7 +34,7 @@ def make_images(n=6, size=(48, 64), random_state=0):
 
 def checks_for(estimator: BaseEstimator) -> list:
     """Return the checks that apply to an estimator, as a list of functions."""
-    if hasattr(estimator, "map_frames"):  # a detector, and no tuner around one
+    if hasattr(estimator, "iter_scored"):  # a detector, and no tuner around one
         return [*COMMON_CHECKS, *DETECTOR_CHECKS, check_a_higher_target_fpr_flags_more]
     if hasattr(estimator, "score_samples"):
         return [*COMMON_CHECKS, *DETECTOR_CHECKS]

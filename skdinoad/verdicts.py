@@ -1,4 +1,4 @@
-"""What a model says of images, in plain numbers: for rows, files and answers."""
+"""What a fitted model's verdicts rest on: its thresholds and held-out scores."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,59 +7,85 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from skdinoad._arrays.normal_scores import NormalScores, rate_interval
-from skdinoad._arrays.thresholds import as_threshold, conformal_rank, known_threshold
-from skdinoad.pipeline import decider, final_detector, pixel_decider
+from skdinoad._arrays.thresholds import (
+    as_threshold,
+    conformal_p_values,
+    conformal_rank,
+    known_threshold,
+)
+from skdinoad.pipeline import final_detector, pixel_threshold_owner, threshold_owner
 
 __all__ = [
-    "Judge",
-    "as_json",
+    "DecisionRule",
     "described",
     "held_out_scores",
-    "rescued",
-    "review_of",
+    "review_threshold_of",
     "target_of",
     "threshold_of",
-    "verdict_of",
 ]
 
 
-@dataclass
-class Judge:
-    """A model, and what its verdicts are made from."""
+@dataclass(frozen=True, eq=False)
+class DecisionRule:
+    """The thresholds of a fitted estimator, and the held-out scores they rest on.
 
-    model: object
-    threshold: float
-    held: np.ndarray
-    limits: tuple
-    pixel_threshold: float
-    review: float | None = None
+    Parameters
+    ----------
+    threshold : float or None
+        Images that score below it are anomalous; None = the model has none.
+    review_threshold : float or None
+        Images that score below it, but not below ``threshold``, are to be reviewed.
+    pixel_threshold : float or None
+        Regions of a heat map lie above it.
+    held_out_scores : ndarray of shape (n,)
+        Sorted scores of good images, each by a model that has not seen it.
+    """
+
+    threshold: float | None
+    review_threshold: float | None
+    pixel_threshold: float | None
+    held_out_scores: np.ndarray
 
     @classmethod
-    def of(cls, model):
-        """Read threshold, held-out scores and display limits from a model."""
-        check_is_fitted(decider(model))
-        detector = final_detector(model)
-        limits = tuple(float(x) for x in detector.map_limits_)
-        # Models saved before detectors had one lack it.
-        pixel = getattr(pixel_decider(model), "pixel_threshold_", np.nan)
-        pixel = float(pixel) if np.isfinite(pixel) else limits[1]
-        held = np.sort(held_out_scores(model))
-        return cls(model, threshold_of(model), held, limits, pixel, review_of(model))
+    def of(cls, model: Any, group: Any = None) -> "DecisionRule":
+        """Read the rule from a fitted model; with ``group`` that of one group.
 
-    def row(self, path, score):
-        """Return what is said of an image."""
-        n = len(self.held)
-        as_odd = np.searchsorted(self.held, score, side="right")
-        review = {} if self.review is None else {"review_threshold": self.review}
-        return {
-            "path": path,
-            "verdict": verdict_of(score, self.threshold, self.review),
-            "score": float(score),
-            "threshold": self.threshold,
-            **review,
-            "p_value": (1 + int(as_odd)) / (n + 1) if n else None,
-            "error": "",
-        }
+        A model that has thresholds by group has none for images without a group.
+        """
+        owner = threshold_owner(model)
+        check_is_fitted(owner)
+        pixels = getattr(pixel_threshold_owner(model), "pixel_threshold_", np.nan)
+        review = getattr(owner, "review_offset_", None)
+        return cls(
+            _number(owner.offset_, "offset_", group),
+            None if review is None else _checked(review, "review_offset_", group),
+            _number(pixels, "pixel_threshold_", group),
+            np.sort(held_out_scores(model, group)),
+        )
+
+    def p_value(self, score: float) -> float | None:
+        """Return the share of good images, this one included, that score no higher.
+
+        None if no good image was held out.
+        """
+        if not len(self.held_out_scores):
+            return None
+        return float(conformal_p_values(self.held_out_scores, score))
+
+
+def _number(threshold, name, group):
+    """Return a threshold, that of a group if there are several; None if it is NaN."""
+    if isinstance(threshold, dict):
+        threshold = np.nan if group is None else threshold[group]
+    value = as_threshold(threshold, name)
+    return None if np.isnan(value) else value
+
+
+def _checked(review, name, group):
+    """Return a threshold that must be a number where there is one at all."""
+    if isinstance(review, dict):
+        return None if group is None else known_threshold(review[group], name)
+    return known_threshold(review, name)
 
 
 def described(model: Any) -> dict:
@@ -68,7 +94,7 @@ def described(model: Any) -> dict:
     "false_alarm_interval" holds the rate of false alarms with 90 % confidence, judging
     by how many held-out good images the threshold flags.
     """
-    check_is_fitted(decider(model))
+    check_is_fitted(threshold_owner(model))
     held, detector = held_out_scores(model), final_detector(model)
     out = {
         "estimator": " ".join(repr(model).split()),
@@ -77,13 +103,12 @@ def described(model: Any) -> dict:
     }
     if (rate := target_of(model)) is not None:
         out["target_fpr"] = rate
-    if (review := review_of(model)) is not None:
+    if (review := review_threshold_of(model)) is not None:
         out["review_threshold"] = review
     if len(held):
         out["held_out_scores"] = [round(float(f(held)), 6) for f in (min, max)]
         out["held_out_flagged"] = int((held < out["threshold"]).sum())
-        n = int(np.isfinite(held).sum())  # a tuner's splits may leave some out
-        interval = rate_interval(out["held_out_flagged"], n)
+        interval = rate_interval(out["held_out_flagged"], len(held))
         out["false_alarm_interval"] = [round(float(x), 4) for x in interval]
     out["suspects"] = [
         f"{s.path or f'row {s.row}'}: {s.ratio:.1f} times the usual anomaly score"
@@ -101,12 +126,11 @@ def target_of(model: Any) -> float | None:
 
     None if the threshold was chosen otherwise, for example set by hand.
     """
-    judging = decider(model)
+    judging = threshold_owner(model)
     rate = getattr(judging, "target_fpr", None)
     if rate is None or getattr(judging, "scoring", None) is not None:
         return None
     held = held_out_scores(model)
-    held = held[np.isfinite(held)]
     if hasattr(judging, "p_values"):
         rank = conformal_rank(len(held), rate)
         usual = np.sort(held)[rank - 1] if rank else None
@@ -117,7 +141,7 @@ def target_of(model: Any) -> float | None:
 
 def threshold_of(model: Any) -> float:
     """Return the score below which a model flags images; it must have one."""
-    threshold = decider(model).offset_
+    threshold = threshold_owner(model).offset_
     if isinstance(threshold, dict):
         raise ValueError(
             f"the model has a threshold for each of {list(threshold)}, and images here "
@@ -132,60 +156,19 @@ def threshold_of(model: Any) -> float:
     return threshold
 
 
-def review_of(model: Any) -> float | None:
-    """Return the score from which images are accepted; None if none are looked at."""
-    review = getattr(decider(model), "review_offset_", None)
+def review_threshold_of(model: Any) -> float | None:
+    """Return the score from which images are accepted; None if none are reviewed."""
+    review = getattr(threshold_owner(model), "review_offset_", None)
     return None if review is None else known_threshold(review, "review_offset_")
 
 
-def verdict_of(score: float, threshold: float, review: float | None = None) -> str:
-    """Return what a score means: "good", "defect", or between two thresholds "look".
+def held_out_scores(model: Any, group: Any = None) -> np.ndarray:
+    """Return scores of good training images, each by a model that has not seen it.
 
-    Examples
-    --------
-    >>> from skdinoad.verdicts import verdict_of
-    >>> [verdict_of(score, -2.0, -1.0) for score in (-3, -2, -1)]
-    ['defect', 'look', 'good']
+    Each content counts once, and of a tuner only the rows that ``cv`` held out. With
+    ``group`` those of one group alone.
     """
-    if score < threshold:
-        return "defect"
-    return "look" if review is not None and score < review else "good"
-
-
-def held_out_scores(model: Any) -> np.ndarray:
-    """Return scores of good training images, each by a model without it."""
-    judging = decider(model)
-    scores = np.asarray(judging.holdout_scores_, float)
-    return scores[getattr(judging, "labels_", np.ones(len(scores))) == 1]
-
-
-def rescued(work, paths):
-    """Yield (path, result, error) of each path: a broken image takes no other along.
-
-    Parameters
-    ----------
-    work : callable
-        Takes a list of paths, returns a result for each; raises if one is broken.
-    paths : list of str
-    """
-    try:
-        results = work(paths)
-    except (OSError, ValueError, TypeError) as error:
-        if len(paths) == 1:
-            yield paths[0], None, " ".join(str(error).split())
-            return
-        for path in paths:  # which one is it?
-            yield from rescued(work, [path])
-        return
-    yield from ((path, result, "") for path, result in zip(paths, results))
-
-
-def as_json(region):
-    """Return a region as plain numbers; (row, column) order."""
-    return {
-        "box": list(region.box),
-        "area": region.area,
-        "peak": round(region.peak, 6),
-        "mean": round(region.mean, 6),
-        "place": list(region.place),
-    }
+    owner = threshold_owner(model)
+    if hasattr(owner, "normal_holdout_scores"):
+        return owner.normal_holdout_scores(group)
+    return np.asarray(owner.holdout_scores_, float)

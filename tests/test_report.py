@@ -144,7 +144,7 @@ def test_the_page_is_sorted_and_rethresholded_in_a_browser(report, tmp_path):
 #: Shows what is to be looked at alone.
 LOOK = """<script>
 const show = document.getElementById("show");
-show.value = "look"; show.dispatchEvent(new Event("change"));
+show.value = "review"; show.dispatchEvent(new Event("change"));
 document.title = JSON.stringify([document.getElementById("summary").textContent,
   cards.map(card => card.className).join(),
   cards.filter(card => !card.hidden).map(card => card.className).join(),
@@ -160,7 +160,7 @@ def test_the_page_shows_what_is_to_be_looked_at_in_a_browser(report, tmp_path):
     page.write_text(report.text().replace("</body>", LOOK))
     summary, classes, shown, lines = titled(page)
     assert summary.startswith("1 defects, 1 to look at, 0 good, 1 broken")
-    assert (classes, shown, lines) == ("broken,defect,look", "look", 2)
+    assert (classes, shown, lines) == ("broken,defect,review", "review", 2)
 
 
 # -- training images ------------------------------------------------------------------

@@ -31,6 +31,7 @@ from skdinoad import (
     PCAAligner,
     Pipeline,
     SubspaceAD,
+    iter_results,
     predict_map,
     save,
     scale,
@@ -45,7 +46,6 @@ from skdinoad.scale import (
     score_part,
 )
 from skdinoad.testing import make_images
-from skdinoad.verdicts import Judge
 
 LEARNED = [
     *("holdout_scores_", "offset_", "layer_scales_", "map_limits_"),
@@ -508,29 +508,26 @@ def test_files_are_scored_in_parts(many, model, photos):
     assert_all_scored(files, many, model)
 
 
-def test_what_is_to_be_looked_at_is_told(many, reviewed, photos):
+def test_images_to_review_are_told(many, reviewed, photos):
     files = score_files(reviewed, many[:4], photos / "out")
     detector = skdinoad.load(reviewed)
-    scores = detector.score_samples(many[:4])
-    judge = Judge.of(detector)
-    expected = [judge.row(*pair)["verdict"] for pair in zip(many, scores)]
+    expected = [result.verdict for result in iter_results(detector, many[:4])]
     assert [row["verdict"] for row in rows_of(files)] == expected
-    assert "look" in expected
+    assert "review" in expected
 
 
 def test_a_part_that_is_there_is_not_scored_again(many, model, photos, monkeypatch):
     """The run is stopped in the second part, and once more between its two files."""
-    scored, original = [], scale._scored
+    original = scale.iter_results
 
-    def counting(detector, paths):
-        scored.extend(paths)
+    def counting(detector, paths, **how):
         if many[3] in paths:
             raise KeyboardInterrupt
-        return original(detector, paths)
+        return original(detector, paths, **how)
 
     how = {"folder": photos / "out", "part_size": 3}
     with monkeypatch.context() as patched:
-        patched.setattr(scale, "_scored", counting)
+        patched.setattr(scale, "iter_results", counting)
         with pytest.raises(KeyboardInterrupt):
             score_files(model, many, **how)
     left = [name for name, _ in parts_to_score(model, many, **how)]

@@ -7,32 +7,61 @@ import pytest
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import ShuffleSplit
 
-from skdinoad import DinoPatch, Pipeline, ThresholdTunerCV, find_regions, load
+from skdinoad import DinoPatch, Pipeline, ThresholdTunerCV, load
 from skdinoad._arrays.normal_scores import NormalScores, rate_interval
-from skdinoad.verdicts import Judge, as_json, described, threshold_of
+from skdinoad.verdicts import (
+    DecisionRule,
+    described,
+    held_out_scores,
+    threshold_of,
+)
 
 
-def test_rows_say_what_the_model_decides(model, photos):
+def test_the_rule_is_what_the_model_decides_by(model):
     detector = load(model)
-    judge = Judge.of(detector)
-    paths = [str(photos / f"new/{i}.png") for i in range(3)]
-    rows = [judge.row(p, s) for p, s in zip(paths, detector.score_samples(paths))]
-    verdicts = {1: "good", -1: "defect"}
-    assert [row["verdict"] for row in rows] == [
-        verdicts[label] for label in detector.predict(paths)
-    ]
-    assert judge.row("a.png", detector.offset_)["verdict"] == "good"
-    n = len(detector.holdout_scores_)
-    middle = np.sort(detector.holdout_scores_)[2]
-    assert judge.row("a.png", middle)["p_value"] == (1 + 3) / (n + 1)
-    json.dumps([rows, described(detector)])
+    rule = DecisionRule.of(detector)
+    assert rule.threshold == detector.offset_
+    assert rule.pixel_threshold == detector.pixel_threshold_
+    assert rule.review_threshold is None
+    assert rule.held_out_scores.tolist() == sorted(detector.holdout_scores_)
+    middle, n = rule.held_out_scores[2], len(rule.held_out_scores)
+    assert rule.p_value(middle) == (1 + 3) / (n + 1)
+    json.dumps(described(detector))
 
 
-def test_models_without_a_pixel_threshold_take_the_display_limit(model):
-    detector = load(model)
-    assert Judge.of(detector).pixel_threshold == detector.pixel_threshold_
-    del detector.pixel_threshold_
-    assert Judge.of(detector).pixel_threshold == detector.map_limits_[1]
+def test_without_held_out_images_there_is_no_rule(rng):
+    with pytest.warns(UserWarning, match="single image"):
+        detector = DinoPatch().fit(rng.random((1, 2, 2, 8)).astype(np.float32))
+    rule = DecisionRule.of(detector)
+    assert (rule.threshold, rule.pixel_threshold, rule.p_value(-1.0)) == (None,) * 3
+
+
+def test_each_group_has_a_rule(rng):
+    F, groups = rng.random((30, 2, 2, 8)).astype(np.float32), np.arange(30) % 2
+    tuner = ThresholdTunerCV(DinoPatch(), target_fpr=0.2).fit(F, groups=groups)
+    for group in (0, 1):
+        rule = DecisionRule.of(tuner, group)
+        assert rule.threshold == tuner.offset_[group]
+        own = np.sort(tuner.holdout_scores_[groups == group])
+        assert rule.held_out_scores.tolist() == own.tolist()
+        scores = tuner.score_samples(F[:1])
+        assert rule.p_value(scores[0]) == tuner.p_values(F[:1], [group])[0]
+    assert DecisionRule.of(tuner).threshold is None
+
+
+def test_copies_and_rows_that_no_split_held_out_do_not_count(rng):
+    F = rng.random((12, 2, 2, 8)).astype(np.float32)
+    F = np.concatenate([F, F[:6]])
+    split = [(np.arange(8, 12), np.r_[0:8, 12:18])]
+    with pytest.warns(UserWarning, match="exact copies"):
+        tuner = ThresholdTunerCV(DinoPatch(), target_fpr=0.2, cv=split).fit(F)
+    expected = np.sort(tuner.holdout_scores_[:8])
+    assert held_out_scores(tuner).shape == (8,)
+    assert DecisionRule.of(tuner).held_out_scores.tolist() == expected.tolist()
+    odd = F[:1] + 9
+    p = DecisionRule.of(tuner).p_value(tuner.score_samples(odd)[0])
+    assert p == tuner.p_values(odd)[0] == 1 / 9
+    assert described(tuner)["held_out_images"] == 8
 
 
 @pytest.mark.parametrize(
@@ -45,24 +74,12 @@ def test_a_model_that_judges_nothing_is_refused(model, offset, why):
         threshold_of(detector)
 
 
-def test_regions_become_plain_numbers():
-    heat = np.zeros((8, 8), np.float32)
-    heat[2:4, 5] = 3
-    said = json.loads(json.dumps([as_json(r) for r in find_regions(heat, 1.0)]))
-    assert said == [
-        {"box": [2, 5, 4, 6], "area": 2, "peak": 3.0, "mean": 3.0, "place": [2, 5]}
-    ]
-
-
-def test_between_two_thresholds_is_what_a_person_looks_at(reviewed):
-    judge = Judge.of(load(reviewed))
-    low, high = judge.threshold, judge.review
-    assert low < high
-    around = (np.nextafter(low, -np.inf), low, np.nextafter(high, -np.inf), high)
-    rows = [judge.row("a.png", score) for score in around]
-    assert [row["verdict"] for row in rows] == ["defect", "look", "look", "good"]
-    assert {row["review_threshold"] for row in rows} == {high}
-    assert described(judge.model)["review_threshold"] == high
+def test_a_model_with_two_thresholds_has_both_in_its_rule(reviewed):
+    detector = load(reviewed)
+    rule = DecisionRule.of(detector)
+    assert rule.threshold == detector.offset_ < rule.review_threshold
+    assert rule.review_threshold == detector.review_offset_
+    assert described(detector)["review_threshold"] == detector.review_offset_
 
 
 @pytest.mark.parametrize(
@@ -78,10 +95,10 @@ def test_what_is_no_threshold_is_refused(model, name, value, why):
     detector = load(model)
     setattr(detector, name, value)
     with pytest.raises((TypeError, ValueError), match=why):
-        Judge.of(detector)
+        DecisionRule.of(detector)
 
 
-@pytest.mark.parametrize("say", [Judge.of, described])
+@pytest.mark.parametrize("say", [DecisionRule.of, described])
 @pytest.mark.parametrize(
     "model",
     [DinoPatch(), Pipeline([("d", DinoPatch())]), ThresholdTunerCV(DinoPatch())],

@@ -1,10 +1,10 @@
 """Foreground masks from patch features: where the object is, where the ground."""
 
-import warnings
-
 import cv2
 import numpy as np
 import torch
+
+from skdinoad._compat.caller import warn
 
 __all__ = [
     "MASKED",
@@ -180,12 +180,11 @@ def without_ground(grid, mask) -> np.ndarray:
     return np.where(keep | ~mask.any(), grid, np.float32(np.nan))
 
 
-def warn_of_empty_masks(names, n, *, stacklevel):
+def warn_of_empty_masks(names, n):
     """Say which of n images had an empty mask and are scored whole."""
     if names:
-        warnings.warn(
+        warn(
             f"The foreground mask of {len(names)} of {n} images is empty; they are "
             f"scored unmasked: {', '.join(names[:9])}. masking=False avoids masks.",
             UserWarning,
-            stacklevel=stacklevel + 1,
         )

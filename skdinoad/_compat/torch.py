@@ -1,22 +1,23 @@
 """Small helpers around torch: which device, dtype, random state, whose settings."""
 
 import threading
-import warnings
 import weakref
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
 
+from skdinoad._compat.caller import warn
+
 __all__ = [
     "as_tensor",
+    "isolated_torch_state",
+    "isolated_torch_steps",
     "multiplies_bfloat16",
     "resident",
     "resolve_device",
     "resolve_dtype",
     "seeded",
-    "undisturbed",
-    "undisturbed_steps",
 ]
 
 
@@ -36,10 +37,9 @@ def resolve_device(device: str = "auto") -> torch.device:
             f"device={device!r}: expected 'auto', 'cpu', 'cuda', 'cuda:1', 'mps' ..."
         ) from error
     if wanted.type != "cpu" and not _available(wanted.type):
-        warnings.warn(
+        warn(
             f"device={device!r} is not available on this machine; using the CPU.",
             UserWarning,
-            stacklevel=2,
         )
         return torch.device("cpu")
     return wanted
@@ -135,7 +135,7 @@ def seeded(seed: int):
 
 
 @contextmanager
-def undisturbed():
+def isolated_torch_state():
     """Compute as if the caller had set nothing; also a decorator.
 
     Callers score inside ``torch.no_grad`` or ``torch.autocast``, work with
@@ -158,11 +158,11 @@ def undisturbed():
         yield
 
 
-def undisturbed_steps(steps):
-    """Yield what an iterator yields, each step undisturbed, the caller's work not."""
+def isolated_torch_steps(steps):
+    """Isolate each step of an iterator, and not what the caller does in between."""
     end = object()
     while True:
-        with undisturbed():
+        with isolated_torch_state():
             step = next(steps, end)
         if step is end:
             return

@@ -1,11 +1,11 @@
 """Training images by content: exact copies, an order, where each comes from."""
 
 import hashlib
-import warnings
 
 import numpy as np
 from sklearn.utils import Bunch
 
+from skdinoad._compat.caller import warn
 from skdinoad._inputs.images import Images, take
 from skdinoad._inputs.pixels import hidden_pixels
 
@@ -107,24 +107,22 @@ def sources_of_parts(parts) -> list:
     return out
 
 
-def warn_of_copies(first, *, stacklevel):
+def warn_of_copies(first):
     """Say how many images are exact copies of an earlier one.
 
     Parameters
     ----------
     first : ndarray of shape (n,), int
         As :func:`first_of_each` gives it.
-    stacklevel : int
     """
     copies = np.flatnonzero(first != np.arange(len(first)))
     if len(copies):
-        warnings.warn(
+        warn(
             f"{len(copies)} of {len(first)} training images are exact copies of "
             f"others (image {copies[0]} of image {first[copies[0]]}, counted from 0 "
             "among the normal ones). They are held out together and count once for "
             "the threshold. Remove them, or take more photographs.",
             UserWarning,
-            stacklevel=stacklevel + 1,
         )
 
 
@@ -152,7 +150,7 @@ def suspects_among(scores, sources, known) -> list:
     ]
 
 
-def warn_of_suspects(suspects, n, *, stacklevel):
+def warn_of_suspects(suspects, n):
     """Name the training images that look odd among the other good ones.
 
     Parameters
@@ -161,7 +159,6 @@ def warn_of_suspects(suspects, n, *, stacklevel):
         With "row", "path" and "ratio", the most anomalous first.
     n : int
         How many images were held out.
-    stacklevel : int
     """
     if not suspects:
         return
@@ -171,11 +168,10 @@ def warn_of_suspects(suspects, n, *, stacklevel):
         for s in suspects[:5]
     ]
     more = f"; and {len(suspects) - 5} more" if len(suspects) > 5 else ""
-    warnings.warn(
+    warn(
         f"{len(suspects)} of {n} training images look odd among the others: "
         f"{'; '.join(names)}{more}. They stay part of the model, but the threshold "
         "does not count them. Look at them, and fit again without those that show a "
         "defect (suspects_ lists all of them).",
         UserWarning,
-        stacklevel=stacklevel + 1,
     )

@@ -1,7 +1,6 @@
 """What all estimators of images share: range, alpha, all or nothing, an extractor."""
 
 import inspect
-import warnings
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.utils import check_random_state
 
+from skdinoad._compat.caller import warn
 from skdinoad._inputs.images import as_images
 from skdinoad._typing import Self
 
@@ -104,23 +104,22 @@ class TakesImages:
             return images
         return images.read_by(getattr(self, "value_range_", None))
 
-    def _learn_seen(self, images, stacklevel=4):
+    def _learn_seen(self, images):
         """Keep what all training images, read by now, have shown of themselves."""
         self.value_range_ = images.own_range
         self.hidden_pixels_ = images.hidden
-        self._warn_without_alpha(images, stacklevel)
+        self._warn_without_alpha(images)
 
-    def _warn_without_alpha(self, images, stacklevel=4):
+    def _warn_without_alpha(self, images):
         """Say which images, read by now, lack the alpha that fit has seen."""
         names = images.without_alpha()
         if names and getattr(self, "hidden_pixels_", False):
             others = f" and {len(names) - 1} more images" if len(names) > 1 else ""
-            warnings.warn(
+            warn(
                 f"{names[0]}{others} without alpha channel, but training images hide "
                 "pixels by theirs: here nothing is hidden, and what fit has never "
                 "seen counts. Pass the same region as alpha.",
                 UserWarning,
-                stacklevel=stacklevel,
             )
 
 

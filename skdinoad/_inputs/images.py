@@ -119,6 +119,14 @@ class Images:
         item = self._source[self._rows[index]]
         return os.fspath(item) if isinstance(item, _PATH) else None
 
+    def row(self, index) -> int:
+        """Return the row of an image, as messages count it."""
+        return int(self._first + self._rows[index])
+
+    def as_given(self):
+        """Return these images in the form that X had."""
+        return take(self._source, self._rows)
+
     def size(self, index) -> tuple:
         """Return (H, W) of an image; of a file only the header is read, once."""
         row, sizes = self._rows[index], self._notes.sizes

@@ -1,13 +1,13 @@
 """What detectors that train a network share: folds, time limits, resumption."""
 
 import time
-import warnings
 from numbers import Integral, Real
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
+from skdinoad._compat.caller import warn
 from skdinoad._compat.products import with_fast_products
 from skdinoad._compat.sklearn import Interval, StrOptions, Task
 from skdinoad._compat.torch import (
@@ -204,11 +204,10 @@ class TrainedDetector(BaseDetector):
         # In this order: interrupted, no key may stand beside the runs of another.
         self._runs, self._before, self._run_key = {}, (None, []), key
         if self.warm_start and before is not None:
-            warnings.warn(
+            warn(
                 "warm_start=True, but images, features or settings are not those of "
                 "the last fit: the training starts anew.",
                 UserWarning,
-                stacklevel=5,
             )
         return self._runs
 
@@ -245,12 +244,11 @@ class TrainedDetector(BaseDetector):
             self._run_key = None  # nothing to go on with
             raise
         if len(run.losses) < min(self._risen(), n_iter):
-            warnings.warn(
+            warn(
                 f"max_time={self.max_time}, or a callback, stopped {name!r} after "
                 f"{len(run.losses)} of {n_iter} iterations: it has hardly learned. "
                 "Allow more time, fewer n_iter, or holdout=None.",
                 ConvergenceWarning,
-                stacklevel=6,
             )
 
     def _check_network(self, network, data, rows):

@@ -1,6 +1,5 @@
 """AffineAligner: the pose of a part as a small regressor reads it from features."""
 
-import warnings
 from numbers import Integral, Real
 
 import numpy as np
@@ -20,8 +19,9 @@ from skdinoad._arrays.geometry import (
     warp,
     warp_rgba,
 )
+from skdinoad._compat.caller import warn
 from skdinoad._compat.sklearn import Interval, StrOptions
-from skdinoad._compat.torch import undisturbed
+from skdinoad._compat.torch import isolated_torch_state
 from skdinoad._inputs.estimators import UsesFeatures
 from skdinoad._inputs.images import Images, as_images, take
 from skdinoad._inputs.labels import normal_rows
@@ -176,7 +176,7 @@ class AffineAligner(UsesFeatures, TransformerMixin, BaseEstimator):
         self.border = border
         self.random_state = random_state
 
-    @undisturbed()
+    @isolated_torch_state()
     def fit(self, X: ImagesLike, y: LabelsLike | None = None) -> Self:
         """Learn to read poses from the good images.
 
@@ -238,7 +238,7 @@ class AffineAligner(UsesFeatures, TransformerMixin, BaseEstimator):
         """
         return self.align(X)[:2]
 
-    @undisturbed()
+    @isolated_torch_state()
     def align(self, X: ImagesLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the aligned images, their frames, and what is special about each.
 
@@ -312,13 +312,12 @@ class AffineAligner(UsesFeatures, TransformerMixin, BaseEstimator):
 
     def _warn_if_unread(self):
         if self.angle_error_ > _LARGEST_ERROR and self.confidence_ < _SURE:
-            warnings.warn(
+            warn(
                 f"The poses of the training images can hardly be read (error "
                 f"{self.angle_error_:.0f} degrees, confidence {self.confidence_:.2f}): "
                 "do they show one kind of part, and does turning it change its look? "
                 "Otherwise leave the aligner out, or set max_angle=0.",
                 UserWarning,
-                stacklevel=4,
             )
 
     def _default_features(self):

@@ -17,7 +17,7 @@ from skdinoad._arrays.masks import (
     with_alpha,
 )
 from skdinoad._compat.sklearn import Interval, Options, StrOptions
-from skdinoad._compat.torch import undisturbed
+from skdinoad._compat.torch import isolated_torch_state
 from skdinoad._inputs.estimators import UsesFeatures
 from skdinoad._inputs.images import Images, as_images, take
 from skdinoad._inputs.labels import normal_rows
@@ -107,7 +107,7 @@ class ForegroundMask(UsesFeatures, TransformerMixin, BaseEstimator):
         self.threshold = threshold
         self.morphology = morphology
 
-    @undisturbed()
+    @isolated_torch_state()
     def fit(self, X: ImagesLike, y: LabelsLike | None = None) -> Self:
         """Decide whether images are masked.
 
@@ -158,7 +158,7 @@ class ForegroundMask(UsesFeatures, TransformerMixin, BaseEstimator):
         """
         return self.transform_frames(X)[0]
 
-    @undisturbed()
+    @isolated_torch_state()
     def transform_frames(self, X: ImagesLike) -> tuple[OneOrList, np.ndarray]:
         """Return the images with the ground transparent, and identity frames.
 
@@ -218,5 +218,5 @@ class ForegroundMask(UsesFeatures, TransformerMixin, BaseEstimator):
                 else:
                     empty.append(images.name(len(Z)))
                 Z.append(image)
-        warn_of_empty_masks(empty, len(images), stacklevel=4)
+        warn_of_empty_masks(empty, len(images))
         return Z

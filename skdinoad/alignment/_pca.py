@@ -1,6 +1,5 @@
 """PCAAligner: centre, axis and size of a part from the moments of its outline."""
 
-import warnings
 from numbers import Integral, Real
 from typing import Literal
 
@@ -16,8 +15,9 @@ from skdinoad._arrays.geometry import (
     turn_frame,
     warp_rgba,
 )
+from skdinoad._compat.caller import warn
 from skdinoad._compat.sklearn import Interval, StrOptions
-from skdinoad._compat.torch import undisturbed
+from skdinoad._compat.torch import isolated_torch_state
 from skdinoad._inputs.estimators import TakesImages
 from skdinoad._inputs.images import Images, as_images, take
 from skdinoad._inputs.labels import normal_rows
@@ -230,7 +230,7 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
         self.max_share = max_share
         self.features = features
 
-    @undisturbed()
+    @isolated_torch_state()
     def fit(self, X: ImagesLike, y: LabelsLike | None = None) -> Self:
         """Learn the usual size, and whether the parts have an axis at all.
 
@@ -260,7 +260,7 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
         self._fit(X, y)
         return self
 
-    @undisturbed()
+    @isolated_torch_state()
     def fit_transform(self, X: ImagesLike, y: LabelsLike | None = None) -> np.ndarray:
         """Fit and align; training images without an object come out invalid.
 
@@ -311,7 +311,7 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
         """
         return self.align(X)[:2]
 
-    @undisturbed()
+    @isolated_torch_state()
     def align(self, X: ImagesLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the aligned images, their frames, and what is special about each.
 
@@ -436,7 +436,7 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
 
     @staticmethod
     def _warn(message):
-        warnings.warn(message, UserWarning, stacklevel=7)
+        warn(message, UserWarning)
 
     def _fit_polarity(self, images, poses):
         """Learn how the two ends differ, on parts placed by their pose alone."""

@@ -8,7 +8,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from skdinoad._arrays.masks import with_alpha
-from skdinoad._compat.torch import undisturbed
+from skdinoad._compat.torch import isolated_torch_state
 from skdinoad._inputs.estimators import TakesImages
 from skdinoad._inputs.images import Images, as_images, take
 from skdinoad._inputs.labels import normal_rows
@@ -61,7 +61,7 @@ class RegionMask(TakesImages, TransformerMixin, BaseEstimator):
     def __init__(self, region: np.ndarray | FilePath | None = None) -> None:
         self.region = region
 
-    @undisturbed()
+    @isolated_torch_state()
     def fit(self, X: ImagesLike, y: LabelsLike | None = None) -> Self:
         """Read the region, and compare it with the images.
 
@@ -109,7 +109,7 @@ class RegionMask(TakesImages, TransformerMixin, BaseEstimator):
         """
         return self.transform_frames(X)[0]
 
-    @undisturbed()
+    @isolated_torch_state()
     def transform_frames(self, X: ImagesLike) -> tuple[OneOrList, np.ndarray]:
         """Return the images with all but the region transparent, and identity frames.
 

@@ -21,7 +21,7 @@ METHODS = {
 
 _EXIT = (
     "exit status: 0 done, 1 defects found (with --gate), 2 wrong usage or input, 3 no "
-    "defects, but images to look at (with --gate)"
+    "defects, but images to review (with --gate)"
 )
 
 
@@ -96,7 +96,7 @@ def _fit(commands):
     out.add_argument(
         "--target-review-rate",
         type=_share,
-        help="with --target-fpr: share of good images that may be flagged or looked at",
+        help="with --target-fpr: share of good images that may be flagged or reviewed",
     )
     out.add_argument(
         "--review",
@@ -196,7 +196,7 @@ def _tune(commands):
     review.add_argument(
         "--target-review-rate",
         type=_share,
-        help="share of good images that may be flagged or looked at",
+        help="share of good images that may be flagged or reviewed",
     )
     review.add_argument(
         "--target-fnr",

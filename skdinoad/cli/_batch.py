@@ -7,19 +7,19 @@ import sys
 import time
 from collections import Counter
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from skdinoad import find_regions, predict_map
+from skdinoad import iter_results
 from skdinoad._inputs.files import told_apart
 from skdinoad._inputs.images import as_shown
 from skdinoad.cli._paths import check_folders, images_of, load_model
 from skdinoad.datasets._listing import list_images
 from skdinoad.features._store import clear_memory
 from skdinoad.persistence._dump import replacing
-from skdinoad.verdicts import Judge, as_json, described, rescued
+from skdinoad.pipeline import final_detector
+from skdinoad.verdicts import DecisionRule, described, threshold_of
 
 __all__ = ["score"]
 
@@ -39,65 +39,69 @@ def score(options) -> int:
         raise ValueError("no image given: pass files, folders, patterns or --watch.")
     _check_resume(options)
     check_folders(options.csv, options.regions, options.report)
-    judge = Judge.of(load_model(options.model))
-    wants_maps = options.maps or options.regions or options.report
-    columns = _columns(judge)
+    model = load_model(options.model)
+    threshold_of(model)  # without one there are no verdicts
+    rule = DecisionRule.of(model)
+    columns = _columns(rule)
     before = _scored_before(options, columns)
-    _check_threshold(options, judge, before)
+    _check_threshold(options, rule, before)
     done = {row["path"] for row in before}
     paths = [path for path in images_of(options.paths) if path not in done]
     with ExitStack() as stack:
-        made = _sinks(options, judge, before, columns)
+        made = _sinks(options, model, rule, before, columns)
         sinks = [stack.enter_context(sink) for sink in made]
         counts = Counter()
         for row in before if options.resume else ():  # part of the same run
             counts[row["verdict"]] += 1
-        for row, image, heat in _rows(judge, _chunks(paths, options, done), wants_maps):
-            if row["error"] and options.strict:
-                raise ValueError(row["error"])
-            counts[row["verdict"]] += 1
+        for path, result in _scored(model, _chunks(paths, options, done), options):
+            if result.error and options.strict:
+                raise ValueError(_told(result.error))
+            counts[result.verdict] += 1
+            row, image = _row(path, result, rule), None
+            if (options.maps or options.report) and not result.error:
+                (image,) = as_shown([path])
             for sink in sinks:
-                sink.add(row, image, heat)
+                sink.add(row, result, image)
     return _status(counts, options.gate)
 
 
 def _status(counts, gate):
     """Say what a reader must not miss, and return the exit status."""
-    if counts["look"]:
-        print(f"{counts['look']} images are to be looked at.", file=sys.stderr)
+    if counts["review"]:
+        print(f"{counts['review']} images are to be reviewed.", file=sys.stderr)
     if counts["broken"]:
         print(f"{counts['broken']} images could not be scored.", file=sys.stderr)
     if counts["broken"] and (gate or counts.total() == counts["broken"]):
         return 2
     if gate and counts["defect"]:
         return 1
-    return 3 if gate and counts["look"] else 0
+    return 3 if gate and counts["review"] else 0
 
 
-def _rows(judge, chunks, wants_maps):
-    """Yield (row, image, heat) of each path; a broken image is a row with a reason."""
+def _scored(model, chunks, options):
+    """Yield (path, result) of each path; a broken image is a result with an error."""
+    regions = bool(options.regions or options.report)
+    how = {"maps": bool(options.maps or regions), "regions": regions}
     for paths in chunks:
-        work = partial(_scored, judge.model, wants_maps=wants_maps)
-        for path, found, error in rescued(work, paths):
-            if found is None:
-                yield _broken(path, error, judge), None, None
-            else:
-                value, image, heat = found
-                yield judge.row(path, value), image, heat
-        clear_memory()  # score and map share features; no image comes twice
+        yield from zip(paths, iter_results(model, paths, errors="keep", **how))
+        clear_memory()  # no image comes twice
 
 
-def _scored(model, paths, wants_maps):
-    """Return (score, image, map) of each path."""
-    scores, nothing = model.score_samples(paths), [None] * len(paths)
-    maps = predict_map(model, paths) if wants_maps else nothing
-    images = as_shown(paths) if wants_maps else nothing
-    return [*zip(scores, images, maps)]
+def _row(path, result, rule):
+    """Return what a CSV file and ``--json`` say of an image."""
+    row = dict.fromkeys(_columns(rule))
+    row |= {"path": path, "verdict": result.verdict, "error": ""}
+    if result.error:
+        return {**row, "error": _told(result.error)}
+    row |= {"score": float(result.score), "threshold": rule.threshold}
+    if _REVIEW in row:
+        row[_REVIEW] = rule.review_threshold
+    return {**row, "p_value": result.p_value}
 
 
-def _broken(path, error, judge):
-    row = dict.fromkeys(_columns(judge))
-    return {**row, "path": path, "verdict": "broken", "error": error}
+def _told(error):
+    """Return the message of an error on one line."""
+    return " ".join(str(error).split())
 
 
 def _check_resume(options):
@@ -110,9 +114,10 @@ def _check_resume(options):
         )
 
 
-def _check_threshold(options, judge, before):
+def _check_threshold(options, rule, before):
     """Refuse to mix the verdicts of two models, or of two thresholds, in one file."""
-    for name, own in (("threshold", judge.threshold), (_REVIEW, judge.review)):
+    known = ("threshold", rule.threshold), (_REVIEW, rule.review_threshold)
+    for name, own in known:
         found = {row[name] for row in before if row.get(name)}
         others = sorted(x for x in found if float(x) != own)
         if others:
@@ -123,15 +128,17 @@ def _check_threshold(options, judge, before):
             )
 
 
-def _columns(judge):
-    """Return the columns of a CSV file; a model that reviews has one more."""
-    return [name for name in _COLUMNS if name != _REVIEW or judge.review is not None]
+def _columns(rule):
+    """Return the columns of a CSV file, the review threshold only if there is one."""
+    reviews = rule.review_threshold is not None
+    return [name for name in _COLUMNS if name != _REVIEW or reviews]
 
 
 def _scored_before(options, columns):
     """Return the rows of the CSV file to append to.
 
-    A row that a kill has cut off is dropped, and its image scored again.
+    A last line without its end, left by a run that was killed, is dropped, and its
+    image is scored again.
     """
     appends = options.csv and (options.resume or options.watch is not None)
     if not appends or not options.csv.exists():
@@ -183,18 +190,18 @@ def _arriving(folder, known, idle):
 # -- what becomes of rows -------------------------------------------------------------
 
 
-def _sinks(options, judge, before, columns):
+def _sinks(options, model, rule, before, columns):
     """Yield what was asked for: each has ``add`` and is a context manager."""
     yield _Printed(options.json)
     if options.csv:
         append = options.resume or options.watch is not None
         yield _Csv(options.csv, columns, append=append)
     if options.maps:
-        yield _Pictures(options.maps, judge.limits, before)
+        yield _Pictures(options.maps, final_detector(model).map_limits_, before)
     if options.regions:
-        yield _Regions(options.regions, judge.pixel_threshold)
+        yield _Regions(options.regions)
     if options.report:
-        yield _Page(options.report, judge)
+        yield _Page(options.report, model, rule)
 
 
 class _Sink:
@@ -209,7 +216,7 @@ class _Printed(_Sink):
     def __init__(self, as_json):
         self.as_json = as_json
 
-    def add(self, row, image, heat):
+    def add(self, row, result, image):
         if self.as_json:
             print(json.dumps(row), flush=True)
         elif row["error"]:
@@ -231,7 +238,7 @@ class _Csv(_Sink):
             self.writer.writeheader()
         return self
 
-    def add(self, row, image, heat):
+    def add(self, row, result, image):
         self.writer.writerow(row)
         self.file.flush()
 
@@ -245,22 +252,23 @@ class _Pictures(_Sink):
         shown = [row for row in before if row["verdict"] != "broken"]
         told_apart([Path(row["path"]).stem for row in shown], self.names)
 
-    def add(self, row, image, heat):
+    def add(self, row, result, image):
         from skdinoad.plotting import save_maps  # matplotlib, only if asked for
 
-        if heat is not None:
+        if result.heat is not None:
             names = told_apart([Path(row["path"]).stem], self.names)
-            save_maps(self.folder, [image], [heat], limits=self.limits, names=names)
+            how = {"limits": self.limits, "names": names}
+            save_maps(self.folder, [image], [result.heat], **how)
 
 
 class _Regions(_Sink):
-    def __init__(self, path, threshold):
-        self.path, self.threshold, self.found = path, threshold, {}
+    def __init__(self, path):
+        self.path, self.found = path, {}
 
-    def add(self, row, image, heat):
-        if heat is not None:
-            regions = find_regions(heat, self.threshold)
-            self.found[row["path"]] = [as_json(region) for region in regions]
+    def add(self, row, result, image):
+        if result.regions is not None:
+            regions = [region.as_dict() for region in result.regions]
+            self.found[row["path"]] = regions
 
     def __exit__(self, kind, *error):
         if kind is None:
@@ -269,21 +277,20 @@ class _Regions(_Sink):
 
 
 class _Page(_Sink):
-    def __init__(self, path, judge):
+    def __init__(self, path, model, rule):
         from skdinoad.report import ScoringReport  # matplotlib, only if asked for
 
-        self.path, self.judge = path, judge
+        self.path = path
         self.report = ScoringReport(
-            threshold=judge.threshold,
-            review_threshold=judge.review,
-            held_out=judge.held,
-            map_limits=judge.limits,
-            settings=described(judge.model),
+            threshold=rule.threshold,
+            review_threshold=rule.review_threshold,
+            held_out=rule.held_out_scores,
+            map_limits=final_detector(model).map_limits_,
+            settings=described(model),
         )
 
-    def add(self, row, image, heat):
-        regions = [] if heat is None else find_regions(heat, self.judge.pixel_threshold)
-        self.report.add(row, image, heat, regions)
+    def add(self, row, result, image):
+        self.report.add(row, image, result.heat, result.regions or ())
 
     def __exit__(self, kind, *error):
         if kind is None:

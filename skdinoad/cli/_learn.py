@@ -22,8 +22,8 @@ from skdinoad._inputs.copies import content
 from skdinoad._inputs.images import as_images
 from skdinoad.cli import METHODS
 from skdinoad.cli._paths import check_folders, good_images, load_model
-from skdinoad.pipeline import _flatten, decider
-from skdinoad.verdicts import described, review_of, threshold_of
+from skdinoad.pipeline import _flatten, threshold_owner
+from skdinoad.verdicts import described, review_threshold_of, threshold_of
 
 __all__ = ["compare", "fit", "tune"]
 
@@ -59,7 +59,7 @@ def fit(options) -> int:
         from skdinoad.report import training_report  # matplotlib, only if asked for
 
         training_report(model, paths).write(options.review)
-    if (review := review_of(model)) is not None:
+    if (review := review_threshold_of(model)) is not None:
         said["review_threshold"] = review
     if options.json:
         print(json.dumps(said))
@@ -67,7 +67,7 @@ def fit(options) -> int:
         print(
             f"Learned from {len(paths)} good images in {said['seconds']} s "
             f"({said['method']}). Images that score below {said['threshold']:.4g} are "
-            f"flagged{_looked_at(review)}. {_false_alarms(known)} Saved: "
+            f"flagged{_reviewed(review)}. {_false_alarms(known)} Saved: "
             f"{options.output}"
         )
     return 0
@@ -116,8 +116,8 @@ def _estimator(options):
     return ThresholdTunerCV(model, **rates)
 
 
-def _looked_at(review):
-    return "" if review is None else f", below {review:.4g} to be looked at"
+def _reviewed(review):
+    return "" if review is None else f", below {review:.4g} to be reviewed"
 
 
 def tune(options) -> int:
@@ -131,11 +131,11 @@ def tune(options) -> int:
     if options.bad is not None:
         bad = model.score_samples(good_images(options.bad))
     threshold, review = _thresholds(options, good, bad)
-    _set(decider(model), threshold, review)
+    _set(threshold_owner(model), threshold, review)
     save(model, output)
     said = [f"Threshold: {threshold:.4g}; {_below(threshold, good, bad)}"]
     if review is not None:
-        said.append(f"To be looked at below {review:.4g}; {_below(review, good, bad)}")
+        said.append(f"To be reviewed below {review:.4g}; {_below(review, good, bad)}")
     print(" ".join([*said, f"Saved: {output}"]))
     return 0
 
@@ -160,7 +160,7 @@ def _check_targets(options):
 
 
 def _thresholds(options, good, bad):
-    """Return the score below which images are flagged, and looked at or None."""
+    """Return the threshold, and the review threshold or None."""
     by_f1 = bad is not None and options.target_fpr is None
     threshold = (
         _by_f1(good, bad) if by_f1 else _by_rate(good, options.target_fpr or _FPR)
@@ -183,7 +183,7 @@ def _set(judging, threshold, review):
     elif hasattr(judging, "review_offset_"):
         del judging.review_offset_
         print(
-            "skdinoad tune: the threshold for images to look at was another's and is "
+            "skdinoad tune: the review threshold belonged to another choice and is "
             "gone; pass --target-review-rate or --target-fnr for a new one.",
             file=sys.stderr,
         )

@@ -1,13 +1,13 @@
 """A category folder in MVTec AD's layout, as lists of paths."""
 
 import os
-import warnings
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 from sklearn.utils import Bunch
 
+from skdinoad._compat.caller import warn
 from skdinoad._typing import FilePath
 from skdinoad.datasets._lazy import LazyMasks
 from skdinoad.datasets._listing import (
@@ -165,11 +165,10 @@ def normals_in(root, files, part):
     good = below(files, part, GOOD)
     others = [path for path in below(files, part) if path not in good]
     if good and others:
-        warnings.warn(
+        warn(
             f"Images in {Path(root) / part}, but in no folder called good, were left "
             f"out: {len(others)} ({shown(others)}).",
             UserWarning,
-            stacklevel=3,
         )
     return list(good)
 
@@ -240,11 +239,10 @@ def _check_shared(root, images, found):
 
 def _tell_unused(root, masks):
     if masks:
-        warnings.warn(
+        warn(
             f"Masks below {root} belong to no image: {len(masks)} ({shown(masks)}). "
             "Expected the same folders and the same name as the image's.",
             UserWarning,
-            stacklevel=4,
         )
 
 
@@ -260,9 +258,8 @@ def _check_one_label(good, bad):
 
 def _tell_none_good(root, kinds):
     if "good" not in kinds:
-        warnings.warn(
+        warn(
             f"No test image of {root} is good; there are {sorted(set(kinds))[:5]}. If "
             "one of these means good, call its folder so.",
             UserWarning,
-            stacklevel=4,
         )

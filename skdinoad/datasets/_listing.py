@@ -2,9 +2,10 @@
 
 import os
 import unicodedata
-import warnings
 from collections import Counter
 from pathlib import Path
+
+from skdinoad._compat.caller import warn
 
 __all__ = ["GOOD", "TRUTH", "below", "fold", "is_good", "list_images", "shown"]
 
@@ -188,18 +189,16 @@ def _tell_others(root, files):
         return
     counts = Counter(path.suffix.lower() or "without a suffix" for path in files)
     kinds = ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common())
-    warnings.warn(
+    warn(
         f"Files below {root} were left out, because they are no images of a kind that "
         f"is read: {kinds} ({shown(files)}). Convert them to PNG, or move them away.",
         UserWarning,
-        stacklevel=4,
     )
 
 
 def _tell_empty(root, folders):
     if folders:
-        warnings.warn(
+        warn(
             f"Folders below {root} hold no image: {shown(folders)}. Are files missing?",
             UserWarning,
-            stacklevel=4,
         )

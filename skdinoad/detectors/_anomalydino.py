@@ -19,7 +19,7 @@ from skdinoad._arrays.masks import (
     without_ground,
 )
 from skdinoad._compat.sklearn import Interval, Options, StrOptions
-from skdinoad._compat.torch import undisturbed
+from skdinoad._compat.torch import isolated_torch_state
 from skdinoad._inputs.grids import name_of
 from skdinoad._typing import (
     Aggregate,
@@ -368,7 +368,7 @@ class AnomalyDINO(ScoresBatches, BankDetector):
         }
         return cls(**{**official, **parameters})
 
-    @undisturbed()
+    @isolated_torch_state()
     def partial_fit(self, X: ImagesLike, y: LabelsLike | None = None) -> Self:
         """Add more good images to the bank.
 
@@ -444,7 +444,7 @@ class AnomalyDINO(ScoresBatches, BankDetector):
             row += len(masks)
             masked = [without_ground(grid, mask) for grid, mask in zip(F, masks)]
             yield (np.stack(masked) if isinstance(F, np.ndarray) else masked), frames
-        warn_of_empty_masks(empty, row, stacklevel=7)
+        warn_of_empty_masks(empty, row)
 
     # -- private: reading images ------------------------------------------------------
 

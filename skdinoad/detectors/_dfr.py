@@ -1,7 +1,6 @@
 """DFR: features that a small autoencoder cannot rebuild are odd."""
 
 import hashlib
-import warnings
 from numbers import Integral, Real
 from typing import Literal
 
@@ -15,6 +14,7 @@ from torch.optim.swa_utils import update_bn
 
 from skdinoad._arrays.maps import smooth
 from skdinoad._arrays.thresholds import normals_needed
+from skdinoad._compat.caller import warn
 from skdinoad._compat.sklearn import Interval, StrOptions
 from skdinoad._compat.torch import as_tensor
 from skdinoad._inputs.copies import in_order
@@ -497,13 +497,12 @@ class DFR(TrainedDetector):
         del self._errors_of
         ours, linear = self.errors_["learned"]
         if ours > linear * 1.001:
-            warnings.warn(
+            warn(
                 f"Under-trained: the autoencoder rebuilds the places it learned from "
                 f"with a mean error of {ours:.3g}, the projection on "
                 f"{self.latent_dim_} principal components with {linear:.3g}. Raise "
                 "n_iter, or use autoencoder='linear'.",
                 ConvergenceWarning,
-                stacklevel=5,
             )
 
     def _keep(self, run):
@@ -562,12 +561,11 @@ class DFR(TrainedDetector):
         """Return the lowest score that a share of normal places does not exceed."""
         scores = np.concatenate([grid[np.isfinite(grid)] for grid in grids])
         if len(scores) * self.expected_fpr < 1:
-            warnings.warn(
+            warn(
                 f"expected_fpr={self.expected_fpr} needs "
                 f"{normals_needed(self.expected_fpr) + 1} held-out places, there are "
                 f"{len(scores)}: pixel_threshold_ is their largest score.",
                 UserWarning,
-                stacklevel=6,
             )
         share = 1 - self.expected_fpr
         return float(np.quantile(scores, share, method="higher"))

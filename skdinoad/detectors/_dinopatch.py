@@ -10,7 +10,7 @@ from sklearn.base import clone
 from skdinoad._arrays.maps import clean, smooth, unit
 from skdinoad._arrays.projection import fit_projection, project
 from skdinoad._compat.sklearn import Interval, StrOptions
-from skdinoad._compat.torch import resolve_device, undisturbed
+from skdinoad._compat.torch import isolated_torch_state, resolve_device
 from skdinoad._inputs.grids import empty_grids
 from skdinoad._neighbors import (
     k_centre_images,
@@ -257,7 +257,7 @@ class DinoPatch(LayeredDetector):
         self.device = device
         self.verbose = verbose
 
-    @undisturbed()
+    @isolated_torch_state()
     def partial_fit(self, X: ImagesLike, y: LabelsLike | None = None) -> Self:
         """Add more good images to the bank.
 

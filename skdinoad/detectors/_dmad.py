@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from skdinoad._arrays.geometry import field_in_pixels, warp_back
 from skdinoad._arrays.maps import aggregate, smooth_inside
 from skdinoad._compat.sklearn import Interval, StrOptions
-from skdinoad._compat.torch import as_tensor, resolve_device, undisturbed
+from skdinoad._compat.torch import as_tensor, isolated_torch_state, resolve_device
 from skdinoad._inputs.grids import name_of, nothing_valid
 from skdinoad._inputs.images import Images
 from skdinoad._training.detector import TrainedDetector
@@ -382,7 +382,7 @@ class DMAD(LoadsOfficial, TrainedDetector):
     def _map(self, grid, frame, size):
         return warp_back(self._shown([grid])[0], frame, size)
 
-    @undisturbed()
+    @isolated_torch_state()
     def score_parts(self, X: ImagesLike) -> np.ndarray:
         """Return what image scores are made of.
 
@@ -399,14 +399,14 @@ class DMAD(LoadsOfficial, TrainedDetector):
         """
         check_is_fitted(self)
         X = self._input_to_score(X)
-        batches = self._scored(X, "score")
+        batches = self._score_grids(X)
         parts = np.array([self._peaks(grid) for D, _ in batches for grid in D])
         if np.isnan(parts).any():
             raise nothing_valid(X, int(np.flatnonzero(np.isnan(parts).any(1))[0]))
         self._warn_of_input(X)
         return parts
 
-    @undisturbed()
+    @isolated_torch_state()
     def predict_deformation(self, X: ImagesLike) -> np.ndarray | Any:
         """Return where images, or with "pdm" what is rebuilt of them, are sampled.
 

@@ -1,6 +1,5 @@
 """SubspaceAD: how far a patch lies beside the subspace of nominal patches."""
 
-import warnings
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any, Literal
@@ -16,6 +15,7 @@ from skdinoad._arrays.subspace import (
     principal_subspace,
     residuals,
 )
+from skdinoad._compat.caller import warn
 from skdinoad._compat.sklearn import Interval, StrOptions
 from skdinoad._inputs.copies import content, in_order
 from skdinoad._inputs.grids import check_channels, name_of
@@ -286,12 +286,11 @@ class SubspaceAD(LayeredDetector):
         self._learn_scales([left[:, None, None]], None, len(whole), squared=True)
 
     def _set_merged_offset(self):
-        warnings.warn(
+        warn(
             "A merged SubspaceAD has no threshold, because no image is there to be "
             "held out: score_samples and predict_map work; for predict, set offset_ "
             "from scores of good images that none has learned from.",
             UserWarning,
-            stacklevel=5,
         )
         self._set_no_offset()
 

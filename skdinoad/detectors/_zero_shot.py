@@ -9,7 +9,7 @@ from sklearn.base import clone
 
 from skdinoad._arrays.maps import unit, window_mean
 from skdinoad._arrays.masks import warn_of_empty_masks
-from skdinoad._compat.torch import resolve_device, undisturbed
+from skdinoad._compat.torch import isolated_torch_state, resolve_device
 from skdinoad._inputs.grids import name_of, nothing_valid, size_of
 from skdinoad._inputs.images import Images
 from skdinoad._neighbors import mutual_distances
@@ -43,7 +43,7 @@ class ScoresBatches:
         return_maps: Literal[True],
     ) -> tuple[np.ndarray, OneOrList]: ...
 
-    @undisturbed()
+    @isolated_torch_state()
     def score_batch(
         self,
         X: ImagesLike,
@@ -128,7 +128,7 @@ class ScoresBatches:
         worker.masking_, _ = worker._verdict(images)
         if worker.masking_:
             empty = [name_of(X, im.row) for im in images if not im.mask.any()]
-            warn_of_empty_masks(empty, len(images), stacklevel=4)
+            warn_of_empty_masks(empty, len(images))
         D = worker._mutual(images, neighbor_fraction, np.atleast_1d(aggregation))
         scores = -worker._aggregate(D)
         if rescoring:

@@ -9,7 +9,7 @@ from torch.overrides import TorchFunctionMode
 
 from skdinoad._compat.products import with_fast_products
 from skdinoad._compat.timm import timm
-from skdinoad._compat.torch import seeded, undisturbed
+from skdinoad._compat.torch import isolated_torch_state, seeded
 from skdinoad.features import _weights
 from skdinoad.features._state import tensors_digest
 
@@ -73,7 +73,7 @@ def get_backbone(model: str, weights: str, device, dtype) -> Backbone:
 
 
 @lru_cache(maxsize=2)
-@undisturbed()
+@isolated_torch_state()
 def _on_device(backbone, device, dtype):
     if device.type == "cpu" and dtype is torch.float32:
         return backbone
@@ -84,7 +84,7 @@ def _on_device(backbone, device, dtype):
 
 
 @lru_cache(maxsize=2)
-@undisturbed()
+@isolated_torch_state()
 def load_backbone(model: str, weights: str) -> Backbone:
     """Build a timm network and load its weights (on the CPU, in float32).
 

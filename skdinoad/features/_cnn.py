@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skdinoad._arrays.maps import unit
 from skdinoad._compat.sklearn import Interval, StrOptions
-from skdinoad._compat.torch import resolve_device, resolve_dtype, undisturbed
+from skdinoad._compat.torch import isolated_torch_state, resolve_device, resolve_dtype
 from skdinoad._inputs.estimators import whole_numbers
 from skdinoad._typing import ImagesLike, LabelsLike, Self, Size
 from skdinoad.features._backbones import load_backbone
@@ -171,7 +171,7 @@ class CNNFeatures(Extractor):
         self.cache_size = cache_size
         self.verbose = verbose
 
-    @undisturbed()
+    @isolated_torch_state()
     def fit(self, X: ImagesLike | None = None, y: LabelsLike | None = None) -> Self:
         """Record which weights are used, and learn the channels' mean and scale.
 

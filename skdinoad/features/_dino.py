@@ -11,7 +11,7 @@ import torch
 
 from skdinoad._arrays.geometry import resize_frame
 from skdinoad._compat.sklearn import Interval, StrOptions
-from skdinoad._compat.torch import resolve_device, resolve_dtype, undisturbed
+from skdinoad._compat.torch import isolated_torch_state, resolve_device, resolve_dtype
 from skdinoad._inputs.estimators import whole_numbers
 from skdinoad._typing import ImagesLike, LabelsLike, Self, Size
 from skdinoad.features._backbones import load_backbone
@@ -243,7 +243,7 @@ class DinoFeatures(Extractor):
         self.cache_size = cache_size
         self.verbose = verbose
 
-    @undisturbed()
+    @isolated_torch_state()
     def fit(self, X: ImagesLike | None = None, y: LabelsLike | None = None) -> Self:
         """Check the parameters and record which weights are used.
 
@@ -281,7 +281,7 @@ class DinoFeatures(Extractor):
                 self._choose_engine(images)
         return self
 
-    @undisturbed()
+    @isolated_torch_state()
     def transform_tokens(
         self, X: ImagesLike
     ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:

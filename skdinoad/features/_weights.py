@@ -1,9 +1,9 @@
 """Where pretrained weights come from, and what is known about each set of them."""
 
-import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from skdinoad._compat.caller import warn
 from skdinoad.features._hub import HubError, from_hub, offline
 from skdinoad.features._packages import PACKAGES, from_package
 from skdinoad.features._state import Found, WeightsNotFoundError, read
@@ -110,10 +110,9 @@ def find(model: str, weights: str) -> Found:
     if found is None and weights != "hub":
         found = from_package(model)
         if found and reason:
-            warnings.warn(
+            warn(
                 f"The model hub gave no weights for {model!r} ({reason}); those of the "
                 f"{found.source} are used.",
-                stacklevel=2,
             )
     if found is None:
         raise WeightsNotFoundError(_remedies(model, weights, reason))

@@ -18,6 +18,7 @@ from skdinoad.metrics._pixel import (
     pixel_f1_max_score,
 )
 from skdinoad.metrics._scorers import (
+    detection_scorer,
     f1_max_scorer,
     image_ap_scorer,
     image_auroc_scorer,
@@ -34,6 +35,7 @@ from skdinoad.metrics._streaming import StreamingPixelMetrics
 __all__ = [
     "StreamingPixelMetrics",
     "aupro_score",
+    "detection_scorer",
     "f1_max_score",
     "f1_max_scorer",
     "image_ap_score",

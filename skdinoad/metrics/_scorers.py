@@ -1,5 +1,7 @@
 """Scorers for GridSearchCV and cross_validate: ``scoring=pixel_aupro_scorer``."""
 
+import numpy as np
+
 from skdinoad._inputs.labels import are_masks, labels_of
 from skdinoad._typing import DetectorLike, ImagesLike, LabelsLike
 from skdinoad.metrics._image import (
@@ -10,8 +12,10 @@ from skdinoad.metrics._image import (
 )
 from skdinoad.metrics._streaming import StreamingPixelMetrics
 from skdinoad.pipeline import iter_maps
+from skdinoad.results import iter_results
 
 __all__ = [
+    "detection_scorer",
     "f1_max_scorer",
     "image_ap_scorer",
     "image_auroc_scorer",
@@ -23,6 +27,71 @@ __all__ = [
     "recall_scorer",
     "specificity_scorer",
 ]
+
+
+def detection_scorer(
+    estimator: DetectorLike, X: ImagesLike, y: LabelsLike
+) -> dict[str, float]:
+    """Return all figures of images and heat maps, from one pass over X.
+
+    ``GridSearchCV`` and ``cross_validate`` take it as ``scoring`` and report each
+    figure; ``GridSearchCV`` then needs ``refit="image_auroc"``, or another of them. A
+    dict of scorers would score every image once for each.
+
+    Parameters
+    ----------
+    estimator : fitted detector, Pipeline or other estimator that ends in one
+    X : array, list of images or paths
+    y : array-like of shape (n,), or masks (n, H, W) or list of (H, W)
+        +1 normal, -1 anomalous; of masks, True = anomalous.
+
+    Returns
+    -------
+    figures : dict of str to float
+        "image_auroc", "image_ap", "f1_max", "recall" and "specificity", the last two at
+        the estimator's own threshold; with masks "aupro" (up to 30 % of the good
+        pixels), "pixel_auroc", "pixel_ap" and "pixel_f1_max" too. Higher = better.
+
+    Raises
+    ------
+    ValueError
+        If y holds images, or pixels, of one kind only, or the estimator has no
+        threshold.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdinoad import DinoPatch
+    >>> from skdinoad.metrics import detection_scorer
+    >>> F = np.random.default_rng(0).random((6, 2, 2, 8))    # features of images
+    >>> F[4:] += 5
+    >>> detector = DinoPatch().fit(F[:3])
+    >>> sorted(detection_scorer(detector, F[3:], [1, -1, -1]))
+    ['f1_max', 'image_ap', 'image_auroc', 'recall', 'specificity']
+    """
+    labels, pixels = labels_of(y, len(X)), are_masks(y)
+    metrics, scores, found = StreamingPixelMetrics(), [], []
+    for row, result in enumerate(iter_results(estimator, X, maps=pixels)):
+        scores.append(result.score)
+        if result.label is None:
+            raise ValueError("The estimator has no threshold: set offset_.")
+        found.append(result.label)
+        if pixels:
+            metrics.update([y[row]], [result.heat])
+    flagged = np.array(found) == -1
+    figures = {
+        "image_auroc": image_auroc_score(labels, scores),
+        "image_ap": image_ap_score(labels, scores),
+        "f1_max": f1_max_score(labels, scores),
+        "recall": _share(flagged, labels == -1),
+        "specificity": _share(~flagged, labels == 1),
+    }
+    if pixels:
+        figures["aupro"] = metrics.aupro()
+        figures["pixel_auroc"] = metrics.auroc()
+        figures["pixel_ap"] = metrics.average_precision()
+        figures["pixel_f1_max"] = metrics.f1_max()
+    return figures
 
 
 def image_auroc_scorer(estimator: DetectorLike, X: ImagesLike, y: LabelsLike) -> float:

@@ -8,7 +8,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clo
 from sklearn.utils.validation import check_is_fitted
 
 from skdinoad._arrays.thresholds import as_threshold
-from skdinoad._compat.torch import undisturbed
+from skdinoad._compat.torch import isolated_torch_state
 from skdinoad._inputs.estimators import TakesImages
 from skdinoad._inputs.labels import check_labels, named_array
 from skdinoad._typing import DetectorLike, ImagesLike, OneOrList, Self
@@ -81,7 +81,7 @@ class DetectorClassifier(
         self.estimator = estimator
         self.normal = normal
 
-    @undisturbed()
+    @isolated_torch_state()
     def fit(self, X: ImagesLike, y: ArrayLike) -> Self:
         """Fit the detector on the normal images.
 

@@ -12,15 +12,15 @@ from skdinoad._inputs.images import take
 from skdinoad._inputs.labels import named_array
 from skdinoad.metrics._pixel import check_pair
 from skdinoad.metrics._streaming import N_BINS, bins_of
-from skdinoad.pipeline import iter_maps
+from skdinoad.pipeline import iter_scored
 
 __all__ = [
     "check_scores",
     "checked_groups",
     "count_once",
     "fitted",
-    "judge",
     "merged",
+    "score_fold",
     "splits_of",
     "spread",
 ]
@@ -78,7 +78,7 @@ def fitted(estimator, X, rows):
     return clone(estimator).fit(take(X, rows), None)
 
 
-def judge(estimator, X, labels, groups, masks, counted, keep, train, test):
+def score_fold(estimator, X, labels, groups, masks, counted, keep, train, test):
     """Fit on the normal rows of one fold and look at the others.
 
     Parameters
@@ -101,14 +101,20 @@ def judge(estimator, X, labels, groups, masks, counted, keep, train, test):
     with warnings.catch_warnings():  # the final model names odd images, once
         warnings.filterwarnings("ignore", ".*look odd among the others", UserWarning)
         model = fitted(estimator, X, train[labels[train] == 1])
-    scores = model.score_samples(take(X, test))
-    check_scores(scores, test)
-    counts = {}
-    test_counted = test[:0] if counted is None else test[counted[test]]
-    for group in np.unique(groups[test_counted]).tolist():
-        rows = test_counted[groups[test_counted] == group]
-        counts[group] = _counts(model, X, rows, labels, masks)
-    return Bunch(rows=test, scores=scores, counts=counts, model=model if keep else None)
+    kept = model if keep else None
+    if counted is None:
+        scores = model.score_samples(take(X, test))
+        check_scores(scores, test)
+        return Bunch(rows=test, scores=scores, counts={}, model=kept)
+    scores, pixels = [], {group: _Pixels() for group in set(groups[test].tolist())}
+    for row, (score, heat) in zip(test, iter_scored(model, take(X, test))):
+        scores.append(score)
+        if counted[row]:
+            mask = None if masks is None else masks[row]
+            pixels[groups[row].item()].add(heat, labels[row], mask, row)
+    counts = {group: found.counts() for group, found in pixels.items()}
+    scores = np.array(scores)
+    return Bunch(rows=test, scores=scores, counts=counts, model=kept)
 
 
 def check_scores(scores, rows):
@@ -120,20 +126,29 @@ def check_scores(scores, rows):
         )
 
 
-def _counts(model, X, rows, labels, masks):
-    """Return shares, number of normal maps, bad and good pixels; arrays by bin."""
-    shares, n = np.zeros(N_BINS), 0
-    bad, good = np.zeros(N_BINS, np.int64), np.zeros(N_BINS, np.int64)
-    for heat, row in zip(iter_maps(model, take(X, rows)), rows):
+class _Pixels:
+    """Pixels of the heat maps of one group, counted in bins of map values."""
+
+    def __init__(self):
+        self.shares, self.n = np.zeros(N_BINS), 0
+        self.bad, self.good = np.zeros(N_BINS, np.int64), np.zeros(N_BINS, np.int64)
+
+    def add(self, heat, label, mask, row):
+        """Count a heat map; of an anomalous image only if its mask is known."""
         bins = bins_of(heat).ravel()
-        if labels[row] == 1:
+        if label == 1:
             counted = np.bincount(bins, minlength=N_BINS)
-            shares, n, good = shares + counted / len(bins), n + 1, good + counted
-        elif masks is not None:
-            mask = check_pair(masks[row], heat, row)[0].ravel()
-            good += np.bincount(bins[~mask], minlength=N_BINS)
-            bad += np.bincount(bins[mask], minlength=N_BINS)
-    return _sparse(shares), n, _sparse(bad), _sparse(good)
+            self.shares += counted / len(bins)
+            self.good += counted
+            self.n += 1
+        elif mask is not None:
+            mask = check_pair(mask, heat, row)[0].ravel()
+            self.good += np.bincount(bins[~mask], minlength=N_BINS)
+            self.bad += np.bincount(bins[mask], minlength=N_BINS)
+
+    def counts(self):
+        """Return shares, number of normal maps, bad and good pixels; arrays by bin."""
+        return _sparse(self.shares), self.n, _sparse(self.bad), _sparse(self.good)
 
 
 def _sparse(counts):

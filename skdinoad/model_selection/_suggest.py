@@ -15,21 +15,9 @@ from skdinoad._inputs.pixels import hidden_pixels
 from skdinoad._typing import DefectKind, DetectorLike, ImagesLike, RandomState
 from skdinoad.datasets import plant_defects
 from skdinoad.detectors import AnomalyDINO
-from skdinoad.metrics import (
-    image_auroc_scorer,
-    pixel_aupro_scorer,
-    recall_scorer,
-    specificity_scorer,
-)
+from skdinoad.metrics import detection_scorer
 
 __all__ = ["suggest"]
-
-_SCORING = {
-    "image_auroc": image_auroc_scorer,
-    "aupro": pixel_aupro_scorer,
-    "recall": recall_scorer,
-    "specificity": specificity_scorer,
-}
 
 #: What is tried where no grid is given, cheap inputs before dear ones.
 _SIZES = (224, 336, 448)
@@ -84,10 +72,9 @@ def suggest(
     -------
     search : GridSearchCV, fitted
         ``best_params_``; ``best_estimator_``, fitted on all good images;
-        ``cv_results_`` with ``mean_test_image_auroc``, ``mean_test_aupro``,
-        ``mean_test_recall`` and ``mean_test_specificity`` (the last two at the
-        setting's own threshold) of every setting. Features are computed once for all
-        folds, so its times tell little.
+        ``cv_results_`` with ``mean_test_image_auroc``, ``mean_test_aupro`` and the
+        other figures of :func:`~skdinoad.metrics.detection_scorer` of every setting.
+        Features are computed once for all folds, so its times tell little.
 
     Raises
     ------
@@ -124,7 +111,7 @@ def suggest(
     search = GridSearchCV(
         estimator,
         grid,
-        scoring=_SCORING,
+        scoring=detection_scorer,
         cv=list(GroupKFold(cv).split(np.arange(2 * len(X)), groups=np.tile(group, 2))),
         refit=_Cheapest(margin),
         error_score="raise",

@@ -25,7 +25,7 @@ from skdinoad._arrays.thresholds import (
     recall_objective,
 )
 from skdinoad._compat.sklearn import HasMethods, Interval, StrOptions
-from skdinoad._compat.torch import undisturbed
+from skdinoad._compat.torch import isolated_torch_state
 from skdinoad._inputs.copies import content, first_of_each, warn_of_copies
 from skdinoad._inputs.estimators import TakesImages
 from skdinoad._inputs.grids import check_grids, holds_images
@@ -45,8 +45,8 @@ from skdinoad.model_selection._folds import (
     checked_groups,
     count_once,
     fitted,
-    judge,
     merged,
+    score_fold,
     splits_of,
 )
 from skdinoad.pipeline import iter_maps, predict_map
@@ -237,7 +237,7 @@ default=None
 
     # -- fitting ----------------------------------------------------------------------
 
-    @undisturbed()
+    @isolated_torch_state()
     def fit(
         self,
         X: ImagesLike,
@@ -287,7 +287,7 @@ default=None
         counted = self._counted if pixels else None
         task = (self.estimator, X, labels, groups, masks, counted, keep)
         folds = Parallel(n_jobs=self.n_jobs)(
-            delayed(judge)(*task, *split) for split in splits
+            delayed(score_fold)(*task, *split) for split in splits
         )
         self._choose(folds, labels, groups, optimum, pixels)
         normal = np.flatnonzero(labels == 1)
@@ -416,7 +416,7 @@ default=None
         found = self.predict(X, groups)
         return float(np.mean([(found == k)[truth == k].mean() for k in set(truth)]))
 
-    @undisturbed()
+    @isolated_torch_state()
     def p_values(self, X: ImagesLike, groups: ArrayLike | None = None) -> np.ndarray:
         """Return how often a normal image would look at least as odd.
 
@@ -433,20 +433,39 @@ default=None
         """
         check_is_fitted(self, "estimator_")
         self._of_each("offset_", groups, len(X))  # complains of unknown groups
-        scores, normal = self.score_samples(X), self._counted & (self.labels_ == 1)
+        scores = self.score_samples(X)
         out = np.empty(len(scores))
         for group in np.unique(self._groups):
-            known = self.holdout_scores_[normal & (self._groups == group)]
+            known = self.normal_holdout_scores(group)
             rows = slice(None) if groups is None else np.asarray(groups) == group
             out[rows] = conformal_p_values(known, scores[rows])
         return out
+
+    def normal_holdout_scores(self, group: Any = None) -> np.ndarray:
+        """Return the held-out scores of good images that thresholds rest on.
+
+        Parameters
+        ----------
+        group : label or None
+            One that ``fit`` had; None = all.
+
+        Returns
+        -------
+        scores : ndarray of shape (m,)
+            Of rows that ``cv`` held out; exact copies within a group count once.
+        """
+        check_is_fitted(self, "estimator_")
+        rows = self._counted & (self.labels_ == 1)
+        if group is not None:
+            rows = rows & (self._groups == group)
+        return self.holdout_scores_[rows]
 
     def predict_map(self, X: ImagesLike) -> OneOrList:
         """Return heat maps by the final model; see :func:`skdinoad.predict_map`."""
         check_is_fitted(self, "estimator_")
         return predict_map(self.estimator_, X)
 
-    @undisturbed()
+    @isolated_torch_state()
     def predict_mask(self, X: ImagesLike, groups: ArrayLike | None = None) -> OneOrList:
         """Return which pixels are anomalous.
 
@@ -526,7 +545,7 @@ default=None
                 f"X[{first[wrong[0]]}], labelled {labels[first[wrong[0]]]}; expected "
                 "one label. Correct one, or remove one of the two."
             )
-        warn_of_copies(first, stacklevel=5)
+        warn_of_copies(first)
         return first
 
     def _check_numbers(self, labels, groups, first, optimum):

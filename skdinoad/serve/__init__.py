@@ -21,10 +21,11 @@ def make_app(
 ) -> Any:
     """Return an ASGI application that scores the images POSTed to it.
 
-    - ``POST /score``: JSON with "name", "verdict" ("good", "defect", or "look" between
-      two thresholds), "score" (higher = more normal), "threshold", "review_threshold"
-      if there is one, "p_value", and "regions" of the heat map unless the query says
-      ``regions=false``, which is faster. ``name=...`` names the image.
+    - ``POST /score``: JSON with "name", "verdict" ("good", "defect", or "review"
+      between two thresholds), "score" (higher = more normal), "threshold",
+      "review_threshold" if there is one, "p_value", and "regions" of the heat map
+      unless the query says ``regions=false``, which is faster. ``name=...`` names the
+      image.
     - ``POST /map``: the heat map over the image, a PNG.
     - ``GET /``: a page to watch, where an image asked for at both counts once; ``GET
       /health``: its numbers; ``GET /info``: the model.
@@ -83,15 +84,16 @@ def make_app(
     from skdinoad.serve._line import Line
     from skdinoad.serve._scoring import score_uploads
     from skdinoad.serve._worker import Worker
-    from skdinoad.verdicts import Judge, described
+    from skdinoad.verdicts import DecisionRule, described, threshold_of
 
-    judge, detector = Judge.of(model), final_detector(model)
+    threshold_of(model)  # without one there are no verdicts
+    rule, detector = DecisionRule.of(model), final_detector(model)
     # A thread that has computed once keeps its helpers. Where those of all threads are
     # more than cores, OpenMP lets them sleep whenever they wait for each other; so this
     # one ends, and none but the model's thread keeps any.
     with ThreadPoolExecutor(1) as apart:
         monitor = apart.submit(_prepared, detector, good).result()
-    line = Line(title, monitor, reviews=judge.review is not None)
+    line = Line(title, monitor, reviews=rule.review_threshold is not None)
 
     def note(uploads, answers):
         try:
@@ -100,11 +102,11 @@ def make_app(
             clear_memory()  # features are shared within a batch; no image comes twice
 
     def answer(uploads):
-        return score_uploads(judge, uploads)
+        return score_uploads(model, uploads)
 
     worker = Worker(answer, note, detector._images_at_once())
     said = {**described(model), **(about or {})}
-    return build(judge, worker, line, said, queue=queue, max_bytes=max_bytes)
+    return build(model, worker, line, said, queue=queue, max_bytes=max_bytes)
 
 
 def _prepared(detector, good):

@@ -14,10 +14,10 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from skdinoad.pipeline import final_detector
 from skdinoad.plotting import overlay_map
-from skdinoad.regions import find_regions
 from skdinoad.serve._scoring import Upload, reason
-from skdinoad.verdicts import as_json
+from skdinoad.verdicts import DecisionRule
 
 __all__ = ["build"]
 
@@ -30,17 +30,14 @@ _NAME = 200
 #: What the page may do: show itself.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
-#: What of a row a client is told; the second threshold only where images are reviewed.
-_SAID = ("verdict", "score", "threshold", "review_threshold", "p_value")
-
 #: What an image can be refused for; all else is the server's fault.
 _REFUSED = (ValueError, TypeError)
 
 _log = logging.getLogger("skdinoad.serve")
 
 
-def build(judge, worker, line, about, *, queue, max_bytes):
-    """Return the application around a worker that scores uploads."""
+def build(model, worker, line, about, *, queue, max_bytes):
+    """Return the application around a worker that scores uploads by a model."""
 
     @asynccontextmanager
     async def lifespan(app):
@@ -61,7 +58,7 @@ def build(judge, worker, line, about, *, queue, max_bytes):
         said |= {"inside": desk.inside, "waiting": worker.waiting}
         return JSONResponse(said, 200 if worker.alive else 503)
 
-    desk = _Desk(judge, worker, queue=queue, max_bytes=max_bytes)
+    desk = _Desk(model, worker, queue=queue, max_bytes=max_bytes)
     routes = [
         Route("/", page),
         Route("/info", info),
@@ -76,8 +73,9 @@ def build(judge, worker, line, about, *, queue, max_bytes):
 class _Desk:
     """Takes images in, as many at a time as there is room for."""
 
-    def __init__(self, judge, worker, *, queue, max_bytes):
-        self._judge, self._worker = judge, worker
+    def __init__(self, model, worker, *, queue, max_bytes):
+        self._rule, self._worker = DecisionRule.of(model), worker
+        self._limits = final_detector(model).map_limits_
         self._queue, self._max_bytes, self.inside = queue, max_bytes, 0
         self._numbers = count(1)
 
@@ -126,20 +124,24 @@ class _Desk:
             self._worker.drop(future)
 
     def _verdict(self, scored):
-        row, said = scored.row, {"name": scored.row["path"]}
-        said |= {key: row[key] for key in _SAID if key in row}
-        if scored.heat is not None:
-            found = find_regions(scored.heat, self._judge.pixel_threshold)
-            said["regions"] = [as_json(region) for region in found]
+        result, rule = scored.result, self._rule
+        said = {"name": scored.name, "verdict": result.verdict}
+        said |= {"score": float(result.score), "threshold": rule.threshold}
+        if rule.review_threshold is not None:
+            said["review_threshold"] = rule.review_threshold
+        said["p_value"] = result.p_value
+        if result.regions is not None:
+            said["regions"] = [region.as_dict() for region in result.regions]
         return JSONResponse(said)
 
     def _picture(self, scored):
-        shown = overlay_map(scored.shown(), scored.heat, limits=self._judge.limits)
+        result = scored.result
+        shown = overlay_map(scored.shown(), result.heat, limits=self._limits)
         done, code = cv2.imencode(".png", np.ascontiguousarray(shown[..., ::-1]))
         if not done:
             raise RuntimeError(f"OpenCV cannot encode an image of shape {shown.shape}.")
-        row = scored.row
-        headers = {"X-Verdict": row["verdict"], "X-Score": repr(row["score"])}
+        score = repr(float(result.score))
+        headers = {"X-Verdict": result.verdict, "X-Score": score}
         return Response(code.tobytes(), media_type="image/png", headers=headers)
 
 

@@ -6,7 +6,7 @@ import threading
 from collections import Counter, deque
 
 from skdinoad.report import thumbnail
-from skdinoad.serve._scoring import Scored, reason
+from skdinoad.serve._scoring import ScoredUpload, reason
 
 __all__ = ["Line"]
 
@@ -21,9 +21,9 @@ class Line:
     ----------
     title : str
     monitor : DriftMonitor or None
-        Fitted; looks at every image that could be scored.
+        Fitted; it sees every image that could be scored.
     reviews : bool
-        Whether there are images to look at, between good ones and defects.
+        Whether there are images to review, between good ones and defects.
     """
 
     def __init__(self, title, monitor=None, reviews=False):
@@ -32,17 +32,17 @@ class Line:
         self._counts = Counter()
         self._recent = deque(maxlen=_RECENT)  # whether each was a defect
         self._cards = deque(maxlen=_SHOWN)
-        self._verdicts = ["good", *(["look"] if reviews else []), "defect"]
-        self._doors = {}  # digest of an image of late -> where it was asked for
+        self._verdicts = ["good", *(["review"] if reviews else []), "defect"]
+        self._paths = {}  # digest of a recent image -> where it was asked for
 
     def add(self, uploads, answers):
-        """Note a batch; answers are Scored, or why there is none."""
+        """Note a batch; answers are ScoredUpload, or why there is none."""
         new = [self._is_new(upload) for upload in uploads]
         uploads = [upload for upload, fresh in zip(uploads, new) if fresh]
         answers = [answer for answer, fresh in zip(answers, new) if fresh]
-        scored = [answer for answer in answers if isinstance(answer, Scored)]
+        scored = [answer for answer in answers if isinstance(answer, ScoredUpload)]
         cards = [_card(*pair) for pair in zip(uploads, answers)]
-        verdicts = [answer.row["verdict"] for answer in scored]
+        verdicts = [answer.result.verdict for answer in scored]
         with self._lock:
             self._cards.extend(cards)
             self._counts.update(verdicts)
@@ -52,13 +52,13 @@ class Line:
             self.monitor.update([answer.pixels for answer in scored])
 
     def _is_new(self, upload):
-        """Whether an image has not been asked for, of late, at the other door."""
+        """Whether an image has not been asked for, of late, at the other path."""
         digest = hashlib.sha256(upload.content).digest()
-        door = self._doors.pop(digest, upload.door)
-        self._doors[digest] = door
-        if len(self._doors) > _RECENT:
-            del self._doors[next(iter(self._doors))]
-        return door == upload.door
+        path = self._paths.pop(digest, upload.path)
+        self._paths[digest] = path
+        if len(self._paths) > _RECENT:
+            del self._paths[next(iter(self._paths))]
+        return path == upload.path
 
     def known(self) -> dict:
         """Return counts since the start, the share of late, and drift."""
@@ -101,11 +101,11 @@ class Line:
 
 
 def _counts(known):
-    names = ("good", "look", "defect", "broken")
+    names = ("good", "review", "defect", "broken")
     total = sum(known.get(name, 0) for name in names)
-    look = f"{known['look']} to look at, " if "look" in known else ""
+    review = f"{known['review']} to review, " if "review" in known else ""
     text = (
-        f"<p>{total} images: {known['good']} good, {look}{known['defect']} defects, "
+        f"<p>{total} images: {known['good']} good, {review}{known['defect']} defects, "
         f"{known['broken']} broken."
     )
     if known["recent_images"]:
@@ -118,10 +118,10 @@ def _counts(known):
 
 def _card(upload, answer):
     name = html.escape(upload.name)
-    if not isinstance(answer, Scored):
+    if not isinstance(answer, ScoredUpload):
         text = html.escape(reason(answer))
         return f'<article class="broken"><h3>{name}</h3><p>broken: {text}</p></article>'
-    verdict, score = answer.row["verdict"], answer.row["score"]
+    verdict, score = answer.result.verdict, answer.result.score
     return (
         f'<article class="{verdict}"><h3>{name}</h3><p><b>{verdict}</b> score '
         f'{score:.4g}</p><img alt="" src="{thumbnail(answer.shown())}"></article>'
@@ -137,7 +137,7 @@ body { font: 15px/1.4 system-ui, sans-serif; margin: 1.5em; color: #222; }
 main { display: grid; grid-template-columns: repeat(auto-fill, minmax(200px, 1fr));
   gap: 12px; }
 article { border: 2px solid #bbb; border-radius: 6px; padding: 8px; }
-article.look { border-color: #c77c02; } .look b { color: #c77c02; }
+article.review { border-color: #c77c02; } .review b { color: #c77c02; }
 article.defect { border-color: #c0392b; } article.good { border-color: #2e8b57; }
 .defect b { color: #c0392b; } .good b { color: #2e8b57; }
 h3 { font-size: 14px; margin: 0; overflow-wrap: anywhere; }

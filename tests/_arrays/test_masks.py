@@ -108,7 +108,7 @@ def test_empty_mask_leaves_all_and_is_named():
     some[0] = True
     assert np.isnan(without_ground(grid, some)).all(-1).tolist() == (~some).tolist()
     with pytest.warns(UserWarning, match=r"1 of 3 images is empty.*X\[2\]"):
-        warn_of_empty_masks(["X[2]"], 3, stacklevel=1)
+        warn_of_empty_masks(["X[2]"], 3)
 
 
 def test_every_category_of_the_two_data_sets_is_in_one_table():

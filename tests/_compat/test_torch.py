@@ -9,13 +9,13 @@ import torch
 from skdinoad._compat import torch as _torch
 from skdinoad._compat.torch import (
     as_tensor,
+    isolated_torch_state,
+    isolated_torch_steps,
     multiplies_bfloat16,
     resident,
     resolve_device,
     resolve_dtype,
     seeded,
-    undisturbed,
-    undisturbed_steps,
 )
 
 
@@ -101,7 +101,7 @@ def test_as_tensor_takes_arrays_mapped_from_disk(tmp_path):
 
 def test_gradients_flow_inside_whatever_is_off_outside():
     for outside in (torch.no_grad, torch.inference_mode):
-        with outside(), undisturbed():
+        with outside(), isolated_torch_state():
             x = torch.ones(2, requires_grad=True)
             x.square().sum().backward()
         assert x.grad.tolist() == [2, 2]
@@ -111,7 +111,7 @@ def test_gradients_flow_inside_whatever_is_off_outside():
 
 def test_casts_of_autocast_are_not_kept_while_weights_change():
     layer = torch.nn.Linear(4, 4)
-    with torch.autocast("cpu", torch.bfloat16), undisturbed():
+    with torch.autocast("cpu", torch.bfloat16), isolated_torch_state():
         with torch.autocast("cpu", torch.bfloat16):
             layer(torch.ones(1, 4))
         with torch.no_grad():
@@ -126,13 +126,13 @@ def test_threads_share_process_wide_settings_and_the_last_puts_them_back():
     entered, leave = threading.Event(), threading.Event()
 
     def work():
-        with undisturbed():
+        with isolated_torch_state():
             entered.set()
             leave.wait(60)
 
     torch.set_default_dtype(torch.float64)
     try:
-        with undisturbed():
+        with isolated_torch_state():
             other = threading.Thread(target=work)
             other.start()
             assert entered.wait(60)
@@ -154,7 +154,7 @@ def test_steps_are_undisturbed_and_the_caller_between_them_too():
             yield number
 
     with torch.no_grad():
-        for number in undisturbed_steps(steps()):
+        for number in isolated_torch_steps(steps()):
             assert not torch.is_grad_enabled()
             assert len(seen) == number + 1  # none is made before it is asked for
     assert seen == [True, True]
@@ -163,7 +163,7 @@ def test_steps_are_undisturbed_and_the_caller_between_them_too():
 def test_determinism_stays_wished_for_without_errors():
     torch.use_deterministic_algorithms(True)
     try:
-        with undisturbed():
+        with isolated_torch_state():
             assert torch.get_deterministic_debug_mode() == 1  # warns
         assert torch.get_deterministic_debug_mode() == 2
     finally:
@@ -176,7 +176,7 @@ def test_precision_set_for_each_device_apart_stays():
         pytest.skip("this torch has one setting for all")
     found, backend.fp32_precision = backend.fp32_precision, "tf32"
     try:
-        with undisturbed():
+        with isolated_torch_state():
             pass
         assert backend.fp32_precision == "tf32"
     finally:
@@ -184,7 +184,7 @@ def test_precision_set_for_each_device_apart_stays():
 
 
 def test_decorated_functions_keep_their_signature_and_errors():
-    @undisturbed()
+    @isolated_torch_state()
     def fails(a, *, b=2):
         raise KeyError(a)
 

@@ -50,10 +50,10 @@ def test_grids_have_content_too(rng):
 
 def test_the_warning_counts_and_names():
     with pytest.warns(UserWarning, match=r"2 of 5 .* \(image 2 of image 0"):
-        warn_of_copies(np.array([0, 1, 0, 3, 1]), stacklevel=1)
+        warn_of_copies(np.array([0, 1, 0, 3, 1]))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warn_of_copies(np.arange(5), stacklevel=1)
+        warn_of_copies(np.arange(5))
 
 
 # -- every detector and the tuner ------------------------------------------------------

@@ -227,7 +227,7 @@ def by_hand(photos, reviewed):
     estimator = load_model(reviewed)
     paths = [str(photos / f"new/{i}.png") for i in range(3)]
     known = estimator.offset_, estimator.review_offset_
-    kinds = ["defect", "look", "good"]
+    kinds = ["defect", "review", "good"]
     scores = estimator.score_samples(paths)
     return [kinds[int(np.searchsorted(known, s, side="right"))] for s in scores]
 
@@ -238,7 +238,7 @@ def test_what_is_to_be_looked_at_is_told_everywhere(run, photos, reviewed):
     status, lines, errors = run("score", reviewed, photos / "new", *where)
     assert status == 0
     expected = by_hand(photos, reviewed)
-    assert sorted(expected) == ["defect", "good", "look"]
+    assert sorted(expected) == ["defect", "good", "review"]
     assert [line.split()[0] for line in lines] == expected
     assert "1 images are to be looked at" in errors
     rows = list(csv.DictReader(out.read_text().splitlines()))
@@ -256,14 +256,14 @@ def test_the_gate_tells_a_look_from_a_defect_and_from_none(run, photos, reviewed
     }
     out = photos / "out.csv"
     assert run("score", reviewed, at["good"], "--gate")[0] == 0
-    assert run("score", reviewed, at["look"], "--csv", out, "--gate")[0] == 3
+    assert run("score", reviewed, at["review"], "--csv", out, "--gate")[0] == 3
     again = ("--csv", out, "--resume", "--gate")
     assert (
         run("score", reviewed, at["good"], *again)[0] == 3
     )  # one run with that before
     assert run("score", reviewed, at["defect"], *again)[0] == 1
     assert run("score", reviewed, "no.png", *again)[0] == 2
-    assert run("score", reviewed, at["look"], "no.png")[0] == 0
+    assert run("score", reviewed, at["review"], "no.png")[0] == 0
     lines = out.read_text().splitlines()
     assert lines[-1].split(",")[1] == "broken"
     assert len({line.count(",") for line in lines[:-1]}) == 1

@@ -166,7 +166,7 @@ def test_fit_learns_both_thresholds(run, photos):
     assert said["review_threshold"] == tuner.review_offset_ > tuner.offset_
     assert "to be looked at" in run("fit", photos / "good", *how)[1][0]
     paths = [str(photos / f"new/{i}.png") for i in range(3)]
-    kinds = {1: "good", 0: "look", -1: "defect"}
+    kinds = {1: "good", 0: "review", -1: "defect"}
     lines = run("score", photos / "m", *paths)[1]
     expected = [kinds[k] for k in tuner.predict_review(paths).tolist()]
     assert [line.split()[0] for line in lines] == expected

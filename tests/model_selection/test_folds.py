@@ -8,8 +8,8 @@ from skdinoad.model_selection._folds import (
     checked_groups,
     count_once,
     fitted,
-    judge,
     merged,
+    score_fold,
     spread,
 )
 from skdinoad.testing import make_images
@@ -65,7 +65,7 @@ def found(tiny):
     labels, groups = np.where(masks.any((1, 2)), -1, 1), np.array(list("aabbaabb"))
     task = DinoPatch(features=tiny), X, labels, groups, masks, np.ones(8, bool), True
     halves = np.arange(4), np.arange(4, 8)
-    return X, [judge(*task, *pair) for pair in (halves, halves[::-1])]
+    return X, [score_fold(*task, *pair) for pair in (halves, halves[::-1])]
 
 
 def test_a_fold_is_judged_by_a_model_of_the_other_normal_rows(found, tiny):

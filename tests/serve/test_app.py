@@ -24,7 +24,6 @@ from skdinoad import find_regions, load, predict_map
 from skdinoad.monitoring import DriftMonitor
 from skdinoad.plotting import overlay_map
 from skdinoad.serve import make_app
-from skdinoad.verdicts import Judge
 
 testclient = pytest.importorskip("starlette.testclient")
 _app = pytest.importorskip("skdinoad.serve._app")
@@ -52,19 +51,19 @@ def client(detector):
 
 
 class Gate:
-    """Holds a model's ``score_samples`` until it may go on; keeps its batches."""
+    """Holds a model back until it may go on; keeps its batches."""
 
     def __init__(self, model):
         self.free, self.busy, self.batches = threading.Event(), threading.Event(), []
-        score_samples = model.score_samples
+        iter_scored = model.iter_scored
 
-        def held(X):
-            self.batches.append(X)
+        def held(X, **how):
+            self.batches.append([X[i] for i in range(len(X))])
             self.busy.set()
             assert self.free.wait(10)
-            return score_samples(X)
+            return iter_scored(X, **how)
 
-        model.score_samples = held
+        model.iter_scored = held
 
 
 def soon(question):
@@ -163,13 +162,13 @@ def test_what_is_to_be_looked_at_is_told(reviewed, contents):
     detector = load(reviewed)
     with testclient.TestClient(make_app(detector)) as client:
         said = [client.post("/score", content=x).json() for x in contents]
-        assert sorted(x["verdict"] for x in said) == ["defect", "good", "look"]
+        assert sorted(x["verdict"] for x in said) == ["defect", "good", "review"]
         assert {x["review_threshold"] for x in said} == {detector.review_offset_}
-        i = [x["verdict"] for x in said].index("look")
+        i = [x["verdict"] for x in said].index("review")
         answer = client.post("/map", content=contents[i])
-        assert answer.headers["x-verdict"] == "look"
+        assert answer.headers["x-verdict"] == "review"
         soon(lambda: client.get("/health").json()["recent_images"] == 3)
-        assert client.get("/health").json()["look"] == 1
+        assert client.get("/health").json()["review"] == 1
 
 
 def test_info_says_what_the_model_is(detector):
@@ -221,13 +220,13 @@ def test_there_is_room_for_so_many_and_no_more(detector, contents):
 def test_what_goes_wrong_inside_is_logged_and_stops_nothing(
     client, detector, contents, caplog
 ):
-    score_samples = detector.score_samples
-    detector.score_samples = lambda X: 1 / 0
+    iter_scored = detector.iter_scored
+    detector.iter_scored = lambda X, **how: 1 / 0
     answer = client.post("/score", content=contents[0])
     assert answer.status_code == 500
     assert "division" not in answer.text
     assert "division by zero" in caplog.text
-    detector.score_samples = score_samples
+    detector.iter_scored = iter_scored
     assert client.post("/score", content=contents[0]).status_code == 200
 
 
@@ -271,7 +270,7 @@ def ask(app, receive, headers=()):
 @pytest.fixture
 def idle(detector):
     worker = Idle()
-    app = _app.build(Judge.of(detector), worker, None, {}, queue=1, max_bytes=10_000)
+    app = _app.build(detector, worker, None, {}, queue=1, max_bytes=10_000)
     return worker, app
 
 
@@ -358,14 +357,14 @@ import sys, time
 from pathlib import Path
 from skdinoad import AnomalyDINO
 from skdinoad.cli import main
-quick = AnomalyDINO.score_samples
+quick = AnomalyDINO.iter_scored
 
-def held(self, X):
+def held(self, X, **how):
     while not Path("go").exists():
         time.sleep(0.02)
-    return quick(self, X)
+    return quick(self, X, **how)
 
-AnomalyDINO.score_samples = held
+AnomalyDINO.iter_scored = held
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -4,8 +4,9 @@ import re
 
 import numpy as np
 
+from skdinoad import Result
 from skdinoad.serve._line import _RECENT, _SHOWN, Line
-from skdinoad.serve._scoring import Scored, Upload
+from skdinoad.serve._scoring import ScoredUpload, Upload
 
 
 class Monitor:
@@ -25,8 +26,8 @@ def add(line, verdicts):
     image = np.full((30, 400, 3), 90, np.uint8)
     uploads = [Upload(b"", f"{verdict}<b>", False) for verdict in verdicts]
     known = {
-        v: Scored({"verdict": v, "score": -1.0}, image, None)
-        for v in ("good", "defect")
+        verdict: ScoredUpload("a part", image, Result(-1.0, label=label))
+        for verdict, label in (("good", 1), ("defect", -1))
     }
     line.add(uploads, [known.get(v, ValueError("cut <off>")) for v in verdicts])
 
@@ -82,34 +83,34 @@ def test_drift_is_told_and_says_what_has_changed():
     assert "not watched" in Line("m.skd").page()
 
 
-def test_what_is_to_be_looked_at_is_counted_apart():
+def test_images_to_review_are_counted_apart():
     line = Line("m.skd", reviews=True)
     image = np.full((30, 40, 3), 90, np.uint8)
     known = [
-        Scored({"verdict": v, "score": -1.0}, image, None) for v in ("look", "good")
+        ScoredUpload("a part", image, Result(-1.0, label=1, review=review))
+        for review in (True, False)
     ]
     line.add([Upload(b"a", "a", False), Upload(b"b", "b", False)], known)
-    assert line.known()["look"] == 1
+    assert line.known()["review"] == 1
     assert line.known()["recent_defect_rate"] == 0
-    assert "2 images: 1 good, 1 to look at, 0 defects" in line.page()
-    assert '<article class="look">' in line.page()
+    assert "2 images: 1 good, 1 to review, 0 defects" in line.page()
+    assert '<article class="review">' in line.page()
 
 
-def test_an_image_asked_for_at_both_doors_counts_once():
+def test_an_image_sent_to_both_addresses_counts_once():
     line = Line("m.skd", Monitor())
     image = np.full((30, 40, 3), 90, np.uint8)
-    scored = Scored({"verdict": "good", "score": -1.0}, image, None)
+    scored = ScoredUpload("a part", image, Result(-1.0, label=1))
 
-    def ask(content, door):
-        line.add([Upload(content, "a", True, door)], [scored])
+    def ask(content, path):
+        line.add([Upload(content, "a", True, path)], [scored])
         return line.known()["good"]
 
     assert [ask(b"a", "/score"), ask(b"a", "/map")] == [1, 1]
     assert [ask(b"b", "/map"), ask(b"b", "/score")] == [2, 2]
-    assert ask(b"a", "/score") == 3  # once more at the same door: another photograph
+    assert ask(b"a", "/score") == 3  # to the same address again: another photograph
     assert line.monitor.seen == 3
     assert line.page().count("<article") == 3
     for i in range(_RECENT):
         ask(b"image %d" % i, "/score")
     assert ask(b"b", "/score") == 3 + _RECENT + 1  # long ago
-    assert len(line._doors) == _RECENT
