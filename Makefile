@@ -30,7 +30,7 @@ test-browser: $(INSTALLED)
 test-cluster: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		-c constraints.txt -e '.[ray]' || echo 'No Ray here: its tests are skipped.'
-	$(BIN)/python -m pytest -m cluster -rs tests/test_scale.py
+	$(BIN)/python -m pytest -m cluster -rs tests/scale
 
 # The same on the oldest versions that pyproject.toml allows, in an environment of its
 # own (a few GB: the oldest torch comes with CUDA only).
@@ -64,32 +64,33 @@ lint: $(INSTALLED)
 
 # The quick ratios beside those of an earlier commit, then speed, memory and searches.
 bench: $(INSTALLED)
-	$(BIN)/python benchmarks/bench.py
-	$(BIN)/python benchmarks/overhead.py
-	$(BIN)/python benchmarks/search.py
-	$(BIN)/python benchmarks/memory.py
-	$(BIN)/python benchmarks/bank.py
-	$(BIN)/python benchmarks/step.py
-	$(BIN)/python benchmarks/dfr_stages.py
-	$(BIN)/python benchmarks/few_and_many.py
-	$(BIN)/python benchmarks/aupro.py
-	$(BIN)/python benchmarks/carrying_back.py
-	$(BIN)/python benchmarks/placement.py
-	$(BIN)/python benchmarks/tiling.py
-	$(BIN)/python benchmarks/latency.py
-	$(BIN)/python benchmarks/contention.py
-	$(BIN)/python benchmarks/overlap.py
-	$(BIN)/python benchmarks/scale.py
-	$(BIN)/python benchmarks/serve.py
+	$(BIN)/python benchmarks/speed/bench.py
+	$(BIN)/python benchmarks/speed/overhead.py
+	$(BIN)/python benchmarks/speed/search.py
+	$(BIN)/python benchmarks/speed/memory.py
+	$(BIN)/python benchmarks/speed/bank.py
+	$(BIN)/python benchmarks/speed/step.py
+	$(BIN)/python benchmarks/speed/dfr_stages.py
+	$(BIN)/python benchmarks/speed/few_and_many.py
+	$(BIN)/python benchmarks/speed/aupro.py
+	$(BIN)/python benchmarks/speed/carrying_back.py
+	$(BIN)/python benchmarks/accuracy/placement.py
+	$(BIN)/python benchmarks/speed/tiling.py
+	$(BIN)/python benchmarks/speed/one_pass.py
+	$(BIN)/python benchmarks/speed/latency.py
+	$(BIN)/python benchmarks/speed/contention.py
+	$(BIN)/python benchmarks/speed/overlap.py
+	$(BIN)/python benchmarks/speed/scale.py
+	$(BIN)/python benchmarks/speed/serve.py
 
 # Damage, kills and hostile files: trials and failures of each promise.
 check-safety: $(INSTALLED)
-	$(BIN)/python benchmarks/safety.py
+	$(BIN)/python tests/stress/safety.py
 
 # Ten thousand images through one process, by the packaged network too: does its memory
 # grow?
 check-soak: $(INSTALLED)
-	$(BIN)/python benchmarks/soak.py --real
+	$(BIN)/python tests/stress/soak.py --real
 
 # Thousands of odd arrays, files and parameters, other ones each time: minutes to hours.
 check-fuzz: $(INSTALLED)
@@ -97,35 +98,36 @@ check-fuzz: $(INSTALLED)
 
 # Takes one protection after the other out of a copy of the tree: does a test fail?
 check-mutations: $(INSTALLED)
-	$(BIN)/python benchmarks/mutations.py
+	$(BIN)/python tests/stress/mutations.py
 
 check-accuracy: $(INSTALLED)
 	@test -n "$(DATA)" || { echo "usage: make check-accuracy DATA=folder"; exit 2; }
 	$(BIN)/python benchmarks/accuracy/verdicts.py --root "$(DATA)"
 	$(BIN)/python benchmarks/accuracy/choices.py "$(DATA)"
-	$(BIN)/python benchmarks/layers.py "$(DATA)"
-	$(BIN)/python benchmarks/fusion.py "$(DATA)"
-	$(BIN)/python benchmarks/accuracy.py "$(DATA)"
-	$(BIN)/python benchmarks/few_shot.py --root "$(DATA)"
-	$(BIN)/python benchmarks/smaller_banks.py "$(DATA)"
-	$(BIN)/python benchmarks/nearest_images.py "$(DATA)"
-	$(BIN)/python benchmarks/determinism.py "$(DATA)"
-	$(BIN)/python benchmarks/dinomaly.py --root "$(DATA)"
-	$(BIN)/python benchmarks/centring.py "$(DATA)"
-	$(BIN)/python benchmarks/false_alarms.py "$(DATA)"
-	$(BIN)/python benchmarks/drift.py "$(DATA)"
-	$(BIN)/python benchmarks/table.py --root "$(DATA)"
+	$(BIN)/python benchmarks/accuracy/map_smoothing.py "$(DATA)"
+	$(BIN)/python benchmarks/accuracy/layers.py "$(DATA)"
+	$(BIN)/python benchmarks/accuracy/fusion.py "$(DATA)"
+	$(BIN)/python benchmarks/accuracy/by_category.py "$(DATA)"
+	$(BIN)/python benchmarks/accuracy/few_shot.py --root "$(DATA)"
+	$(BIN)/python benchmarks/accuracy/smaller_banks.py "$(DATA)"
+	$(BIN)/python benchmarks/accuracy/nearest_images.py "$(DATA)"
+	$(BIN)/python tests/stress/determinism.py "$(DATA)"
+	$(BIN)/python benchmarks/accuracy/dinomaly.py --root "$(DATA)"
+	$(BIN)/python benchmarks/accuracy/centring.py "$(DATA)"
+	$(BIN)/python benchmarks/accuracy/false_alarms.py "$(DATA)"
+	$(BIN)/python benchmarks/accuracy/drift.py "$(DATA)"
+	$(BIN)/python benchmarks/accuracy/table.py --root "$(DATA)"
 
 # Other libraries side by side, in an environment of their own (a few GB).
 PEERS := .venv-peers
 check-peers: $(PEERS)/.installed
 	@test -n "$(DATA)" || { echo "usage: make check-peers DATA=folder"; exit 2; }
-	$(PEERS)/bin/python benchmarks/peers.py "$(DATA)"
+	$(PEERS)/bin/python benchmarks/peers/peers.py "$(DATA)"
 
-$(PEERS)/.installed: pyproject.toml constraints.txt benchmarks/peers_requirements.txt
+$(PEERS)/.installed: pyproject.toml constraints.txt benchmarks/peers/requirements.txt
 	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check \
-		-c constraints.txt -r benchmarks/peers_requirements.txt
+		-c constraints.txt -r benchmarks/peers/requirements.txt
 	touch $@
 
 doc: $(INSTALLED)

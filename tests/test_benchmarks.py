@@ -20,7 +20,9 @@ from skdinoad.datasets import load_folder, make_screws
 from skdinoad.features._backbones import load_backbone
 from skdinoad.metrics import aupro_score, image_auroc_score
 
-TABLE = Path(__file__).parent.parent / "benchmarks" / "table.py"
+ROOT = Path(__file__).parent.parent
+BENCHMARKS, STRESS = ROOT / "benchmarks", ROOT / "tests" / "stress"
+TABLE = BENCHMARKS / "accuracy" / "table.py"
 
 
 def write_category(folder):
@@ -77,7 +79,7 @@ def test_table_is_filled_and_resumed(tmp_path, real_features, real_cnn):
 
 @pytest.fixture
 def soak(monkeypatch):
-    monkeypatch.syspath_prepend(TABLE.parent)
+    monkeypatch.syspath_prepend(STRESS)
     return importlib.import_module("soak")
 
 
@@ -104,19 +106,8 @@ def test_soak_fails_where_memory_grows(soak, monkeypatch, capsys, allowed, statu
     assert "score_samples" in capsys.readouterr().out
 
 
-def test_every_protection_to_take_away_is_there(monkeypatch):
-    monkeypatch.syspath_prepend(TABLE.parent)
-    mutations = importlib.import_module("mutations")
-    for name, old, new, tests in mutations.MUTATIONS:
-        text = (mutations.ROOT / "skdinoad" / name).read_text()
-        assert text.count(old) == 1, (name, old)
-        compile(text.replace(old, new), name, "exec")
-        files = [word for word in tests.split() if word.startswith("tests/")]
-        assert all((mutations.ROOT / file).is_file() for file in files)
-
-
 def test_a_protection_without_a_test_is_told(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(TABLE.parent)
+    monkeypatch.syspath_prepend(STRESS)
     mutations = importlib.import_module("mutations")
     (tmp_path / "skdinoad").mkdir()
     (tmp_path / "skdinoad/a.py").write_text("LIMIT = 3\n")
@@ -133,7 +124,7 @@ def test_a_protection_without_a_test_is_told(tmp_path, monkeypatch):
 
 @pytest.fixture
 def peers(monkeypatch):
-    monkeypatch.syspath_prepend(TABLE.parent)
+    monkeypatch.syspath_prepend(BENCHMARKS / "peers")
     return importlib.import_module("peers")
 
 
@@ -351,7 +342,7 @@ def test_authors_parts_are_used_in_their_order(adapters, tmp_path, monkeypatch):
 
 @pytest.fixture
 def bench(monkeypatch):
-    monkeypatch.syspath_prepend(TABLE.parent)
+    monkeypatch.syspath_prepend(BENCHMARKS / "speed")
     module = importlib.import_module("bench")
     monkeypatch.setattr(module, "environment", str)
     return module
@@ -407,7 +398,7 @@ def test_bench_measures_what_the_benchmarks_do(bench, monkeypatch):
 
 @pytest.fixture
 def verdicts(monkeypatch):
-    monkeypatch.syspath_prepend(TABLE.parent / "accuracy")
+    monkeypatch.syspath_prepend(BENCHMARKS / "accuracy")
     return importlib.import_module("verdicts")
 
 

@@ -84,7 +84,7 @@ def distances(data, most):
     image; "scored" (n, p): patches that the mask leaves; "y" (n - m,).
     """
     rows = np.linspace(0, len(data.train) - 1, min(most, len(data.train))).astype(int)
-    extractor = DinoFeatures(layers=BLOCKS, norm=False, concatenate=False, cache=False)
+    extractor = DinoFeatures(layers=BLOCKS, norm=False, cache=False)
     # Some categories have images of slightly different sizes.
     size = data.train[:1]
     extractor.set_params(image_size=extractor.fit().transform(size).shape[1:3])
@@ -186,7 +186,7 @@ def layers(known):
 
 def threshold(known):
     layers_ = DinoFeatures().fit().layers_
-    fraction = AnomalyDINO().top_fraction
+    fraction = AnomalyDINO().aggregate
     draws = {}
     for name, n in itertools.product(known, NUMBERS):
         m = known[name]["D"].shape[-1]

@@ -1,0 +1,107 @@
+"""How long one image takes: in a warm process, and in one that has just begun.
+
+``score_samples([image])`` at default settings, nothing kept, divided by the bare
+network on a tensor of the same size, as timm gives it and as skdinoad runs it, all in
+turn in this process; the medians of many. The second table runs commands in processes
+of their own, weights found on disk: seconds until they print a result (or are ready, if
+they print none), and until they end.
+
+    python benchmarks/speed/latency.py
+"""
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from _common import environment, parser, print_table
+from overhead import SUMMARY, clock, networks, raw, seen, summary
+from PIL import Image
+
+from skdinoad import AnomalyDINO, DinoFeatures, DinoPatch, PCAAligner, Pipeline, save
+from skdinoad.datasets import make_screws
+
+
+def main():
+    options = parser(__doc__, root=False)
+    options.add_argument("--repeats", type=int, default=30)
+    options.add_argument("--starts", type=int, default=3, help="new processes")
+    options = options.parse_args()
+    print(environment() + "\n")
+    X, _ = make_screws(21, size=512)
+    rows = [[n, *warm(m, X, options.repeats)] for n, m in estimators().items()]
+    print_table(["estimator", *SUMMARY], rows)
+    print()
+    with tempfile.TemporaryDirectory() as folder:
+        runs = commands(Path(folder), X)
+        rows = [[name, *cold(c, options.starts)] for name, c in runs.items()]
+    print_table(["a new process", "first word, seconds", "end, seconds"], rows)
+
+
+def estimators():
+    def features():
+        return DinoFeatures(cache=False)
+
+    return {
+        "DinoPatch()": DinoPatch(features=features()),
+        "AnomalyDINO()": AnomalyDINO(features=features()),
+        "PCAAligner() + DinoPatch()": Pipeline(
+            [PCAAligner(), DinoPatch(features=features())]
+        ),
+    }
+
+
+def warm(estimator, X, repeats):
+    """Return milliseconds of networks and score, and the medians of their ratios."""
+    fitted, image = estimator.fit(X[:20]), X[20:]
+    features, size = seen(fitted, image)
+    calls = [
+        *(lambda b=b: raw(features, 1, size, b) for b in networks(features)),
+        lambda: fitted.score_samples(image),
+    ]
+    times = [[clock(call) for call in calls] for _ in range(repeats + 3)]
+    return summary(times[3:])
+
+
+def commands(folder, X):
+    """Return what new processes run, by name."""
+    image, model = folder / "image.png", folder / "model.skd"
+    Image.fromarray(X[20]).save(image)
+    save(AnomalyDINO().fit(X[:12]), model)
+    first = (
+        "from skdinoad import load; "
+        f"print(load({str(model)!r}).score_samples([{str(image)!r}]), flush=True)"
+    )
+    return {
+        "import skdinoad": [sys.executable, "-c", "import skdinoad"],
+        "import torch": [sys.executable, "-c", "import torch"],
+        "load a model and score one image": [sys.executable, "-c", first],
+        "skdinoad score MODEL IMAGE": [
+            *(sys.executable, "-m", "skdinoad", "score", str(model), str(image))
+        ],
+    }
+
+
+def cold(command, starts):
+    """Return seconds until something is printed, and until the end: medians."""
+    timed(command)  # files come into the system's memory
+    times = zip(*(timed(command) for _ in range(starts)))
+    return [f"{statistics.median(part):.2f}" for part in times]
+
+
+def timed(command):
+    start = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        said = time.perf_counter() - start
+    if process.returncode:
+        sys.exit(f"{command} failed.")
+    return said, time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()
