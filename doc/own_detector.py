@@ -1,5 +1,7 @@
 """A detector in thirty lines: how far a patch lies from the mean patch at its place."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from skdinoad import DinoFeatures
@@ -11,31 +13,29 @@ class MeanDetector(BaseDetector):
         self,
         *,
         features=None,
-        aggregate="top",
-        top_fraction=0.01,
+        aggregate=0.01,
         target_fpr=0.05,
         verbose=False,
     ):
         self.features = features
         self.aggregate = aggregate
-        self.top_fraction = top_fraction
         self.target_fpr = target_fpr
         self.verbose = verbose
 
     def _default_features(self):
         return DinoFeatures()
 
-    def _fit_grid(self, F):
+    def fit_grids(self, F: np.ndarray) -> None:
         """Learn from features (n, h, w, c); NaN = invalid patch."""
         self.mean_ = F.mean(axis=0)
         others = [np.delete(F, i, axis=0).mean(axis=0) for i in range(len(F))]
         self._held = np.linalg.norm(F - others, axis=-1) if len(F) > 1 else None
 
-    def _score_grid(self, F):
+    def score_grids(self, F: np.ndarray) -> np.ndarray:
         """Return scores (n, h, w), higher = more anomalous, NaN = invalid."""
         return np.linalg.norm(F - self.mean_, axis=-1)
 
-    def _holdout_grids(self):
+    def holdout_grids(self) -> Sequence[np.ndarray] | np.ndarray | None:
         """Return such scores of the training images, each held out."""
         return self._held
 

@@ -2,14 +2,14 @@
 Probabilities from a few labelled defects
 =========================================
 
-What is learned: how a detector takes part in what scikit-learn does with classifiers:
-calibrated probabilities, and two detectors stacked.
+This example shows how to use detectors where scikit-learn expects classifiers: to
+calibrate probabilities, and to stack two detectors.
 
-The screws are rendered, in any pose, so that the example needs no download.
+The screws are rendered in random poses, so the example needs no download.
 """
 
 # %%
-# Twenty good parts and twelve scratched ones; detectors learn from the good ones only.
+# Twenty good and twelve scratched parts. Detectors are fitted on the good ones only.
 import numpy as np
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import StackingClassifier
@@ -31,15 +31,15 @@ X_new, y_new = labelled(8, 8, 10)
 pipe = Pipeline([PCAAligner(), DinoPatch()])
 
 # %%
-# A probability for each new part, by Platt's sigmoid over held-out scores.
+# A probability for each new part, from Platt's sigmoid fitted to held-out scores.
 calibrated = CalibratedClassifierCV(as_classifier(pipe), cv=3).fit(X, y)
 p = calibrated.predict_proba(X_new)[:, list(calibrated.classes_).index(1)]
 print("good ones:", p[:8].round(2), "scratched:", p[8:].round(2), sep="\n")
 print(f"Brier score {brier_score_loss(y_new, p, pos_label=1):.3f}")
 
 # %%
-# Two detectors with one verdict.
-# ``StackingClassifier`` calls the labels -1 and +1 by the numbers 0 and 1.
+# Stack two detectors into one classifier. ``StackingClassifier`` encodes the labels -1
+# and +1 as 0 and 1, so ``normal=1`` tells ``as_classifier`` which of them is normal.
 parts = [
     ("place", as_classifier(pipe, normal=1)),
     ("subspace", as_classifier(SubspaceAD(), normal=1)),

@@ -1,18 +1,25 @@
 """
-Compare methods without a single defect
-=======================================
+Compare methods without defective images
+========================================
 
-What is learned: how to plant defects in held-out good parts, compare detectors by what
-they see of them, and why that says nothing of parts that are wrong but whole.
+This example shows how to plant defects in held-out good parts, how to compare detectors
+on them, and why this comparison does not apply to parts with missing components.
 
-The screws are rendered, in any pose, so that the example needs no download.
+The screws are rendered in random poses, so the example needs no download.
 """
 
 # %%
-# Twenty good parts to learn from, ten more to plant scratches and blobs in.
+# Twenty good parts for fitting, and ten more in which scratches and blobs are planted.
 import numpy as np
 
-from skdinoad import DFR, AnomalyDINO, DinoPatch, PCAAligner, Pipeline, SubspaceAD
+from skdinoad import (
+    AnomalyDINO,
+    DinoPatch,
+    LinearDFR,
+    PCAAligner,
+    Pipeline,
+    SubspaceAD,
+)
 from skdinoad.datasets import make_screws, plant_defects
 from skdinoad.metrics import aupro_score, image_auroc_score
 
@@ -23,11 +30,12 @@ images = np.concatenate([good, planted])
 y = np.repeat([1, -1], len(good))
 
 # %%
-# Methods that do not mind places, and DinoPatch, which needs the parts in one pose.
+# Three methods that ignore positions, and DinoPatch, which needs all parts in the same
+# pose.
 methods = {
     "AnomalyDINO": AnomalyDINO(rotations="informed"),
     "SubspaceAD": SubspaceAD(),
-    "DFR": DFR(autoencoder="linear", holdout=None),
+    "DFR": LinearDFR(holdout=None),
     "aligned DinoPatch": Pipeline([PCAAligner(), DinoPatch()]),
 }
 print(f"{'':18} image AUROC  AUPRO of planted marks")
@@ -38,12 +46,12 @@ for name, method in methods.items():
     print(f"{name:18} {auroc:11.3f}  {aupro:.3f}")
 
 # %%
-# Planted marks lie anywhere, on the ground too, which the aligned detector does not
-# look at: that is what its low figures say. Real defects are on the part.
-# ``plant_defects`` takes ``where``, the places that matter.
+# Planted marks may lie anywhere, including the background, which the aligned detector
+# does not inspect. This explains its low figures. Real defects are on the part:
+# ``plant_defects`` has a parameter ``where`` for the places that matter.
 #
-# Nor do planted marks know what can be wrong with a part that is whole. A screw without
-# its washer is told best by the detector that knows where things belong.
+# Planted marks also do not represent missing components. A screw without its washer is
+# detected best by the detector that compares patches location by location.
 wrong, _ = make_screws(10, size=224, defect="no_washer", random_state=3)
 for name, method in methods.items():
     scores = method.score_samples(np.concatenate([good, wrong]))

@@ -1,15 +1,15 @@
 """
-Notice a dirty lens before the verdicts are worthless
+Detect a dirty lens before verdicts become unreliable
 =====================================================
 
-What is learned: how a DriftMonitor watches whole images beside a detector, and how soon
-it tells of a lamp that grows dim and a lens that is smeared.
+This example shows how a DriftMonitor monitors whole images next to a detector, and how
+soon it raises an alarm when the lens becomes smeared.
 
-The screws are rendered, in any pose, so that the example needs no download.
+The screws are rendered in random poses, so the example needs no download.
 """
 
 # %%
-# The monitor learns from the good parts that the detector learns from.
+# Fit the monitor on the same good parts as the detector.
 import cv2
 import matplotlib.pyplot as plt
 import numpy as np
@@ -21,7 +21,7 @@ X, _ = make_screws(70, size=224, random_state=0)
 monitor = DriftMonitor(false_alarm_every=1000).fit(X[:20])
 
 # %%
-# Thirty parts as usual, then a smeared lens: each step a little more.
+# Thirty unchanged images, followed by images through a lens that is gradually smeared.
 usual = X[20:50]
 smeared = [cv2.GaussianBlur(x, (0, 0), 0.5 + 0.1 * i) for i, x in enumerate(X[50:])]
 evidence, alarms = [], []
@@ -38,11 +38,11 @@ print(f"alarms before the change: {sum(alarms[:30])}")
 print(f"alarm after {alarms.index(True) + 1 - len(usual)} smeared images")
 
 # %%
-# What has changed? The statistic with most evidence says.
+# The statistic with the most evidence shows what has changed.
 print(max(monitor.evidence_of_, key=monitor.evidence_of_.get))
 
 # %%
-# Clean the lens, and begin anew. ``save`` keeps the monitor, so that a restart of the
-# line's computer forgets nothing.
+# After cleaning the lens, reset the monitor. ``save`` stores the state of the monitor,
+# so that it survives a restart of the computer.
 monitor.reset()
 print(monitor.alarm_, monitor.n_seen_)

@@ -2,14 +2,14 @@
 Start with two good photographs, or with none
 =============================================
 
-What is learned: how far AnomalyDINO comes with two good parts, what it leaves out as
-ground, and how a set of photographs is scored without any reference.
+This example shows the accuracy of AnomalyDINO with two good parts, how it masks the
+background, and how to score a set of photographs without any good reference.
 
-The screws are rendered, in any pose, so that the example needs no download.
+The screws are rendered in random poses, so the example needs no download.
 """
 
 # %%
-# Two good parts. Their turned copies join the memory bank, so that no pose is new.
+# Two good parts. Their rotated copies are added to the memory bank to cover all poses.
 import matplotlib.pyplot as plt
 import numpy as np
 from skimage import data
@@ -25,7 +25,7 @@ detector = AnomalyDINO(features=features).fit(X)
 print(f"{len(detector.angles_)} angles, {len(detector.bank_)} vectors")
 
 # %%
-# The good parts themselves decide whether the ground is left out.
+# AnomalyDINO decides from the good parts whether to mask the background.
 print(detector.masking_, detector.mask_statistics_)
 masked = ForegroundMask(features=features, masking=True).fit(X).transform(X)
 figure, axes = plt.subplots(1, 4, figsize=(11, 3), layout="constrained")
@@ -34,7 +34,7 @@ for axis, image in zip(axes, [X[0], masked[0], X[1], masked[1]]):
     axis.axis("off")
 
 # %%
-# Four good parts never seen before, and four with a scratch.
+# Four new good parts, and four with a scratch.
 good, _ = make_screws(8, size=320, random_state=1)
 bad = [plant_defect(part, random_state=i)[0] for i, part in enumerate(good[4:])]
 X_new, y = np.concatenate([good[:4], bad]), np.repeat([1, -1], 4)
@@ -47,8 +47,8 @@ for axis, image, heat in zip(axes, shown, detector.predict_map(shown)):
     axis.axis("off")
 
 # %%
-# No reference at all: tiles of a brick wall are compared with each other. Most must be
-# good.
+# Without any reference: tiles of a brick wall are compared with each other. Most of
+# them must be good.
 wall = data.brick()
 corners = [(i, j) for i in range(0, 512, 128) for j in range(0, 512, 128)]
 tiles = np.stack([wall[i : i + 128, j : j + 128] for i, j in corners])
@@ -59,6 +59,6 @@ scores = AnomalyDINO(features=DinoFeatures(image_size=224)).score_batch(tiles)
 print("least normal tiles:", np.argsort(scores)[:2])
 
 # %%
-# A part that is complete, but wrong (a washer missing), shows no patch that two good
-# parts lack: that wants more references, an aligner and DinoPatch. A threshold to trust
-# wants a dozen or more, each scored by a bank without it.
+# A part with a missing washer contains no patch that the good parts lack. To detect it,
+# use more references, an aligner and DinoPatch. A reliable threshold needs a dozen or
+# more good parts, each scored with a memory bank that does not contain it.

@@ -1,15 +1,15 @@
 """
-Find defective screws with a dozen good ones
-============================================
+Detect defective screws with a dozen good ones
+==============================================
 
-What is learned: how to fit on good parts alone, decide, see where the defect is, and
-choose parameters without looking at the test images.
+This example shows how to fit a detector on good parts only, predict and localise
+defects, and choose parameters without using the test images.
 
-The screws are rendered, in any pose, so that the example needs no download.
+The screws are rendered in random poses, so the example needs no download.
 """
 
 # %%
-# Twelve good parts are all there is to learn from.
+# Fit on twelve good parts.
 import numpy as np
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
@@ -24,7 +24,7 @@ pipe = Pipeline([PCAAligner(output_size=336), DinoPatch(features=features)])
 pipe.fit(X)
 
 # %%
-# New parts: two good ones, one without its washer, one with a second washer.
+# New parts: two good ones, one without its washer, and one with a second washer.
 good, _ = make_screws(2, random_state=1)
 bad = [
     make_screws(1, defect=d, random_state=2)[0] for d in ("no_washer", "second_washer")
@@ -33,8 +33,8 @@ X_new = np.concatenate([good, *bad])
 AnomalyMapDisplay.from_estimator(pipe, X_new)
 
 # %%
-# With a few labelled defects, parameters can be searched. The search sees only the
-# first set; the figure that counts comes from a second one.
+# A few labelled defects allow a parameter search. The search uses only the first set;
+# the reported AUROC is computed on a second set.
 
 
 def labelled(seed):
@@ -45,7 +45,7 @@ def labelled(seed):
 
 search = GridSearchCV(
     pipe,
-    {"dinopatch__neighborhood": [0, 1], "dinopatch__aggregate": ["max", "top"]},
+    {"dinopatch__bank__neighborhood": [0, 1], "dinopatch__aggregate": ["max", 0.02]},
     scoring="roc_auc",
     cv=StratifiedKFold(3, shuffle=True, random_state=0),
 )
@@ -55,5 +55,5 @@ auroc = roc_auc_score(y_test, search.decision_function(X_test))
 print(search.best_params_, f"AUROC on images never searched: {auroc:.3f}")
 
 # %%
-# A dozen good parts in any pose are enough to find parts that miss something or have
-# one thing too much, and the map shows which.
+# A dozen good parts in any pose are enough to detect parts with missing or additional
+# components, and the heat map shows where they are.

@@ -2,18 +2,18 @@
 Small defects on large photographs
 ==================================
 
-What is learned: what a small defect becomes when a photograph is reduced, and how tiles
-keep it at full resolution with one heat map.
+This example shows how a small defect vanishes if a photograph is downscaled, and how
+tiles keep the full resolution with one heat map per image.
 
-The brushed metal is rendered, so that the example needs no download.
+The brushed metal is rendered, so the example needs no download.
 """
 
 # %%
-# A scratch of 16 x 2 pixels on 448 x 1344.
+# A scratch of 16 x 2 pixels on an image of 448 x 1344 pixels.
 import matplotlib.pyplot as plt
 import numpy as np
 
-from skdinoad import DinoFeatures, SubspaceAD
+from skdinoad import DinoFeatures, SubspaceAD, Tiles
 
 
 def metal(seed):
@@ -27,10 +27,12 @@ scratched = metal(9)
 scratched[200:202, 900:916] = 30
 
 # %%
-# Reduced to 112 pixels, the scratch is four pixels by half a one. In tiles nothing is
-# reduced; layer 6 of the packaged network shows fine marks best.
+# Downscaled to 112 pixels, the scratch covers four pixels by half a pixel. Tiles are
+# not downscaled. Layer 6 of the packaged network localises fine marks best.
 small = SubspaceAD(features=DinoFeatures(image_size=112, layers=[6]))
-tiled = SubspaceAD(features=DinoFeatures(image_size=None, tile_size=224, layers=[6]))
+tiled = SubspaceAD(
+    features=DinoFeatures(image_size=None, layers=[6], tiles=Tiles(size=224))
+)
 figure, axes = plt.subplots(2, 1, figsize=(9, 6), layout="constrained")
 for axis, (name, detector) in zip(axes, {"reduced": small, "tiles": tiled}.items()):
     heat = detector.fit(X).predict_map([scratched])[0]
@@ -39,5 +41,5 @@ for axis, (name, detector) in zip(axes, {"reduced": small, "tiles": tiled}.items
     axis.set_title(f"{name}: hottest at row {place[0]}, column {place[1]}")
 
 # %%
-# The work grows with the pixels: take tiles where defects are small, and a smaller
-# ``image_size`` where they are not.
+# The computing time grows with the number of pixels: use tiles for small defects, and a
+# smaller ``image_size`` otherwise.

@@ -2,20 +2,20 @@
 One model for several products
 ==============================
 
-What is learned: how Dinomaly is trained on a few products at once, how its threshold is
-found without a defect, and how to stop and go on with the training.
+This example shows how to train Dinomaly on several products together, how it estimates
+a threshold without defects, and how to continue a training.
 
-The products are three textures of scikit-image, so that the example needs no download.
+The products are three textures from scikit-image, so the example needs no download.
 """
 
 # %%
-# Tiles of three walls and lawns; the lower part of each picture is kept for testing.
+# Tiles of three textures. The lower part of each picture is kept for testing.
 import matplotlib.pyplot as plt
 import numpy as np
 from skimage import data
 from sklearn.metrics import roc_auc_score
 
-from skdinoad import Dinomaly
+from skdinoad import Dinomaly, Training
 from skdinoad.datasets import plant_defect
 from skdinoad.plotting import overlay_map
 
@@ -38,16 +38,16 @@ print(
 )
 
 # %%
-# Nothing tells the model which tile is which product. One network learns; one image in
-# five is kept from it, and their scores give the threshold.
-detector = Dinomaly(n_iter=200, holdout=0.2).fit(X)
+# The model does not know which tile belongs to which product. One network is trained on
+# four fifths of the images; the scores of the others determine the threshold.
+detector = Dinomaly(holdout=0.2, training=Training(n_iter=200)).fit(X)
 print(f"{detector.n_iter_} iterations, threshold {detector.offset_:.4f}")
 figure, axis = plt.subplots(figsize=(5, 3), layout="constrained")
 axis.semilogy(detector.loss_curve_)
 axis.set(xlabel="iteration", ylabel="loss")
 
 # %%
-# Scores are compared within a product: what is usual for grass is odd for brick.
+# Compare scores within a product only, because their typical values differ.
 test, y = np.concatenate([good, bad]), np.repeat([1, -1], len(good))
 scores = detector.score_samples(test)
 product = np.tile(np.repeat(list(textures), 4), 2)
@@ -56,8 +56,8 @@ for name in textures:
     print(f"{name}: AUROC {roc_auc_score(y[rows], scores[rows]):.3f}")
 
 # %%
-# Heat maps have one scale for all images, taken from tiles that were held out: a good
-# tile stays pale.
+# All heat maps have the same colour limits, which come from held-out tiles, so that
+# good tiles stay pale.
 shown = test[[0, 12, 4, 16, 8, 20]]
 figure, axes = plt.subplots(1, 6, figsize=(12, 2.4), layout="constrained")
 for axis, image, heat in zip(axes, shown, detector.predict_map(shown)):
@@ -65,7 +65,6 @@ for axis, image, heat in zip(axes, shown, detector.predict_map(shown)):
     axis.axis("off")
 
 # %%
-# A training that was stopped goes on with ``warm_start``; ``n_iter`` is the number of
-# iterations altogether.
-detector.set_params(warm_start=True, n_iter=220).fit(X)
+# ``warm_start`` continues the training; ``n_iter`` is the total number of iterations.
+detector.set_params(training__warm_start=True, training__n_iter=220).fit(X)
 print(f"{detector.n_iter_} iterations")

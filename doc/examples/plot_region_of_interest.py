@@ -1,15 +1,15 @@
 """
-Look only where it matters
-==========================
+Restrict the inspection to a region of interest
+===============================================
 
-What is learned: how a mask leaves a part of every photograph out, whatever happens
-there, and how a model that knows its region refuses to be misled.
+This example shows how a mask excludes a part of every photograph, so that changes there
+do not affect scores and heat maps.
 
-The screws are rendered, so that the example needs no download.
+The screws are rendered, so the example needs no download.
 """
 
 # %%
-# A camera that also sees a label on the belt, different in each photograph.
+# The photographs also show a label on the belt, which differs in each photograph.
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -32,15 +32,15 @@ X_new[3:] = [
 ]
 
 # %%
-# White where to look. A path to a mask image does as well, and so does
-# ``skdinoad fit good/ --roi roi.png``.
+# The mask is True inside the region of interest. It can also be the path of a mask
+# image (white inside); on the command line use ``skdinoad fit good/ --roi roi.png``.
 region = np.full((224, 224), True)
 region[185:, :95] = False
 whole = AnomalyDINO().fit(X)
 masked = Pipeline([RegionMask(region), AnomalyDINO()]).fit(X)
 
 # %%
-# What lies outside never matters: other labels change no score.
+# Pixels outside of the region do not affect scores: other labels do not change them.
 other = X_new.copy()
 other[:, 190:, :90] = 255 - other[:, 190:, :90]
 for name, model in (("whole", whole), ("region", masked)):
@@ -48,7 +48,7 @@ for name, model in (("whole", whole), ("region", masked)):
     print(f"{name:7} scores change by {moved:.3f} with other labels")
 
 # %%
-# Heat maps are 0 outside.
+# Heat maps are 0 outside of the region.
 figure, axes = plt.subplots(2, 2, figsize=(6, 6), layout="constrained")
 for row, model in zip(axes, (whole, masked)):
     for axis, heat in zip(row, model.predict_map(X_new[[0, 3]])):

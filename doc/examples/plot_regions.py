@@ -1,11 +1,11 @@
 """
-Boxes for a reject station, and their sensitivity
-=================================================
+Bounding boxes of defects, and their sensitivity
+================================================
 
-What is learned: how heat maps become boxes, how to make them fewer or more, and how to
-write them to a table and the pictures to files.
+This example shows how to compute boxes from heat maps, how to change their number, and
+how to write the regions to a table and the pictures to files.
 
-The screws are rendered, in any pose, so that the example needs no download.
+The screws are rendered in random poses, so the example needs no download.
 """
 
 # %%
@@ -24,7 +24,8 @@ pipe = Pipeline([PCAAligner(), DinoPatch()]).fit(X)
 maps = pipe.predict_map(X_new)
 
 # %%
-# ``pixel_threshold_`` is what heat maps of good parts, each held out, do not exceed.
+# ``pixel_threshold_`` is estimated from heat maps of held-out good parts, which rarely
+# exceed it.
 regions = find_regions(maps, pipe.pixel_threshold_, min_area=20)
 figure, axes = plt.subplots(1, 3, figsize=(9, 3), layout="constrained")
 for axis, image, found in zip(axes, X_new, regions):
@@ -36,12 +37,12 @@ for axis, image, found in zip(axes, X_new, regions):
     axis.axis("off")
 
 # %%
-# As a table, which ``pandas.DataFrame`` and ``csv.DictWriter`` take as it is.
+# A table of the regions, in the format of ``pandas.DataFrame`` and ``csv.DictWriter``.
 for row in regions_table(regions, names=["a.png", "b.png", "c.png"])[:4]:
     print(row)
 
 # %%
-# Less sensitive: the threshold may be set, and a saved model keeps it.
+# Reduce the sensitivity by a higher threshold. A saved model keeps it.
 pipe.pixel_threshold_ *= 1.5
 fewer = find_regions(maps, pipe.pixel_threshold_, min_area=20)
 print(
@@ -50,6 +51,6 @@ print(
 print(*(sum(r.area for r in x) for x in fewer), "now")
 
 # %%
-# Heat maps over their images as files, one colour scale for all.
+# Save the images with their heat maps as files, with the same colour limits for all.
 for path in save_maps(tempfile.mkdtemp(), X_new, maps, limits=pipe.map_limits_):
     print(path.name)

@@ -1,17 +1,17 @@
 """
-From score to decision: thresholds without labels, with labels, and nested
-==========================================================================
+From scores to decisions: thresholds without labels, with labels, and nested
+============================================================================
 
-What is learned: how to promise a rate of false alarms from good parts alone, how a few
-labelled defects choose a better threshold, how good either really is on parts never
-seen, and how to hand a reject station boxes instead of maps.
+This example shows how to guarantee a false alarm rate with good parts only, how to
+choose a better threshold with a few labelled defects, how to evaluate both on new
+parts, and how to compute boxes of the defects.
 
-The screws are rendered, in any pose, so that the example needs no download.
+The screws are rendered in random poses, so the example needs no download.
 """
 
 # %%
-# Forty good parts. A rate of false alarms of 5 % can be promised from 19 on, one of 1 %
-# from 99 on; with fewer, ``fit`` refuses and says how many are needed.
+# Forty good parts. A false alarm rate of 5 % needs 19 good parts, 1 % needs 99; with
+# fewer, ``fit`` raises an error that states the number needed.
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.metrics import f1_score
@@ -38,8 +38,8 @@ pipe = Pipeline([PCAAligner(output_size=224), detector])
 tuner = ThresholdTunerCV(pipe, target_fpr=0.05, target_pixel_fpr=0.03).fit(X)
 
 # %%
-# Each part was scored by a model that had not seen it: that is what the blue bars are.
-# New parts, ten good and ten with a scratch, were not used for anything.
+# The blue bars are held-out scores: each part was scored by a model fitted without it.
+# The new parts, ten good and ten with a scratch, were not used for fitting.
 good, _ = make_screws(10, random_state=1)
 bad, masks = make_screws(10, defect="scratch", random_state=2)
 X_new, y_new = np.concatenate([good, bad]), np.repeat([1, -1], 10)
@@ -50,18 +50,18 @@ print(
 )
 
 # %%
-# Ten good parts are too few to see a rate of 5 %: none, one and two false alarms are
-# all likely. The promise is a mean over many draws of forty parts; the benchmarks on
-# decisions show the rates realised over hundreds of them.
+# Ten good parts are too few to measure a rate of 5 %: none, one and two false alarms
+# are all likely. The guarantee is a mean over many draws of forty parts; the benchmarks
+# on decisions list the rates realised over hundreds of draws.
 
 # %%
-# A p-value says how often a good part would look at least as odd.
+# The p-value is the share of good parts that score at least as badly.
 print(
     "good:", tuner.p_values(good[:5]).round(2), "bad:", tuner.p_values(bad[:5]).round(2)
 )
 
 # %%
-# Where: pixels above ``pixel_threshold_`` are joined to regions.
+# Connected pixels above ``pixel_threshold_`` form regions.
 AnomalyMapDisplay.from_estimator(
     tuner, X_new[[0, 1, 10, 11]], masks=[None, None, *masks[:2]]
 )
@@ -69,14 +69,15 @@ for found in find_regions(tuner.predict_map(bad[:2]), tuner.pixel_threshold_):
     print([(r.box, r.area, round(r.peak, 2)) for r in found[:2]])
 
 # %%
-# What the aligner saw.
+# The images before and after alignment.
 AlignmentDisplay.from_estimator(tuner.estimator_[0], X_new[[0, 1, 10, 11]])
 
 # %%
 # With labels
 # -----------
-# Eight defects at hand: now the threshold can be the best for F1, or the cheapest where
-# a missed defect costs as much as twenty false alarms. Nothing learns from them.
+# With eight labelled defects, choose the threshold with the best F1, or the lowest cost
+# if a missed defect costs as much as twenty false alarms. The detector is not fitted on
+# the defects.
 known, _ = make_screws(8, defect="scratch", random_state=3)
 X_all, y_all = np.concatenate([X, known]), np.repeat([1, -1], [40, 8])
 by_f1 = ThresholdTunerCV(pipe, scoring="f1").fit(X_all, y_all)
@@ -87,11 +88,11 @@ for name, model in (("5 % promised", tuner), ("F1", by_f1), ("cost", by_cost)):
     print(f"{name:13} threshold {model.offset_:.3f}, F1 on new parts {f1:.3f}")
 
 # %%
-# Nested
-# ------
-# How good is a threshold that is chosen like this? The figure on the images that chose
-# it flatters. With the tuner inside ``cross_validate`` every figure comes from parts
-# that neither the model nor its threshold has seen.
+# Nested cross-validation
+# -----------------------
+# The F1 on the images that chose the threshold is too optimistic. With the tuner inside
+# ``cross_validate``, each figure comes from parts that were used neither to fit the
+# model nor to choose its threshold.
 
 
 def f1_of_defects(model, X, y):
@@ -111,6 +112,6 @@ print(f"F1 on the images that chose: {f1_score(y_all, chosen, pos_label=-1):.3f}
 print(f"F1 nested: {outer['test_score'].mean():.3f}")
 
 # %%
-# A promised rate needs good parts only; labels buy a better place for the threshold, as
-# far as the known defects are like those to come.
+# A guaranteed rate needs good parts only. Labels give a better threshold if the known
+# defects resemble future ones.
 plt.show()
