@@ -4,8 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from skdinoad._compat.imports import uncollected
-
-__version__ = "0.1.0.dev0"
+from skdinoad._version import __version__
 
 #: Public names, and the module that each comes from. They are imported when they are
 #: first asked for: torch, timm and OpenCV take seconds.
@@ -18,14 +17,24 @@ _PLACES = {
     "DinoFeatures": "features",
     "DinoPatch": "detectors",
     "Dinomaly": "detectors",
+    "DiskCache": "features",
     "ForegroundMask": "alignment",
+    "LinearDFR": "detectors",
+    "LocalBank": "banks",
+    "MemoryBank": "banks",
+    "Outline": "alignment",
     "PCAAligner": "alignment",
     "Pipeline": "pipeline",
     "Region": "regions",
     "RegionMask": "alignment",
     "Result": "results",
+    "ReverseDistillation": "detectors",
+    "Runtime": "features",
+    "ScoreCleaning": "detectors",
     "SubspaceAD": "detectors",
     "ThresholdTunerCV": "model_selection",
+    "Tiles": "features",
+    "Training": "training",
     "as_classifier": "model_selection",
     "dump": "persistence",
     "find_regions": "regions",
@@ -63,16 +72,25 @@ if TYPE_CHECKING:  # the same names once more, for what reads code without runni
     from skdinoad._inputs.labels import to_labels as to_labels
     from skdinoad.alignment import AffineAligner as AffineAligner
     from skdinoad.alignment import ForegroundMask as ForegroundMask
+    from skdinoad.alignment import Outline as Outline
     from skdinoad.alignment import PCAAligner as PCAAligner
     from skdinoad.alignment import RegionMask as RegionMask
+    from skdinoad.banks import LocalBank as LocalBank
+    from skdinoad.banks import MemoryBank as MemoryBank
     from skdinoad.detectors import DFR as DFR
     from skdinoad.detectors import DMAD as DMAD
     from skdinoad.detectors import AnomalyDINO as AnomalyDINO
     from skdinoad.detectors import Dinomaly as Dinomaly
     from skdinoad.detectors import DinoPatch as DinoPatch
+    from skdinoad.detectors import LinearDFR as LinearDFR
+    from skdinoad.detectors import ReverseDistillation as ReverseDistillation
+    from skdinoad.detectors import ScoreCleaning as ScoreCleaning
     from skdinoad.detectors import SubspaceAD as SubspaceAD
     from skdinoad.features import CNNFeatures as CNNFeatures
     from skdinoad.features import DinoFeatures as DinoFeatures
+    from skdinoad.features import DiskCache as DiskCache
+    from skdinoad.features import Runtime as Runtime
+    from skdinoad.features import Tiles as Tiles
     from skdinoad.model_selection import ThresholdTunerCV as ThresholdTunerCV
     from skdinoad.model_selection import as_classifier as as_classifier
     from skdinoad.model_selection import suggest as suggest
@@ -88,6 +106,7 @@ if TYPE_CHECKING:  # the same names once more, for what reads code without runni
     from skdinoad.regions import regions_table as regions_table
     from skdinoad.results import Result as Result
     from skdinoad.results import iter_results as iter_results
+    from skdinoad.training import Training as Training
 else:
 
     def __getattr__(name):

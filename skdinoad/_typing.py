@@ -61,7 +61,7 @@ class DetectorLike(EstimatorLike, Protocol):
 class ExtractorLike(EstimatorLike, Protocol):
     """What gives patch features and says where the patches lie."""
 
-    def transform_frames(self, *args: Any, **kwargs: Any) -> Any: ...
+    def transform_affines(self, *args: Any, **kwargs: Any) -> Any: ...
 
 
 #: Images or patch features; no other sequences, for a single path is one of characters.
@@ -87,7 +87,7 @@ FeaturesLike: TypeAlias = ExtractorLike | Literal["passthrough"] | None
 
 #: The second extractor of a detector that compares texture too.
 TextureLike: TypeAlias = ExtractorLike | Literal["auto"] | None
-Aggregate: TypeAlias = Literal["top", "max", "mean", "p99"]
+Aggregate: TypeAlias = float | Literal["max", "mean", "p99"]
 DefectKind: TypeAlias = Literal["scratch", "blob", "cutpaste", "missing"]
 Border: TypeAlias = Literal["wrap", "reflect", "replicate", "constant"]
 Precision: TypeAlias = Literal["auto", "float32", "bfloat16"]

@@ -1,4 +1,4 @@
-"""What all detectors share: input, features, batches, scores, offset, maps."""
+"""The base class of detectors: input, features, batches, scores, threshold, maps."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -52,27 +52,30 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
 
     A subclass writes three methods, and names its default extractor:
 
-    - ``_default_features()`` -> an unfitted extractor;
-    - ``_fit_grid(F)`` learns from features (n, h, w, c), NaN = invalid patch;
-    - ``_score_grid(F)`` -> (n, h, w) scores, higher = more anomalous, NaN = invalid;
-    - ``_holdout_grids()`` -> such scores of the training images, each held out: of
-      all that were learned, or of those in ``_held_out()`` alone.
+    - ``_default_features()`` returns an unfitted extractor;
+    - :meth:`fit_grids` learns from patch features;
+    - :meth:`score_grids` scores patches;
+    - :meth:`holdout_grids` returns the scores of training images, each held out: of all
+      that were learned, or of those in ``_held_out()`` alone.
 
     A detector that needs the training images themselves writes ``_fit_images(X)`` in
-    place of ``_fit_grid``. Images of different sizes come as lists of grids.
+    place of ``fit_grids``. Images of different sizes come as lists of grids.
 
-    An extractor is any object with ``fit`` and ``transform_frames(X) -> (F, frames)``.
+    An extractor is any object with ``fit`` and ``transform_affines(X)``, which returns
+    features and affines.
     """
 
     _parameter_constraints = {
         "features": "no_validation",
-        "aggregate": [StrOptions({"top", "max", "mean", "p99"})],
-        "top_fraction": [Interval(Real, 0, 1, closed="right")],
+        "aggregate": [
+            StrOptions({"max", "mean", "p99"}),
+            Interval(Real, 0, 1, closed="right"),
+        ],
         "target_fpr": [Interval(Real, 0, 0.5, closed="right")],
         "verbose": ["boolean"],
     }
 
-    #: How many parts of ``fit`` callbacks are told of; None = that depends.
+    #: Number of parts of ``fit`` reported to callbacks; None = it depends.
     _parts_of_fit = 0
 
     # -- fitting ----------------------------------------------------------------------
@@ -133,16 +136,13 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
         """Return a fitted copy of the extractor, or None for feature grids."""
         return self._fitted_extractor(X) if isinstance(X, Images) else None
 
-    def _forget(self):
-        super()._forget()
+    def _reset(self):
+        super()._reset()
         self._contents, self._sources = [], []
 
     @contextmanager
     def _adding(self):
-        """Stay as before if the block fails: what was learned is replaced, not changed.
-
-        For a ``partial_fit`` after a first fit.
-        """
+        """Restore the fitted state if the block fails, for a ``partial_fit``."""
         before = vars(self).copy()
         try:
             yield
@@ -151,13 +151,13 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
             raise
 
     def _fit_images(self, X):
-        self._fit_grid(self._collect(X))
+        self.fit_grids(self._collect(X))
 
     def _normals_to_add(self, X, y):
         """Return the normal rows of X, for a ``partial_fit`` after a first fit."""
         self._validate_params()
-        for name, value in self._fitted.items():
-            now = getattr(self, name)
+        for name, now in self._settings(self._fitted).items():
+            value = self._fitted[name]
             if np.shape(now) != np.shape(value) or np.any(np.not_equal(now, value)):
                 raise ValueError(
                     f"{name}={now!r}, but the bank was fitted with {value!r}: fit "
@@ -168,6 +168,16 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
         # Rows are counted on from call to call, so that each has a number of its own.
         self._given_rows = self._sources[-1][0] + 1 + rows
         return take(X, rows)
+
+    def _settings(self, names):
+        """Return parameters by name, those of default parts too."""
+        out = {}
+        for name in names:
+            part, _, inner = name.partition("__")
+            out[name] = (
+                getattr(self._part(part), inner) if inner else getattr(self, name)
+            )
+        return out
 
     def _collect(self, X):
         """Return the features of all rows of X as one (n, h, w, c) array."""
@@ -182,11 +192,11 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
                 if np.isfinite(grid).any():
                     kept.append(start)
                 start += 1
-        self._take_stock(X, kept)
+        self._register_training_images(X, kept)
         return bank[: len(kept)]
 
-    def _take_stock(self, X, kept, contents=None):
-        """Say which images are of no use, and which show what others show.
+    def _register_training_images(self, X, kept, contents=None):
+        """Register training images: warn of unusable ones and of exact copies.
 
         ``contents``: those of all rows of X, where they are known.
 
@@ -217,8 +227,8 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
         """Learn what one fit on the images of all parts would have learned.
 
         A subclass that can writes ``_join(parts)``, which does so from what the parts
-        keep of their images, and ``_keeping_all()``, an unfitted copy that keeps what
-        ``_join`` needs for that to be exact.
+        keep of their images, and ``_clone_for_merge()``, an unfitted copy that keeps
+        what ``_join`` needs for that to be exact.
         """
         with self._learning():
             self.features_ = parts[0].features_
@@ -237,7 +247,7 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
         self._set_offset()
 
     def _warn_of_useless(self, kept, n):
-        """Say which of n images have no valid patch; at least one must have one."""
+        """Warn of images without a valid patch; raise an error if none has one."""
         if not kept:
             raise ValueError(
                 f"None of the {n} images has a valid patch: nothing to fit on. If an "
@@ -262,7 +272,7 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
 
     def _set_offset(self):
         """Set the threshold and display limits from held-out scores of normals."""
-        grids = self._holdout_grids()
+        grids = self.holdout_grids()
         if grids is None or not any(np.isfinite(grid).any() for grid in grids):
             warn(
                 "Fitted on a single image (exact copies count as one): none can be "
@@ -402,7 +412,7 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
     def iter_scored(
         self,
         X: ImagesLike,
-        frames: np.ndarray | None = None,
+        affines: np.ndarray | None = None,
         sizes: Sequence[tuple[int, int]] | None = None,
         *,
         maps: bool = True,
@@ -413,7 +423,7 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
         ----------
         X : array, list of images or paths, or feature grids
             What this detector scores.
-        frames : ndarray of shape (n, 3, 3) or None
+        affines : ndarray of shape (n, 3, 3) or None
             Pixel of X -> pixel of the image it was made from; None = the same.
         sizes : list of (int, int) or None
             (H, W) of those images; None = as in X.
@@ -434,12 +444,12 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
         """
         check_is_fitted(self)
         X = self._input_to_score(X)
-        return isolated_torch_steps(self._iter_scored(X, frames, sizes, maps))
+        return isolated_torch_steps(self._iter_scored(X, affines, sizes, maps))
 
-    def holdout_map_frames(
+    def iter_holdout_maps(
         self,
         X: ImagesLike,
-        frames: np.ndarray | None = None,
+        affines: np.ndarray | None = None,
         sizes: Sequence[tuple[int, int]] | None = None,
         rows: Sequence[int] | None = None,
     ) -> Iterator[tuple[int, np.ndarray]]:
@@ -449,7 +459,7 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
         ----------
         X : array, list of images or paths, or feature grids
             Rows of what ``fit`` was given.
-        frames, sizes
+        affines, sizes
             As in :meth:`iter_scored`.
         rows : sequence of int or None
             The row in ``fit`` of each row of X; None = X is all that was given.
@@ -469,15 +479,53 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
         for row in sorted(held.keys() & place.keys()):
             i = place[row]
             _, inner = self._read_batch(X[i : i + 1])
-            outer = np.eye(3) if frames is None else frames[i]
+            outer = np.eye(3) if affines is None else affines[i]
             size = size_of(X, i) if sizes is None else sizes[i]
             yield row, self._map(held[row], outer @ inner[0], size)
+
+    # -- what a new detector writes ---------------------------------------------------
+
+    def fit_grids(self, F: np.ndarray) -> None:
+        """Learn from the patch features of normal images; a new detector writes this.
+
+        Parameters
+        ----------
+        F : ndarray of shape (n, h, w, c), float32
+            NaN = invalid patch.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no fit_grids.")
+
+    def score_grids(self, F: np.ndarray) -> np.ndarray:
+        """Return the scores of patches; a new detector writes this.
+
+        Parameters
+        ----------
+        F : ndarray of shape (n, h, w, c), float32
+            NaN = invalid patch.
+
+        Returns
+        -------
+        D : ndarray of shape (n, h, w), float32
+            Higher = more anomalous, NaN = invalid.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no score_grids.")
+
+    def holdout_grids(self) -> Sequence[np.ndarray] | np.ndarray | None:
+        """Return the scores of training images held out; a new detector writes this.
+
+        Returns
+        -------
+        D : sequence of ndarray of shape (h, w), or None
+            Of each training image by a model that has not seen it; None if no image
+            could be held out.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no holdout_grids.")
 
     # -- private ----------------------------------------------------------------------
 
     def _held_of_each(self):
         """Return the held-out score grid of each row of ``fit`` that has one."""
-        grids = self._holdout_grids()
+        grids = self.holdout_grids()
         if grids is None:
             return {}
         numbers, grids = self._counted_once(grids)
@@ -485,25 +533,25 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
         pairs = ((self._sources[i][0], grid) for i, grid in zip(numbers, grids))
         return {row: grid for row, grid in pairs if row in known}
 
-    def _iter_scored(self, X, frames, sizes, maps):
+    def _iter_scored(self, X, affines, sizes, maps):
         row = 0
-        for D, inner in self._score_grids(X):
-            for grid, score, frame in zip(D, -self._aggregate(D), inner):
+        for D, inner in self._iter_score_grids(X):
+            for grid, score, affine in zip(D, -self._aggregate(D), inner):
                 if np.isnan(score):
                     raise nothing_valid(X, row)
                 heat = None
                 if maps:
-                    outer = np.eye(3) if frames is None else frames[row]
+                    outer = np.eye(3) if affines is None else affines[row]
                     size = size_of(X, row) if sizes is None else sizes[row]
-                    heat = self._map(grid, outer @ frame, size)
+                    heat = self._map(grid, outer @ affine, size)
                 yield score, heat
                 row += 1
 
-    def _map(self, grid, frame, size):
+    def _map(self, grid, affine, size):
         """Return the heat map of one image."""
         # An extractor that crops leaves up to a patch at the edges uncovered.
-        margin = 1.5 if getattr(self.features_, "resize", None) == "crop" else 0.5
-        return warp_back(grid, frame, size, margin=margin)
+        margin = 1.5 if getattr(self.features_, "cropping", None) == "patches" else 0.5
+        return warp_back(grid, affine, size, margin=margin)
 
     def _sigma(self, pixels):
         """Return the width of smoothing; a grid of features has no pixels to smooth."""
@@ -511,7 +559,9 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
 
     def _scores(self, X):
         """Return the scores of all images, NaN where no patch is valid."""
-        return -np.concatenate([self._aggregate(D) for D, _ in self._score_grids(X)])
+        return -np.concatenate(
+            [self._aggregate(D) for D, _ in self._iter_score_grids(X)]
+        )
 
     def _threshold(self):
         threshold = as_threshold(self.offset_)
@@ -524,19 +574,19 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
         return threshold
 
     def _aggregate(self, D):
-        return aggregate(D, self.aggregate, self.top_fraction)
+        return aggregate(D, self.aggregate)
 
-    def _score_grids(self, X):
-        """Yield (score grids, frames) batch by batch: the one way to any score."""
+    def _iter_score_grids(self, X):
+        """Yield (score grids, affines) batch by batch; all scores come from here."""
         X = self._input_to_score(X)
         row, expected = 0, self._grid_shape()
-        for F, frames in self._batches(X, "score"):
+        for F, affines in self._batches(X, "score"):
             for grid in F:
                 self._check_features(grid)
                 if expected is not None:
                     self._check_shape(grid.shape, expected, name_of(X, row))
                 row += 1
-            yield self._score(F), frames
+            yield self._score(F), affines
 
     def _grid_shape(self):
         """The (h, w, c) that every image must have; None = any size."""
@@ -545,8 +595,8 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
     def _score(self, F):
         """Score features; a list means grids of different sizes."""
         if isinstance(F, list):
-            return [self._score_grid(np.asarray(f[None], np.float32))[0] for f in F]
-        return self._score_grid(np.asarray(F, np.float32))
+            return [self.score_grids(np.asarray(f[None], np.float32))[0] for f in F]
+        return self.score_grids(np.asarray(F, np.float32))
 
     def _check_input(self, X):
         return as_images(X) if self._takes_images(X) else check_grids(X)
@@ -559,7 +609,7 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
         return X
 
     def _learn_more_seen(self, X):
-        """Note hidden pixels of images that came after those of fit."""
+        """Record hidden pixels of images that were added after ``fit``."""
         if isinstance(X, Images):
             self.hidden_pixels_ = self.hidden_pixels_ or X.hidden
             self._warn_without_alpha(X)
@@ -575,14 +625,14 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
         return not isinstance(self.features, str)
 
     def _batches(self, X, task):
-        """Yield (features, frames) of a few images at a time: memory stays bounded."""
+        """Yield (features, affines) of a few images at a time: memory stays bounded."""
         starts = range(0, len(X), size := self._images_at_once())
         quiet = not self.verbose or len(starts) == 1
         for start in tqdm(starts, desc=task, unit="batch", disable=quiet):
             yield self._read_batch(X[start : start + size])
 
     def _read_batch(self, batch):
-        """Return the features and frames of a few images."""
+        """Return the features and affines of a few images."""
         if self.features_ is not None:
-            return self.features_.transform_frames(batch)
+            return self.features_.transform_affines(batch)
         return batch, np.broadcast_to(np.eye(3), (len(batch), 3, 3))

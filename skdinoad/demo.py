@@ -3,8 +3,8 @@
 python -m skdinoad.demo                 # writes demo_output/
 python -m skdinoad.demo path/to/category   # a folder in MVTec AD's layout
 
-The photographs come with scikit-image (pip install scikit-image). Without it the
-rendered parts are shown alone.
+The photographs come with scikit-image (pip install scikit-image). Without it only the
+rendered parts are shown.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from skdinoad.datasets import (
 from skdinoad.metrics import aupro_score
 from skdinoad.plotting import overlay_map
 
-#: Side, in pixels, of the texture crops, and of the network's view of them.
+#: Side of the texture crops and of the network's input in pixels.
 _CROP, _VIEW = 128, 224
 
 
@@ -62,7 +62,7 @@ def _jobs(folder):
         yield Path(folder).resolve().name, data, Pipeline([PCAAligner(), DinoPatch()])
         return
     for texture in _textures():
-        # A texture looks alike everywhere: compare every place with all others.
+        # In textures, position does not matter: compare each place with all others.
         features = DinoFeatures(image_size=_VIEW)
         detector = DinoPatch(features=features, neighborhood=_VIEW // 14)
         yield texture, texture_crops(texture), Pipeline([detector])
@@ -74,7 +74,7 @@ def _jobs(folder):
 
 
 def _textures():
-    """Return the names of the photographs; none, and a note, without scikit-image."""
+    """Return the names of the photographs; without scikit-image print a note."""
     names = ("brick", "gravel", "grass")
     try:
         from skimage import data  # noqa: F401
@@ -86,16 +86,16 @@ def _textures():
 
 
 def texture_crops(name):
-    """Tiles of a photograph of scikit-image; defects are planted in test tiles.
+    """Return tiles of a photograph, with defects planted in test tiles.
 
-    Tiles do not overlap: a held-out tile must not stand half in the bank.
+    Tiles do not overlap, so that the memory bank holds no part of a held-out tile.
     """
     from skimage import data
 
     photo = np.stack([getattr(data, name)()] * 3, axis=-1)
     corners = range(0, 512, _CROP)
     tiles = [photo[y : y + _CROP, x : x + _CROP] for y in corners for x in corners]
-    # A fixed draw, so that lighting differs as little between the two as within.
+    # A fixed random split, so that lighting varies equally in both parts.
     order = np.random.default_rng(0).permutation(len(tiles))
     train, good = ([tiles[i] for i in part] for part in (order[:11], order[11:]))
     pairs = [
@@ -108,7 +108,7 @@ def texture_crops(name):
 
 
 def screws():
-    """Rendered screws with washers, in any pose."""
+    """Return rendered screws with washers, in any pose."""
     train, _ = make_screws(12, random_state=0)
     good, _ = make_screws(8, random_state=1)
     pairs = [
@@ -138,7 +138,7 @@ _HEADER = (
 
 
 def report(name, data, pipe, folder):
-    """Fit on the normals, score the test images, print figures, write pictures."""
+    """Fit on the normal images, score the test images, print and save the results."""
     start = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -166,7 +166,7 @@ def report(name, data, pipe, folder):
 
 
 def aupro_of(data, maps):
-    """Return the AUPRO over good images and those with masks; None without masks."""
+    """Return the AUPRO over all images with known masks; None if all are empty."""
     known = np.flatnonzero(getattr(data.masks, "known", np.ones(len(maps), bool)))
     masks = [data.masks[i] for i in known]
     if not any(mask.any() for mask in masks):
@@ -175,7 +175,7 @@ def aupro_of(data, maps):
 
 
 def _write_overlays(folder, data, maps, decision, limits):
-    """Write each test image beside its heat map, and a sheet of a few of them."""
+    """Save each test image beside its heat map, and an overview of a few of them."""
     import cv2
 
     pairs = []
@@ -191,7 +191,7 @@ def _write_overlays(folder, data, maps, decision, limits):
 
 
 def _write_sheet(path, pairs, y, decision):
-    """Write a picture of two good and up to six bad images, with their verdicts."""
+    """Save an overview of two good and up to six bad images with their verdicts."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

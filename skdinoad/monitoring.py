@@ -1,4 +1,4 @@
-"""Are today's images still like the training images? A dirty lens, a new lamp."""
+"""Detect drift of images, such as a dirty lens or a dim lamp."""
 
 from bisect import bisect_left, bisect_right, insort
 from numbers import Integral, Real
@@ -19,73 +19,74 @@ from skdinoad.features import DinoFeatures
 
 __all__ = ["DriftMonitor"]
 
-#: Shares of images after a change that bets expect among the usual ones; a small one
-#: wins fast by very odd images, a large one by many that are a little odd.
+#: Share of images that still look normal after a change, as assumed by each bet. A
+#: small share gains fast on strong drift, a large one on weak drift.
 _USUAL = np.array([0.1, 0.4, 0.8])
 
-#: How many images back a change is looked for.
+#: Number of recent images among which a change point is considered.
 _MEMORY = 128
 
-#: Cells along each side into which features are averaged: coarse, but a shifted camera
-#: changes them.
+#: Cells per side over which features are averaged: coarse, but fine enough to detect a
+#: moved camera.
 _CELLS = 4
 
 
 class DriftMonitor(UsesFeatures, BaseEstimator):
-    r"""Watch whether images are still like those of the first days.
+    r"""Detect drift of new images away from the training images.
 
-    A detector judges parts; what it says is worth nothing once the lens is dirty, the
-    lamp dim or the camera moved. The monitor looks at a few properties of whole
-    images: how far their features lie from the mean of the good ones, their
-    brightness, sharpness and colour, each in both directions. Each new image has a
-    rank among all images before it. While nothing changes all ranks are equally
-    likely; bets against that win as soon as new images have low or high ranks, and the
-    alarm is raised when they have won enough. Defective parts now and then are no
-    drift; a defect in every image is.
+    A detector's results are unreliable once the lens is dirty, the lamp dim or the
+    camera moved. The monitor tracks four properties of whole images: the distance of
+    their features from the mean of the good images, brightness, sharpness and colour,
+    each in both directions. Each new image is ranked among all earlier images. Without
+    drift all ranks are equally likely. Bets against this hypothesis gain wealth when
+    new images get extreme ranks, and the monitor raises an alarm when the mean wealth
+    reaches a threshold. Occasional defective parts are not drift; a defect in every
+    image is.
 
     Parameters
     ----------
     features : DinoFeatures or None, default=None
-        Extractor of the features; None stands for ``DinoFeatures()``, whose features of
-        an image are shared with a detector's.
+        Feature extractor; None means ``DinoFeatures()``, whose features of an image
+        are shared with detectors.
     false_alarm_every : int, default=10000
-        Images without a change to the first false alarm, in the mean and at least:
-        the average run length. A change is noticed a few images later the larger it is.
+        Lower bound of the average run length: the mean number of images until the
+        first false alarm when nothing changes. With larger values a change is detected
+        a few images later.
     batch_size : int, default=8
-        Images that are read together.
+        Number of images read at once.
     random_state : int, RandomState instance or None, default=0
-        Draws ranks between equal values.
+        Seed for breaking ties between ranks.
 
     Attributes
     ----------
     statistics_ : list of str
-        What is looked at.
+        Names of the monitored statistics.
     evidence_ : float
-        Mean of the bets' wealth; an alarm is raised at ``false_alarm_every``.
+        Mean wealth of the bets; an alarm is raised at ``false_alarm_every``.
     evidence_of_ : dict of str to float
-        That of each statistic.
+        Mean wealth of each statistic.
     alarm_ : bool
         Whether evidence has reached ``false_alarm_every`` since ``fit`` or ``reset``.
     n_seen_ : int
-        Images given to ``update`` since then.
+        Number of images passed to ``update`` since ``fit`` or ``reset``.
 
     Notes
     -----
-    Conformal p-values of each image among all before it are independent and uniform
-    as long as images are exchangeable [1]_. Had the images changed k images ago, this
-    one would be the oddest but for those k: of n images, its rank would be below q =
-    (k + 1) / n. A bet on that multiplies its stake by (1 - w) / q if it comes true and
-    by w / (1 - q) if not, for w = 0.1, 0.4 and 0.8. What stakes of 1, one laid at each
-    of the last 128 images, have become by now is an e-detector [2]_ in its sum, and so
-    is the mean of several: their average run length is at least the threshold, whatever
-    images are like. Training images are described by the mean of all others, new ones
-    by the mean of all, which makes new ones look a little more usual: the promise is
-    kept on that side.
+    The conformal p-values of each image among all earlier ones are independent and
+    uniform as long as images are exchangeable [1]_. If the images changed k images ago,
+    at most the k images since then are as extreme as the new one, so its p-value among
+    n images is at most q = (k + 1) / n. A bet on this event multiplies its stake by
+    (1 - w) / q if the event occurs and by w / (1 - q) otherwise, for w = 0.1, 0.4 and
+    0.8. A stake of 1 is placed at each of the last 128 images. The sum of their current
+    values is an e-detector [2]_, and so is the mean of several such sums: its average
+    run length is at least the threshold, whatever the distribution of images. Training
+    images are compared with the mean of all others, new images with the mean of all.
+    New images thus look slightly more normal, which makes the guarantee conservative.
 
-    Four numbers are kept of each image seen, to rank the next ones among.
+    The monitor stores four numbers of each image seen, to rank later images.
 
-    Twelve good images are enough to begin with; with fewer than about eight a change
-    needs long to show, because the first image after it is only the oddest of nine.
+    Twelve good images are enough to start. With fewer than about eight a change takes
+    long to detect, because even the most extreme image is only the first of nine.
 
     References
     ----------
@@ -134,13 +135,13 @@ class DriftMonitor(UsesFeatures, BaseEstimator):
 
     @isolated_torch_state()
     def fit(self, X: ImagesLike, y: LabelsLike | None = None) -> Self:
-        """Learn what images look like while all is well.
+        """Learn the normal state from good images.
 
         Parameters
         ----------
         X : array, list of images or paths
-            Good images; those that a detector learned from will do. Colours in the
-            order RGB, not OpenCV's BGR: ``image[..., ::-1]``.
+            Good images, for example the training images of a detector. Colour images
+            are RGB; convert OpenCV's BGR with ``image[..., ::-1]``.
         y : None
             Ignored.
 
@@ -157,8 +158,8 @@ class DriftMonitor(UsesFeatures, BaseEstimator):
         X = as_images(X)
         if len(X) < 2:
             raise ValueError(
-                f"X holds {len(X)} image; what is usual takes two, better twelve or "
-                "more, to be seen."
+                f"X holds {len(X)} image; expected at least two, preferably twelve or "
+                "more."
             )
         with self._learning():
             X = self._images_to_fit(X)
@@ -169,7 +170,7 @@ class DriftMonitor(UsesFeatures, BaseEstimator):
 
     @isolated_torch_state()
     def update(self, X: ImagesLike) -> np.ndarray:
-        """Look at further images in the order in which they were taken.
+        """Update the evidence with new images, in the order in which they were taken.
 
         Parameters
         ----------
@@ -178,19 +179,20 @@ class DriftMonitor(UsesFeatures, BaseEstimator):
         Returns
         -------
         alarms : ndarray of shape (n,), bool
-            Whether the alarm has been raised by then; it stays until ``reset``.
+            Whether the alarm has been raised up to each image; it stays on until
+            ``reset``.
         """
         check_is_fitted(self)
         images = self._images_to_score(X)
         pooled, pixels = self._described(images)
         self._warn_without_alpha(images)
-        if not hasattr(self, "_stakes"):  # in a file from when bets were others
+        if not hasattr(self, "_stakes"):  # saved by a version with other bets
             self._stakes = self._none_laid()
         values = _with_distance(pooled - self.mean_, pixels)
         return np.array([self._bet(row) for row in values], bool)
 
     def reset(self) -> Self:
-        """Forget all images since ``fit``: the lens is clean again.
+        """Discard all images since ``fit``, for example after cleaning the lens.
 
         Returns
         -------
@@ -209,7 +211,7 @@ class DriftMonitor(UsesFeatures, BaseEstimator):
         return DinoFeatures()
 
     def _learn(self, pooled, pixels):
-        """Learn from what ``_described`` says of good images."""
+        """Learn from the statistics of good images returned by ``_described``."""
         n = len(pooled)
         self.mean_, self.n_learned_ = pooled.mean(axis=0), n
         others = (n * self.mean_ - pooled) / (n - 1)
@@ -221,11 +223,11 @@ class DriftMonitor(UsesFeatures, BaseEstimator):
         self.reset()
 
     def _described(self, X):
-        """Return features averaged in cells (n, c), and properties of pixels (n, k)."""
+        """Return features averaged in cells (n, c), and pixel statistics (n, k)."""
         pooled, pixels = [], []
         for start in range(0, len(X), self.batch_size):
             batch = X[start : start + self.batch_size]
-            F, _ = self.features_.transform_frames(batch)
+            F, _ = self.features_.transform_affines(batch)
             pooled += [_pooled(grid) for grid in F]
             pixels += [_properties(image) for image in batch]
         return np.array(pooled, np.float64), np.array(pixels)
@@ -234,11 +236,11 @@ class DriftMonitor(UsesFeatures, BaseEstimator):
         return np.zeros((len(self.statistics_), len(_USUAL), _MEMORY))
 
     def _bet(self, row):
-        """Bet on one image, and return whether the alarm has been raised."""
-        # Of the image's number alone: a monitor from a file goes on as it would have.
+        """Bet on one image and return whether the alarm has been raised."""
+        # Seeded by the image number, so that a reloaded monitor continues identically.
         ties = np.random.default_rng([self._seed, self.n_seen_]).uniform(size=len(row))
         p = np.array([self._p_value(*part) for part in zip(self._history, row, ties)])
-        # Low, high; features nearer than usual are no drift.
+        # Low and high; features closer to the mean than usual are not drift.
         p = np.stack([p, 1 - p], axis=1).ravel()[1:]
         self._stakes = _after_a_bet(self._stakes, p, len(self._history[0]))
         self.n_seen_ += 1
@@ -246,9 +248,9 @@ class DriftMonitor(UsesFeatures, BaseEstimator):
         return self.alarm_
 
     def _p_value(self, known, value, share):
-        """Return the rank of a value among all before, as a number in 0..1."""
+        """Return the rank of a value among all earlier ones, scaled to 0..1."""
         below, until = bisect_left(known, value), bisect_right(known, value)
-        equal = until - below + 1  # itself included
+        equal = until - below + 1  # including the value itself
         insort(known, float(value))
         return (below + share * equal) / len(known)
 
@@ -260,14 +262,14 @@ class DriftMonitor(UsesFeatures, BaseEstimator):
 
 
 def _after_a_bet(wealth, p, n):
-    """Return wealth (statistics, bets, beginnings) after ranks p among n images."""
+    """Return wealth (statistics, bets, starts) after ranks p among n images."""
     wealth = np.concatenate([np.ones_like(wealth[..., :1]), wealth[..., :-1]], axis=-1)
-    # Odder than n - k - 1 images before the beginning; no more than all can be.
+    # More extreme than the n - k - 1 images before the start; capped below 1.
     q = np.minimum(np.arange(1, _MEMORY + 1) / n, 0.999)
     usual = _USUAL[:, np.newaxis]
     odd = p[:, np.newaxis, np.newaxis] <= q
     won = np.where(odd, (1 - usual) / q, usual / (1 - q))
-    return np.minimum(wealth * won, 1e290)  # a sum of these is a number yet
+    return np.minimum(wealth * won, 1e290)  # keeps sums finite
 
 
 #: Properties of an image, the distance of its features first.
@@ -279,9 +281,9 @@ def _with_distance(away, pixels):
 
 
 def _pooled(grid):
-    """Return the features (h, w, c) of an image averaged in cells, of unit length.
+    """Average the features (h, w, c) of an image in cells and normalise the vector.
 
-    Invalid patches count as the image's mean.
+    Invalid patches are replaced by the image's mean.
     """
     valid = np.isfinite(grid).all(-1, keepdims=True)
     mean = np.where(valid, grid, 0).sum((0, 1)) / max(1, valid.sum())
@@ -292,7 +294,7 @@ def _pooled(grid):
 
 
 def _cells(n):
-    """Return the parts of n patches along a side; where these are few, parts share."""
+    """Return the slices of n patches along a side; they overlap if n is small."""
     starts = np.arange(_CELLS) * n // _CELLS
     return [
         slice(a, max(a + 1, -(-(i + 1) * n // _CELLS))) for i, a in enumerate(starts)
@@ -302,8 +304,9 @@ def _cells(n):
 def _properties(image):
     """Return brightness, sharpness and warmth of an image's valid pixels.
 
-    Sharpness is the mean size of what a Gaussian of 1.5 pixels smooths away, relative
-    to the brightness, and warmth is red over blue: a dimmer lamp changes neither.
+    Sharpness is the mean absolute difference from a Gaussian blur of 1.5 pixels,
+    divided by the brightness. Warmth is red divided by blue. A dimmer lamp changes
+    neither.
     """
     color = image[..., :3].astype(np.float32)
     whole = np.ones(image.shape[:2], bool)

@@ -1,4 +1,4 @@
-"""Pipelines that carry heat maps back to the images given in."""
+"""Pipelines whose heat maps have the pixel coordinates of the input images."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from skdinoad._arrays.maps import stacked
 from skdinoad._compat.sklearn import name_estimators
 from skdinoad._compat.torch import isolated_torch_state
-from skdinoad._inputs.estimators import TakesImages, forget
+from skdinoad._inputs.estimators import TakesImages, reset
 from skdinoad._inputs.images import Images, as_images
 from skdinoad._typing import (
     DetectorLike,
@@ -65,7 +65,7 @@ def predict_map(estimator: DetectorLike, X: ImagesLike) -> OneOrList:
     Raises
     ------
     TypeError
-        If a step changes the geometry of images without ``transform_frames``, or the
+        If a step changes the geometry of images without ``transform_affines``, or the
         last step is no detector.
 
     See Also
@@ -162,8 +162,8 @@ def iter_scored(
 
 def _iter_behind(transformers, detector, images, maps):
     parts = _transformed(transformers, detector, images, geometry=maps)
-    for Z, frames, sizes in parts:
-        yield from detector.iter_scored(Z, frames, sizes, maps=maps)
+    for Z, affines, sizes in parts:
+        yield from detector.iter_scored(Z, affines, sizes, maps=maps)
 
 
 def as_input(estimator, X):
@@ -217,27 +217,27 @@ def iter_holdout_maps(
     *transformers, _ = _flatten(estimator)
     detector = final_detector(estimator)
     if not transformers:
-        yield from detector.holdout_map_frames(X)
+        yield from detector.iter_holdout_maps(X)
         return
     start = 0
-    for Z, frames, sizes in _transformed(transformers, detector, as_images(X)):
+    for Z, affines, sizes in _transformed(transformers, detector, as_images(X)):
         rows = range(start, start := start + len(sizes))
-        yield from detector.holdout_map_frames(Z, frames, sizes, rows)
+        yield from detector.iter_holdout_maps(Z, affines, sizes, rows)
 
 
 def _transformed(transformers, detector, images, *, geometry=True):
-    """Yield what the detector sees of a few images at a time, frames and sizes.
+    """Yield what the detector sees of a few images at a time, affines and sizes.
 
-    Without ``geometry`` there are no frames, and steps may change sizes as they like.
+    Without ``geometry`` there are no affines, and steps may change sizes as they like.
     """
     for start in range(0, len(images), _CHUNK):
         chunk = images[start : start + _CHUNK]
         sizes = [chunk.size(i) for i in range(len(chunk))] if geometry else None
         with isolated_torch_state():
-            Z, frames = _transform(transformers, chunk, geometry)
+            Z, affines = _transform(transformers, chunk, geometry)
             if getattr(detector, "features_", None) is not None:
                 Z = as_images(Z, first=chunk.row(0))  # messages name rows of X
-        yield Z, frames, sizes
+        yield Z, affines, sizes
 
 
 def final_detector(estimator):
@@ -277,7 +277,7 @@ def _unwrap(estimator, names=("best_estimator_", "estimator_")):
 
 
 def threshold_owner(estimator):
-    """Return what decides: the detector at the end, or the tuner around it."""
+    """Return the estimator whose threshold counts: the final detector, or a tuner."""
     estimator = _unwrap(estimator, names=("best_estimator_",))
     if not isinstance(estimator, SklearnPipeline):
         return estimator
@@ -285,9 +285,9 @@ def threshold_owner(estimator):
 
 
 def pixel_threshold_owner(estimator):
-    """Return what has the threshold on heat maps: what decides, or the detector.
+    """Return the estimator whose threshold on heat maps counts.
 
-    A tuner chooses one only where it is asked to.
+    That is the tuner if it has chosen one, else the final detector.
     """
     judging = threshold_owner(estimator)
     return judging if hasattr(judging, "pixel_threshold_") else _last(estimator)
@@ -302,24 +302,24 @@ def _leaves(pipeline):
 
 
 def _transform(transformers, images, geometry):
-    """Apply all steps; return the result and its frames to the pixels of images."""
-    frames = np.broadcast_to(np.eye(3), (len(images), 3, 3)) if geometry else None
+    """Apply all steps; return the result and its affines to the pixels of images."""
+    affines = np.broadcast_to(np.eye(3), (len(images), 3, 3)) if geometry else None
     # Images name a bad image by its row; a foreign first step wants what was given.
-    known = hasattr(transformers[0], "transform_frames")
+    known = hasattr(transformers[0], "transform_affines")
     Z = images if known else images.as_given()
     for step in transformers:
         if not geometry:
             Z = step.transform(Z)
-        elif hasattr(step, "transform_frames"):
-            Z, inner = step.transform_frames(Z)
-            frames = frames @ inner
+        elif hasattr(step, "transform_affines"):
+            Z, inner = step.transform_affines(Z)
+            affines = affines @ inner
         else:
             Z = _pixelwise(step, Z)
-    return Z, frames
+    return Z, affines
 
 
 def _pixelwise(step, Z):
-    """Apply a step that says nothing of geometry, if it leaves the pixels in place."""
+    """Apply a step without ``transform_affines``; it must not change the geometry."""
     out = step.transform(Z)
     before, after = as_images(Z), as_images(out)
     same = len(before) == len(after) and all(
@@ -327,9 +327,10 @@ def _pixelwise(step, Z):
     )
     if not same:
         raise TypeError(
-            f"{step!r} changes the size of images but has no transform_frames, so maps "
-            "cannot be carried back through it. Give it a method transform_frames(X) "
-            "-> (Xt, frames), frames (n, 3, 3) taking output to input pixels."
+            f"{step!r} changes the size of images but has no transform_affines, so "
+            "maps cannot be carried back through it. Give it a method "
+            "transform_affines(X) "
+            "-> (Xt, affines), affines (n, 3, 3) taking output to input pixels."
         )
     return out
 
@@ -341,12 +342,12 @@ def _final_estimator_has_maps(pipeline):
 
 
 def _inherited(name: str) -> Callable[[_Method], _Method]:
-    """A method that is there when scikit-learn's Pipeline would have it."""
+    """Decorate a method that exists if scikit-learn's Pipeline would have it."""
     return _where(lambda pipeline: hasattr(super(Pipeline, pipeline), name))
 
 
 def _where(check: Callable[[Any], bool]) -> Callable[[_Method], _Method]:
-    """scikit-learn's ``available_if``, which does not say that it keeps signatures."""
+    """scikit-learn's ``available_if``, with a type that keeps the signature."""
     return available_if(check)
 
 
@@ -516,12 +517,12 @@ def _all_or_nothing(pipeline):
         yield
     except BaseException:
         for step in _leaves(pipeline):
-            step._forget() if isinstance(step, TakesImages) else forget(step)
+            step._reset() if isinstance(step, TakesImages) else reset(step)
         raise
 
 
 def _first(estimator):
-    """Return what sees X first."""
+    """Return the first step."""
     if not isinstance(estimator, SklearnPipeline):
         return estimator
     return _first([*_steps(estimator), None][0])

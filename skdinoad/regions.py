@@ -1,4 +1,4 @@
-"""Regions of heat maps: what a reject station acts on."""
+"""Find the regions of heat maps above a threshold."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,21 +15,21 @@ __all__ = ["Region", "find_regions", "regions_table"]
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """A connected part of a heat map above a threshold.
+    """Connected region of a heat map above a threshold.
 
     Attributes
     ----------
     box : (int, int, int, int)
-        First row, first column, row after the last, column after the last:
-        ``map[box[0]:box[2], box[1]:box[3]]``, the order of skimage's ``bbox``.
+        Top, left, bottom, right; the last two are exclusive:
+        ``map[box[0]:box[2], box[1]:box[3]]``, as in skimage's ``bbox``.
     area : int
-        Pixels.
+        Number of pixels.
     peak, mean : float
         Largest and mean map value.
     place : (int, int)
         Row and column of the peak.
     mask : ndarray of shape (box height, box width), bool
-        Which pixels of the box belong to it.
+        Pixels of the box that belong to the region.
     """
 
     box: tuple[int, int, int, int]
@@ -40,7 +40,7 @@ class Region:
     mask: np.ndarray
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all but the mask as plain numbers, as JSON has them."""
+        """Return all attributes except the mask, in a form that JSON can store."""
         return {
             "box": list(self.box),
             "area": self.area,
@@ -53,23 +53,23 @@ class Region:
 def find_regions(
     maps: MapsLike, threshold: ArrayLike, *, min_area: int = 1
 ) -> list[Any]:
-    """Return the regions of each heat map above a threshold, the hottest first.
+    """Return the regions of each heat map above a threshold, the highest peak first.
 
     Parameters
     ----------
     maps : array of shape (n, H, W), list of (H, W), or one map (H, W)
-        Higher = more anomalous, as ``predict_map`` gives them.
+        Higher = more anomalous, as returned by ``predict_map``.
     threshold : float, or array-like of shape (n,)
-        Pixels above it count: ``pixel_threshold_`` of a detector, of a Pipeline, or of
-        a ThresholdTunerCV with ``target_pixel_fpr``.
+        Pixels above it form regions. Use ``pixel_threshold_`` of a detector, of a
+        Pipeline, or of a ThresholdTunerCV with ``target_pixel_fpr``.
     min_area : int, default=1
-        Pixels that a region must have.
+        Minimum number of pixels of a region.
 
     Returns
     -------
     regions : list of list of Region
-        One list for each map, empty where nothing is above; a plain list of Region for
-        one map. Pixels are connected over edges and corners.
+        One list per map, empty if no pixel is above the threshold; for a single map a
+        plain list of Region. Regions are 8-connected.
 
     Raises
     ------
@@ -97,11 +97,11 @@ def find_regions(
         thresholds = np.broadcast_to(np.asarray(threshold, float), len(maps))
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"threshold={threshold!r} for these maps: {error}. Expected a number, or "
-            "one for each of several maps."
+            f"threshold={threshold!r} for these maps: {error}. Expected one number, or "
+            "one per map."
         ) from error
     if np.isnan(thresholds).any():
-        raise ValueError("threshold is NaN: the estimator has none.")
+        raise ValueError("threshold is NaN: the estimator has no threshold.")
     return [
         _regions(m, t, min_area, i) for i, (m, t) in enumerate(zip(maps, thresholds))
     ]
@@ -110,22 +110,21 @@ def find_regions(
 def regions_table(
     regions: Sequence[Sequence[Region]], names: np.ndarray | Sequence[Any] | None = None
 ) -> list[dict[str, Any]]:
-    """Return regions of several images as rows of plain numbers.
+    """Convert the regions of several images to table rows.
 
     Parameters
     ----------
     regions : list of list of Region
-        What :func:`find_regions` gives for several maps.
+        Result of :func:`find_regions` for several maps.
     names : sequence or None
-        What to call the images, such as their paths; None = their row.
+        Names of the images, such as their paths; None uses row numbers.
 
     Returns
     -------
     rows : list of dict
-        One for each region: "image", "top", "left", "bottom", "right" (the box, of
-        which the last two are excluded), "area", "peak", "mean", "row", "column" (of
-        the peak). ``pandas.DataFrame(rows)`` and ``csv.DictWriter`` take them as they
-        are.
+        One per region: "image", "top", "left", "bottom", "right" (the box; the last
+        two are exclusive), "area", "peak", "mean", "row", "column" (of the peak).
+        Suitable for ``pandas.DataFrame(rows)`` and ``csv.DictWriter``.
 
     Examples
     --------

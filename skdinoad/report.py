@@ -1,4 +1,4 @@
-"""One HTML page that shows what was scored; it needs no network and no server."""
+"""Self-contained HTML reports of scored images."""
 
 import base64
 import html
@@ -22,7 +22,7 @@ from skdinoad.verdicts import DecisionRule, described, threshold_of
 
 __all__ = ["ScoringReport", "training_report"]
 
-#: Longest edge of the pictures, and their JPEG quality: about 10 KB each.
+#: Longest edge and JPEG quality of the thumbnails: about 10 KB each.
 _EDGE, _QUALITY = 240, 80
 
 _PACKAGES = ("skdinoad", "torch", "timm", "scikit-learn", "numpy", "opencv-python")
@@ -31,26 +31,26 @@ _PACKAGES = ("skdinoad", "torch", "timm", "scikit-learn", "numpy", "opencv-pytho
 class ScoringReport:
     """Collect scored images and write them as one self-contained HTML page.
 
-    The page shows the most anomalous image first, each beside its heat map with the
-    regions framed, a histogram of the scores, and a slider that moves the threshold.
-    For each position of the slider the page says how many of the images would be
-    defects, how many of the good training images would be flagged, and in which
-    interval the rate of false alarms lies with 90 % confidence. A thousand images make
-    a file of about 20 MB.
+    The page shows the images, the most anomalous first, each beside its heat map with
+    framed regions, a histogram of the scores, and a slider for the threshold. For each
+    position of the slider the page gives the number of images classified as defects,
+    the number of good training images flagged, and the 90 % confidence interval of the
+    false alarm rate. A report of a thousand images takes about 20 MB.
 
     Parameters
     ----------
     threshold : float
         Scores below it are anomalous.
     held_out : array-like of shape (n,), default=()
-        Scores of good training images, each by a model that had not seen it.
+        Held-out scores of good training images.
     map_limits : (float, float)
         Display range of heat maps, a detector's ``map_limits_``.
     settings : dict, default=None
-        What else a reader should know: names and texts.
+        Additional information shown on the page, as names and texts.
     title : str
+        Title of the page.
     review_threshold : float or None, default=None
-        Scores from ``threshold`` up to it are to be reviewed: the verdict "review".
+        Scores from ``threshold`` up to it get the verdict "review".
 
     Examples
     --------
@@ -94,12 +94,12 @@ class ScoringReport:
         Parameters
         ----------
         row : dict
-            "path", "score" (None if it could not be scored), "error", and perhaps
+            "path", "score" (None if it could not be scored), "error" and optionally
             "p_value".
         image : ndarray of shape (H, W, 3 or 4), uint8, or None
         heat : ndarray of shape (H, W), or None
         regions : list of Region
-            Framed in the heat map.
+            Regions to frame in the heat map.
         """
         card = {"path": str(row["path"]), "error": row.get("error") or ""}
         card["score"] = None if row["score"] is None else float(row["score"])
@@ -121,7 +121,7 @@ class ScoringReport:
             "cards": [{k: card[k] for k in ("score", "path")} for card in self._cards],
         }
         order = sorted(self._cards, key=_anomaly)
-        # "</" would end the script: a path may hold anything.
+        # Escape "</", which would end the script; paths may hold any text.
         data = json.dumps(known).replace("</", "<\\/")
         place = {id(card): i for i, card in enumerate(self._cards)}
         cards = "\n".join(_card(card, place[id(card)]) for card in order)
@@ -134,7 +134,7 @@ class ScoringReport:
         )
 
     def write(self, path: FilePath) -> None:
-        """Write the page; an old file stays if that fails.
+        """Write the page atomically; an old file is kept if this fails.
 
         Parameters
         ----------
@@ -145,7 +145,7 @@ class ScoringReport:
 
 
 def training_report(estimator: DetectorLike, X: ImagesLike) -> ScoringReport:
-    """Return a page of all training images, the oddest first.
+    """Return a report of all training images, the most anomalous first.
 
     Score and heat map of each image come from a model that has not seen it. Images that
     ``suspects_`` names are marked.

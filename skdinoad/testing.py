@@ -1,8 +1,8 @@
-"""Checks that every estimator of the library passes, yours too.
+"""Checks for estimators of images, which all estimators of the library pass.
 
-scikit-learn's ``check_estimator`` skips nearly everything for estimators of images.
-Here stand the same questions, asked with images. Each check takes a fresh estimator
-and raises AssertionError.
+scikit-learn's ``check_estimator`` skips most checks for estimators of images. This
+module provides corresponding checks with images. Each check takes a new estimator and
+raises an AssertionError on failure. Use them for your own estimators:
 
     from skdinoad.testing import checks_for
     for check in checks_for(MyDetector()):
@@ -34,7 +34,7 @@ def make_images(n=6, size=(48, 64), random_state=0):
 
 def checks_for(estimator: BaseEstimator) -> list:
     """Return the checks that apply to an estimator, as a list of functions."""
-    if hasattr(estimator, "iter_scored"):  # a detector, and no tuner around one
+    if hasattr(estimator, "iter_scored"):  # a detector, not a tuner
         return [*COMMON_CHECKS, *DETECTOR_CHECKS, check_a_higher_target_fpr_flags_more]
     if hasattr(estimator, "score_samples"):
         return [*COMMON_CHECKS, *DETECTOR_CHECKS]
@@ -42,7 +42,7 @@ def checks_for(estimator: BaseEstimator) -> list:
 
 
 def _out(estimator, X):
-    """Return an estimator's main output, whichever kind it is."""
+    """Return an estimator's scores or transformed images."""
     method = "score_samples" if hasattr(estimator, "score_samples") else "transform"
     return getattr(estimator, method)(X)
 
@@ -54,7 +54,7 @@ def _equal(a, b, **tolerance):
 
 
 def _raises(error, words, call):
-    """The call raises that error, and its message holds each of the words."""
+    """Check that a call raises an error whose message holds all words."""
     try:
         call()
     except error as raised:
@@ -315,11 +315,11 @@ COMMON_CHECKS = [
 
 def check_frames_come_with_the_output(estimator):
     X = make_images()
-    Z, frames = estimator.fit(X).transform_frames(X)
+    Z, affines = estimator.fit(X).transform_affines(X)
     _equal(Z, estimator.transform(X))
-    assert frames.shape == (len(X), 3, 3)
-    assert frames.dtype == np.float64
-    _equal(frames[:, 2], np.tile([0.0, 0.0, 1.0], (len(X), 1)))
+    assert affines.shape == (len(X), 3, 3)
+    assert affines.dtype == np.float64
+    _equal(affines[:, 2], np.tile([0.0, 0.0, 1.0], (len(X), 1)))
 
 
 def check_fit_transform_equals_fit_and_transform(estimator):

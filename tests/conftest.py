@@ -1,6 +1,8 @@
 """Shared by all tests: a tiny random backbone, and the real one."""
 
+import csv
 import os
+from pathlib import Path
 
 # The model hub is no part of the tests: what is installed must do.
 os.environ["SKDINOAD_OFFLINE"] = "1"
@@ -25,10 +27,16 @@ from skdinoad import (
     DinoFeatures,
     Dinomaly,
     DinoPatch,
+    LinearDFR,
     PCAAligner,
     RegionMask,
+    ReverseDistillation,
+    Runtime,
     ThresholdTunerCV,
+    Training,
+    find_regions,
     load,
+    predict_map,
     save,
 )
 from skdinoad._compat.timm import timm
@@ -42,15 +50,23 @@ cv2.setNumThreads(1)
 
 
 def tiny_features(**parameters):
-    """Return an extractor with a random network of 0.4 million weights."""
-    parameters = {"image_size": 64, "batch_size": 4, **parameters}
-    return DinoFeatures(model="test_vit", weights="random:0", **parameters)
+    """Return an extractor with a random network of 0.4 million weights.
+
+    Parameters of its runtime may be given as its own.
+    """
+    return _tiny(DinoFeatures, "test_vit", parameters)
 
 
 def tiny_cnn(**parameters):
-    """Return an extractor with a random CNN of 0.4 million weights."""
-    parameters = {"image_size": 64, "batch_size": 4, **parameters}
-    return CNNFeatures(model="test_efficientnet", weights="random:0", **parameters)
+    """Return an extractor with a random CNN of 0.4 million weights, likewise."""
+    return _tiny(CNNFeatures, "test_efficientnet", parameters)
+
+
+def _tiny(cls, model, parameters):
+    names = set(Runtime().get_params()) & set(parameters)
+    runtime = Runtime(**{"batch_size": 4, **{k: parameters.pop(k) for k in names}})
+    parameters = {"image_size": 64, "runtime": runtime, **parameters}
+    return cls(model=model, weights="random:0", **parameters)
 
 
 def build(cls):
@@ -68,19 +84,23 @@ def build(cls):
         return cls(features=tiny, output_size=64, n_samples=20, n_rounds=1)
     if cls is Dinomaly:
         tiny = tiny_features(layers="middle", groups=2)
-        return cls(features=tiny, depth=2, n_iter=30, learning_rate=0.01, holdout=2)
+        training = Training(n_iter=30, learning_rate=0.01)
+        return cls(features=tiny, depth=2, training=training, holdout=2)
     if cls is DFR:
         tiny = tiny_cnn(standardize=False)
-        return cls(features=tiny, latent_dim=2, n_iter=100, batch_size=512, holdout=2)
-    if cls is DMAD:
+        training = Training(n_iter=100, batch_size=512)
+        return cls(features=tiny, latent_dim=2, training=training, holdout=2)
+    if cls is LinearDFR:
+        return cls(features=tiny_cnn(standardize=False), latent_dim=2, holdout=2)
+    if cls in (DMAD, ReverseDistillation):
         tiny = tiny_cnn(standardize=False, image_size=(64, 64))
+        how = {"n_codes": 8} if cls is DMAD else {}
         return cls(
             features=tiny,
-            n_iter=15,
-            learning_rate=0.01,
-            n_codes=8,
+            training=Training(n_iter=15, learning_rate=0.01),
             student_width=32,
             holdout=2,
+            **how,
         )
     if cls is ThresholdTunerCV:
         detector = DinoPatch(features=tiny_features())
@@ -173,7 +193,7 @@ def photos(tmp_path):
 def model(photos):
     """A model file, of a tiny random network."""
     paths = sorted(str(path) for path in (photos / "good").iterdir())
-    detector = AnomalyDINO(features=tiny_features(), masking=False).fit(paths)
+    detector = AnomalyDINO(features=tiny_features(), masking=None).fit(paths)
     detector.offset_ -= 0.5 * abs(detector.offset_)
     return save(detector, photos / "m.skd")
 
@@ -192,6 +212,59 @@ def tiny_default(monkeypatch):
     """Let detectors take a tiny random network where none is named."""
     for name in ("_anomalydino", "_dinopatch", "_subspacead"):
         monkeypatch.setattr(f"skdinoad.detectors.{name}.DinoFeatures", tiny_features)
+
+
+# -- data sets of scores -----------------------------------------------------------
+
+
+@pytest.fixture
+def many(photos):
+    """Paths of twelve photographs: the fifth is odd, the eighth broken."""
+    return photographs(photos / "many", 12)
+
+
+@pytest.fixture
+def more(photos):
+    """The same of sixty."""
+    return photographs(photos / "more", 60)
+
+
+def photographs(folder, n):
+    X = make_images(n, size=(48, 64), random_state=3)
+    X[4, 10:30, 20:50] = [255, 0, 255]
+    folder.mkdir()
+    paths = [str(folder / f"{i:02}.png") for i in range(n)]
+    for path, image in zip(paths, X):
+        Image.fromarray(image).save(path)
+    Path(paths[7]).write_bytes(b"no image")
+    return paths
+
+
+def rows_of(files):
+    texts = [Path(file).read_text().splitlines() for file in sorted(files)]
+    return [row for text in texts for row in csv.DictReader(text)]
+
+
+def assert_all_scored(files, paths, model):
+    """Each path is there once, with what the model says of it."""
+    files = sorted(files)
+    rows, detector = rows_of(files), load(model)
+    assert [row["path"] for row in rows] == paths
+    good = [path for path in paths if path != paths[7]]
+    scores = [float(row["score"]) for row in rows if row["score"]]
+    np.testing.assert_allclose(scores, detector.score_samples(good), rtol=1e-5)
+    said = {row["path"]: row["verdict"] for row in rows}
+    labels = {1: "good", -1: "defect"}
+    assert [said[path] for path in good] == [labels[y] for y in detector.predict(good)]
+    assert said[paths[4]] == "defect"
+    assert said[paths[7]] == "broken"
+    assert "07.png" in rows[7]["error"]
+    regions = rows_of(file.parent.parent / "regions" / file.name for file in files)
+    heat = predict_map(detector, [paths[4]])[0]
+    expected = find_regions(heat, detector.pixel_threshold_)
+    areas = [int(row["area"]) for row in regions if row["path"] == paths[4]]
+    assert areas == [region.area for region in expected]
+    assert areas
 
 
 # -- fuzzing -----------------------------------------------------------------------

@@ -8,6 +8,7 @@ import pytest
 from conftest import tiny_features
 from PIL import Image
 
+from skdinoad import DiskCache
 from skdinoad.cli import main
 from skdinoad.datasets import make_screws
 
@@ -83,7 +84,7 @@ def test_every_documented_run_works(tmp_path, monkeypatch, capsys):
     region[:20] = 0
     Image.fromarray(region).save(tmp_path / "roi.png")
     monkeypatch.chdir(tmp_path)
-    tiny_features(cache="features", cache_size="2GB").transform(parts["good"])
+    tiny_features(cache=DiskCache("features", max_size="2GB")).transform(parts["good"])
     monkeypatch.setattr("skdinoad.cli._http.run", lambda *_: None)  # served: likewise
     runs = documented()
     assert {run.split()[0] for run in runs} == {*COMMANDS}

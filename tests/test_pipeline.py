@@ -217,7 +217,7 @@ def test_step_that_moves_pixels_without_frames_is_refused(screws):
     good, _, _ = screws
     pipe = Pipeline([_Halver(), DinoPatch(features=tiny_features())]).fit(good)
     assert pipe.predict(good).shape == (8,)
-    with pytest.raises(TypeError, match=r"_Halver.* has no transform_frames"):
+    with pytest.raises(TypeError, match=r"_Halver.* has no transform_affines"):
         pipe.predict_map(good)
 
 
@@ -243,9 +243,9 @@ def test_search_over_every_level_computes_each_image_once(screws, monkeypatch):
 
     monkeypatch.setattr(DinoFeatures, "_run", counted)
     grid = {
-        "neighborhood": [0, 1],
-        "smoothing_sigma": [0, 1],
-        "aggregate": ["max", "top", "mean"],
+        "bank__neighborhood": [0, 1],
+        "score_smoothing": [0, 1],
+        "aggregate": ["max", 0.02, "mean"],
     }
     detector = DinoPatch(features=tiny_features())
     search = GridSearchCV(detector, grid, scoring="roc_auc", cv=STRATIFIED).fit(X, y)
@@ -274,7 +274,7 @@ def test_folds_never_train_on_a_defect(screws):
         scoring="roc_auc",
         return_estimator=True,
     )
-    sizes = [e[-1].bank_.shape[3] for e in out["estimator"]]
+    sizes = [e[-1].bank_.vectors.shape[3] for e in out["estimator"]]
     assert sizes == [4, 4]  # half of the eight good ones, never a bad one
 
 
@@ -300,7 +300,10 @@ def test_paths_go_through_the_whole_pipeline(screws, tmp_path):
     np.testing.assert_array_equal(pipe.fit(paths[:8]).predict_map(paths[8:]), expected)
     y = np.array([1] * 8 + [-1] * 4)
     search = GridSearchCV(
-        pipe, {"dinopatch__neighborhood": [0, 1]}, scoring="roc_auc", cv=STRATIFIED
+        pipe,
+        {"dinopatch__bank__neighborhood": [0, 1]},
+        scoring="roc_auc",
+        cv=STRATIFIED,
     )
     assert search.fit(paths, y).best_score_ > 0
 
@@ -426,7 +429,7 @@ def test_deep_images_go_through_pipelines_and_searches(screws, tmp_path):
     X, y = np.concatenate([deep, odd]), np.repeat([1, -1], [len(deep), len(odd)])
     search = GridSearchCV(
         clone(pipe),
-        {"dinopatch__neighborhood": [0, 1]},
+        {"dinopatch__bank__neighborhood": [0, 1]},
         scoring="roc_auc",
         cv=STRATIFIED,
     ).fit(X, y)
@@ -466,7 +469,9 @@ def test_a_fit_that_fails_leaves_no_hybrid(make_tiny, monkeypatch):
 
 
 @pytest.mark.parametrize("make", [DinoPatch, AnomalyDINO])
-@pytest.mark.parametrize("where", ["_extend", "_set_offset", "_take_stock"])
+@pytest.mark.parametrize(
+    "where", ["_extend", "_set_offset", "_register_training_images"]
+)
 def test_more_images_come_whole_or_not_at_all(make, where, make_tiny, monkeypatch):
     X, new = make_images(9), make_images(4, random_state=5)
     detector = make(features=make_tiny()).fit(X[:5])

@@ -15,12 +15,10 @@ def test_example_runs_verbatim(real_features):
     exec(code[0], scope)
     assert scope["pipe"].predict(scope["X_new"]).tolist() == [-1, -1, -1]
     assert scope["pipe"].predict_map(scope["X_new"]).shape == scope["X_new"].shape[:3]
-    exec(code[1], scope)
-    assert scope["few"].bank_.turned.any()
-    exec(code[2], scope)  # builds the search; benchmarks/search.py runs one
-    exec(code[3], scope)
-    assert scope["tuner"].predict(scope["X_new"]).tolist() == [-1, -1, -1]
-    assert all(scope["boxes"])
+
+
+def test_it_is_short():
+    assert len(README.read_text().split()) <= 500
 
 
 def test_the_order_of_colours_is_said():
@@ -39,18 +37,3 @@ def test_pictures_and_pages_exist():
 def test_verdicts_are_the_measured_ones():
     measured = README.parent / "benchmarks" / "results" / "verdicts_means.md"
     assert measured.read_text().strip() in README.read_text()
-
-
-def test_table_is_the_measured_one():
-    measured = README.parent / "benchmarks" / "results" / "means.md"
-    table = measured.read_text().strip()
-    assert table in README.read_text()
-    names = {row.split(" | ")[0].strip("| ") for row in table.split("\n")[2:]}
-    assert names >= {
-        "DinoPatch",
-        "AnomalyDINO",
-        "SubspaceAD",
-        "Dinomaly",
-        "DFR",
-        "DMAD",
-    }

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from skdinoad import (
-    DFR,
     AnomalyDINO,
     DinoPatch,
+    LinearDFR,
     PCAAligner,
     Pipeline,
     Region,
@@ -81,7 +81,7 @@ def test_a_second_threshold_is_part_of_the_page(report):
     found = re.search(r'<script id="data"[^>]*>(.*?)</script>', report.text(), re.S)
     assert json.loads(found[1])["review"] == -0.5
     assert ScoringReport(threshold=-2, map_limits=(0, 1)).review_threshold is None
-    assert "<option>look</option>" in report.text()
+    assert "<option>review</option>" in report.text()
 
 
 # -- in a browser ---------------------------------------------------------------------
@@ -159,7 +159,7 @@ def test_the_page_shows_what_is_to_be_looked_at_in_a_browser(report, tmp_path):
     page = tmp_path / "r.html"
     page.write_text(report.text().replace("</body>", LOOK))
     summary, classes, shown, lines = titled(page)
-    assert summary.startswith("1 defects, 1 to look at, 0 good, 1 broken")
+    assert summary.startswith("1 defects, 1 to review, 0 good, 1 broken")
     assert (classes, shown, lines) == ("broken,defect,review", "review", 2)
 
 
@@ -215,9 +215,7 @@ def test_held_out_maps_leave_out_defects_and_copies(tiny, build_one):
 
 def test_trained_detectors_show_the_images_that_folds_held_out(make_tiny_cnn):
     X = make_images(6)
-    detector = DFR(
-        features=make_tiny_cnn(standardize=False), autoencoder="linear", holdout=2
-    ).fit(X)
+    detector = LinearDFR(features=make_tiny_cnn(standardize=False), holdout=2).fit(X)
     assert list(dict(iter_holdout_maps(detector, X))) == list(range(6))
     assert training_report(detector, X).text().count("<article") == 6
 
@@ -225,7 +223,7 @@ def test_trained_detectors_show_the_images_that_folds_held_out(make_tiny_cnn):
 def test_a_page_of_nothing_is_refused(make_tiny_cnn, tmp_path):
     X = make_images(6)
     cnn = make_tiny_cnn(standardize=False)
-    detector = DFR(features=cnn, autoencoder="linear", holdout=2).fit(X)
+    detector = LinearDFR(features=cnn, holdout=2).fit(X)
     with pytest.raises(ValueError, match="no held-out heat maps"):
         training_report(load(save(detector, tmp_path / "m.skd")), X)
 

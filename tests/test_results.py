@@ -15,6 +15,7 @@ from skdinoad import (
     AnomalyDINO,
     DinoFeatures,
     DinoPatch,
+    LocalBank,
     PCAAligner,
     Pipeline,
     SubspaceAD,
@@ -28,8 +29,7 @@ from skdinoad import (
     save,
     suggest,
 )
-from skdinoad._neighbors import MemoryBank
-from skdinoad.detectors import _dinopatch
+from skdinoad._neighbors import PatchVectors, _located
 from skdinoad.metrics import detection_scorer, image_auroc_scorer, pixel_aupro_scorer
 from skdinoad.plotting import AnomalyMapDisplay, ProCurveDisplay
 from skdinoad.scale import score_files
@@ -51,16 +51,16 @@ def passes(monkeypatch):
         monkeypatch.setattr(cls, name, counted)
 
     counting(PCAAligner, "transform", "aligner", len)
-    counting(PCAAligner, "transform_frames", "aligner", len)
-    counting(DinoFeatures, "transform_frames", "network", len)
-    counting(MemoryBank, "squared_distances", "bank", lambda queries: 1)
-    nearest_local = _dinopatch.nearest_local
+    counting(PCAAligner, "transform_affines", "aligner", len)
+    counting(DinoFeatures, "transform_affines", "network", len)
+    counting(PatchVectors, "squared_distances", "bank", lambda queries: 1)
+    nearest_local = _located.nearest_local
 
     def counted(queries, *args, **kwargs):
         seen["bank"] += len(queries)
         return nearest_local(queries, *args, **kwargs)
 
-    monkeypatch.setattr(_dinopatch, "nearest_local", counted)
+    monkeypatch.setattr(_located, "nearest_local", counted)
     return seen
 
 
@@ -70,7 +70,7 @@ def aligned(request, photos, make_tiny):
     cls = {"AnomalyDINO": AnomalyDINO, "DinoPatch": DinoPatch}[request.param]
     detector = cls(features=make_tiny(cache=False), texture=None)
     if request.param == "AnomalyDINO":
-        detector.set_params(masking=False)
+        detector.set_params(masking=None)
     pipe = Pipeline([PCAAligner(output_size=64, mode="none"), detector])
     pipe.fit(sorted(str(path) for path in (photos / "good").iterdir()))
     paths = sorted(str(path) for path in (photos / "new").iterdir())
@@ -133,11 +133,12 @@ def test_each_image_of_a_data_set_passes_once(passes, aligned, tmp_path):
     assert passes == {"aligner": 3, "network": 3, "bank": 3}
 
 
-def test_each_image_of_the_demo_passes_once(passes, aligned, tmp_path):
+def test_each_image_of_the_demo_passes_once(passes, aligned, tmp_path, monkeypatch):
     X = [np.asarray(Image.open(path)) for path in aligned[1]]
     data = demo._bunch([*make_images(4)], X[:2], X[2:], MASKS[2:])
     pipe = load(aligned[0])
-    pipe.fit = lambda X: None  # fitted already, and not to be counted
+    # It is fitted already, and that is not to be counted.
+    monkeypatch.setattr(Pipeline, "fit", lambda self, X: self)
     passes.clear()
     demo.report("a name", data, pipe, tmp_path)
     assert passes == {"aligner": 3, "network": 3, "bank": 3}
@@ -168,7 +169,7 @@ def wrappers(detector):
         "tuner": ThresholdTunerCV(pipe, target_fpr=0.3, target_review_rate=0.5, cv=2),
         "search": GridSearchCV(
             pipe,
-            {"dinopatch__neighborhood": [0, 1]},
+            {"dinopatch__bank__neighborhood": [0, 1]},
             cv=StratifiedKFold(2),
             scoring=image_auroc_scorer,
         ),
@@ -218,7 +219,7 @@ def test_results_are_what_the_other_methods_say(tiny, kind):
 
 def test_frozen_estimators_and_feature_grids_are_taken(rng):
     F = rng.random((5, 3, 4, 8)).astype(np.float32)
-    model = DinoPatch(neighborhood=0).fit(F)
+    model = DinoPatch(bank=LocalBank(neighborhood=0)).fit(F)
     results = list(iter_results(FrozenEstimator(model), F))
     assert [result.heat.shape for result in results] == [(3, 4)] * 5
     found = [result.score for result in results]
@@ -256,7 +257,7 @@ def test_a_broken_image_is_kept_and_spoils_no_other(tiny, tmp_path):
 
 def test_a_broken_grid_is_called_by_its_row(rng):
     F = rng.random((40, 3, 4, 8)).astype(np.float32)
-    model = DinoPatch(neighborhood=0).fit(F)
+    model = DinoPatch(bank=LocalBank(neighborhood=0)).fit(F)
     F[35] = np.nan
     results = list(iter_results(model, list(F), errors="keep"))
     assert [i for i, result in enumerate(results) if result.error] == [35]
@@ -270,7 +271,7 @@ def test_other_errors_end_the_iteration(tiny, monkeypatch):
     def fail(*_):
         raise RuntimeError("the store does not answer")
 
-    monkeypatch.setattr(DinoFeatures, "transform_frames", fail)
+    monkeypatch.setattr(DinoFeatures, "transform_affines", fail)
     with pytest.raises(RuntimeError, match="does not answer"):
         list(iter_results(model, X, errors="keep"))
 
@@ -327,7 +328,7 @@ def test_steps_that_change_the_geometry_unseen_still_score(tiny):
     model = sklearn_pipeline(half, DinoPatch(features=tiny)).fit(X)
     found = [result.score for result in iter_results(model, X, maps=False)]
     np.testing.assert_allclose(found, model.score_samples(X), rtol=1e-6)
-    with pytest.raises(TypeError, match="no transform_frames"):
+    with pytest.raises(TypeError, match="no transform_affines"):
         list(iter_results(model, X))
 
 

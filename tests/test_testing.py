@@ -74,7 +74,7 @@ class Disturbed(DinoPatch):
 class Hybrid(DinoPatch):
     """Keeps what it had when it is interrupted."""
 
-    def _forget(self):
+    def _reset(self):
         self._contents = []
 
 

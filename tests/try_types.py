@@ -12,6 +12,7 @@ import numpy as np
 from skdinoad import (
     AnomalyDINO,
     DinoPatch,
+    LocalBank,
     PCAAligner,
     Pipeline,
     ThresholdTunerCV,
@@ -32,7 +33,7 @@ Maps = np.ndarray | Any
 
 
 def a_pipeline(X: np.ndarray) -> None:
-    pipe = Pipeline([PCAAligner(), DinoPatch(neighborhood=2)]).fit(X)
+    pipe = Pipeline([PCAAligner(), DinoPatch(bank=LocalBank(neighborhood=2))]).fit(X)
     pipe.predict(X)
     assert_type(pipe, Pipeline)
     assert_type(pipe.predict_map(X), Maps)
@@ -77,7 +78,7 @@ def what_is_refused(X: np.ndarray) -> None:
     DinoPatch().fit(3)  # type: ignore[arg-type]
     DinoPatch().fit(X, "good")  # type: ignore[arg-type]
     DinoPatch(neighbourhood=2)  # type: ignore[call-arg]
-    DinoPatch(metric="manhattan")  # type: ignore[arg-type]
+    DinoPatch(bank=LocalBank(metric="manhattan"))  # type: ignore[arg-type]
     DinoPatch(features=3)  # type: ignore[arg-type]
     ThresholdTunerCV("dinopatch")  # type: ignore[arg-type]
     save("model.skd", DinoPatch())  # type: ignore[arg-type]

@@ -1,6 +1,6 @@
-"""Pixel affines ("frames") and the two resamplings they serve.
+"""Pixel affines and the two resamplings they serve.
 
-A frame is a float64 (3, 3) matrix that takes an output pixel (x, y, 1) to the input
+An affine is a float64 (3, 3) matrix that takes an output pixel (x, y, 1) to the input
 pixel it shows: x = column, y = row, pixel centres at integers, OpenCV's convention.
 Frames compose by ``@``: (aligned -> source) @ (patch -> aligned) = patch -> source.
 """
@@ -20,10 +20,10 @@ __all__ = [
     "check_angles",
     "field_in_pixels",
     "is_size",
-    "pose_frame",
-    "resize_frame",
+    "pose_affine",
+    "resize_affine",
     "rotated",
-    "turn_frame",
+    "turn_affine",
     "warp",
     "warp_back",
     "warp_rgba",
@@ -46,8 +46,8 @@ def is_size(value) -> bool:
     return len(value) == 2 and all(map(EDGE.is_satisfied_by, value))
 
 
-def resize_frame(source_size: tuple, size: tuple) -> np.ndarray:
-    """Return the frame of a resize that maps the whole image onto the whole image.
+def resize_affine(source_size: tuple, size: tuple) -> np.ndarray:
+    """Return the affine of a resize that maps the whole image onto the whole image.
 
     Parameters
     ----------
@@ -56,14 +56,14 @@ def resize_frame(source_size: tuple, size: tuple) -> np.ndarray:
 
     Returns
     -------
-    frame : ndarray of shape (3, 3), float64
+    affine : ndarray of shape (3, 3), float64
         Resized pixel -> source pixel. A patch grid is a resize too: with patches of
         14 pixels it gives 14 k + 6.5.
 
     Examples
     --------
-    >>> from skdinoad._arrays.geometry import resize_frame
-    >>> resize_frame((28, 42), (2, 3))
+    >>> from skdinoad._arrays.geometry import resize_affine
+    >>> resize_affine((28, 42), (2, 3))
     array([[14. ,  0. ,  6.5],
            [ 0. , 14. ,  6.5],
            [ 0. ,  0. ,  1. ]])
@@ -72,8 +72,8 @@ def resize_frame(source_size: tuple, size: tuple) -> np.ndarray:
     return np.array([[xs, 0, (xs - 1) / 2], [0, ys, (ys - 1) / 2], [0, 0, 1.0]])
 
 
-def pose_frame(centre, angle: float, zoom: float, size: tuple) -> np.ndarray:
-    """Return the frame that puts a source point in the middle, turned and zoomed.
+def pose_affine(centre, angle: float, zoom: float, size: tuple) -> np.ndarray:
+    """Return the affine that puts a source point in the middle, turned and zoomed.
 
     Parameters
     ----------
@@ -88,13 +88,13 @@ def pose_frame(centre, angle: float, zoom: float, size: tuple) -> np.ndarray:
 
     Returns
     -------
-    frame : ndarray of shape (3, 3), float64
+    affine : ndarray of shape (3, 3), float64
         Output pixel -> source pixel.
 
     Examples
     --------
-    >>> from skdinoad._arrays.geometry import pose_frame
-    >>> pose_frame((10, 20), angle=0, zoom=2, size=(5, 5)) @ [2, 2, 1]
+    >>> from skdinoad._arrays.geometry import pose_affine
+    >>> pose_affine((10, 20), angle=0, zoom=2, size=(5, 5)) @ [2, 2, 1]
     array([10., 20.,  1.])
     """
     height, width = size
@@ -104,8 +104,8 @@ def pose_frame(centre, angle: float, zoom: float, size: tuple) -> np.ndarray:
     return np.array(turn) @ np.array(to_middle)
 
 
-def turn_frame(size: tuple, *, mirror: bool = False) -> np.ndarray:
-    """Return the frame of a turn by 180 degrees, or of a swap of left and right."""
+def turn_affine(size: tuple, *, mirror: bool = False) -> np.ndarray:
+    """Return the affine of a turn by 180 degrees, or of a swap of left and right."""
     height, width = size
     row = [0, 1, 0] if mirror else [0, -1, height - 1]
     return np.array([[-1, 0, width - 1], row, [0, 0, 1]], dtype=np.float64)
@@ -149,13 +149,13 @@ def rotated(image, angle: float) -> np.ndarray:
     return cv2.warpAffine(image, matrix, (width, height), borderMode=border)
 
 
-def warp(image, frame, size, *, border="replicate", nearest=False) -> np.ndarray:
+def warp(image, affine, size, *, border="replicate", nearest=False) -> np.ndarray:
     """Resample an image into a frame.
 
     Parameters
     ----------
     image : ndarray of shape (H, W) or (H, W, channels), uint8 or float32
-    frame : ndarray of shape (3, 3)
+    affine : ndarray of shape (3, 3)
         Output pixel -> pixel of ``image``.
     size : tuple of int
         (height, width) of the output.
@@ -170,30 +170,30 @@ def warp(image, frame, size, *, border="replicate", nearest=False) -> np.ndarray
         Where the frame shrinks more than twofold the image is averaged first, so
         that fine structure does not alias.
     """
-    shrink = np.sqrt(abs(np.linalg.det(frame[:2, :2])))
+    shrink = np.sqrt(abs(np.linalg.det(affine[:2, :2])))
     if shrink > 2 and not nearest:
         height, width = image.shape[:2]
         small = (max(1, round(height / shrink)), max(1, round(width / shrink)))
-        to_small = np.linalg.inv(resize_frame((height, width), small))
+        to_small = np.linalg.inv(resize_affine((height, width), small))
         image = cv2.resize(image, small[::-1], interpolation=cv2.INTER_AREA)
-        frame = to_small @ frame
+        affine = to_small @ affine
     sampling = cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
     return cv2.warpAffine(
         image,
-        frame[:2],
+        affine[:2],
         size[::-1],
         flags=sampling | cv2.WARP_INVERSE_MAP,
         borderMode=BORDERS[border],
     )
 
 
-def warp_rgba(image, frame, size, *, border) -> np.ndarray:
+def warp_rgba(image, affine, size, *, border) -> np.ndarray:
     """Resample an image into a frame, with alpha 255 where the image has a valid pixel.
 
     Parameters
     ----------
     image : ndarray of shape (H, W, 3) or (H, W, 4), uint8
-    frame : ndarray of shape (3, 3)
+    affine : ndarray of shape (3, 3)
         Output pixel -> pixel of ``image``.
     size : tuple of int
         (height, width) of the output.
@@ -208,8 +208,8 @@ def warp_rgba(image, frame, size, *, border) -> np.ndarray:
     if image.shape[-1] == 4:
         valid = np.where(image[..., 3] >= 128, valid, 0).astype(np.uint8)
     color = np.ascontiguousarray(image[..., :3])
-    alpha = warp(valid, frame, size, border="constant", nearest=True)
-    return np.dstack([warp(color, frame, size, border=border), alpha])
+    alpha = warp(valid, affine, size, border="constant", nearest=True)
+    return np.dstack([warp(color, affine, size, border=border), alpha])
 
 
 def field_in_pixels(fields, size) -> np.ndarray:
@@ -232,14 +232,14 @@ def field_in_pixels(fields, size) -> np.ndarray:
     return np.stack(large) * unit
 
 
-def warp_back(grid, frame, size, *, margin=0.5) -> np.ndarray:
+def warp_back(grid, affine, size, *, margin=0.5) -> np.ndarray:
     """Carry a grid of scores home to the image it was computed from.
 
     Parameters
     ----------
     grid : ndarray of shape (h, w), float
         Scores; NaN = invalid cell.
-    frame : ndarray of shape (3, 3)
+    affine : ndarray of shape (3, 3)
         Grid index -> source pixel.
     size : tuple of int
         (H, W) of the source image.
@@ -260,7 +260,7 @@ def warp_back(grid, frame, size, *, margin=0.5) -> np.ndarray:
     result at most one array of its size is held.
     """
     grid = np.asarray(grid, np.float32)
-    to_grid = np.linalg.inv(frame)
+    to_grid = np.linalg.inv(affine)
     if not to_grid[0, 1] and not to_grid[1, 0]:
         return _enlarged_back(grid, to_grid, size, margin)
     if is_size(size) and _opencv_is_exact():
@@ -272,7 +272,7 @@ def warp_back(grid, frame, size, *, margin=0.5) -> np.ndarray:
     return out
 
 
-#: Pixels looked at at a time where a frame turns: memory stays below a map's.
+#: Pixels looked at at a time where an affine turns: memory stays below a map's.
 _STRIP = 2**18
 
 

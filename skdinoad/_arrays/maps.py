@@ -195,20 +195,18 @@ def clean(grids, threshold: float, opening: int = 0, closing: int = 0) -> np.nda
     return np.where(np.isnan(grids) | (keep > 0), grids, 0)
 
 
-def aggregate(grids, how="top", top_fraction=0.01, *, whole=False) -> np.ndarray:
+def aggregate(grids, how=0.01, *, whole=False) -> np.ndarray:
     """Reduce each score grid to one image score over its valid cells.
 
     Parameters
     ----------
     grids : ndarray of shape (n, h, w), float
-    how : {"top", "max", "mean", "p99"}
-        "top" is the mean of the largest ``floor(top_fraction * m)`` of the m valid
-        cells, at least one; "p99" the interpolated 99th percentile.
-    top_fraction : float
-        In (0, 1].
+    how : float, "max", "mean" or "p99"
+        A share in (0, 1]: the mean of the largest ``floor(share * m)`` of the m valid
+        cells, at least one. "p99": the interpolated 99th percentile.
     whole : bool
         Whether m counts all cells of the grid, valid or not. If fewer are valid
-        than ``floor(top_fraction * m)``, the mean goes over all that are.
+        than ``floor(share * m)``, the mean goes over all valid ones.
 
     Returns
     -------
@@ -220,21 +218,21 @@ def aggregate(grids, how="top", top_fraction=0.01, *, whole=False) -> np.ndarray
     >>> import numpy as np
     >>> from skdinoad._arrays.maps import aggregate
     >>> grid = np.array([[[1.0, 2.0], [3.0, np.nan]]])
-    >>> [float(aggregate(grid, how)[0]) for how in ("max", "mean", "top")]
+    >>> [float(aggregate(grid, how)[0]) for how in ("max", "mean", 0.01)]
     [3.0, 2.0, 3.0]
     """
-    return np.array([_aggregate_one(grid, how, top_fraction, whole) for grid in grids])
+    return np.array([_aggregate_one(grid, how, whole) for grid in grids])
 
 
-def _aggregate_one(grid, how, top_fraction, whole):
+def _aggregate_one(grid, how, whole):
     values = grid[np.isfinite(grid)].astype(np.float64)
     if values.size == 0:
         return np.nan
     if how == "p99":
         return np.percentile(values, 99)
-    if how == "top":
+    if not isinstance(how, str):
         # The tiny term keeps floor(0.29 * 100) at 29 although 0.29 is not exact.
         cells = grid.size if whole else values.size
-        count = min(max(1, int(top_fraction * cells + 1e-9)), values.size)
+        count = min(max(1, int(how * cells + 1e-9)), values.size)
         return np.partition(values, -count)[-count:].mean()
     return values.max() if how == "max" else values.mean()

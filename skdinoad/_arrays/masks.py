@@ -185,6 +185,6 @@ def warn_of_empty_masks(names, n):
     if names:
         warn(
             f"The foreground mask of {len(names)} of {n} images is empty; they are "
-            f"scored unmasked: {', '.join(names[:9])}. masking=False avoids masks.",
+            f"scored unmasked: {', '.join(names[:9])}. masking=None avoids masks.",
             UserWarning,
         )

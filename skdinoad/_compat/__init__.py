@@ -1,1 +1,1 @@
-"""The only doors to names of other libraries that are private or break easily."""
+"""Wrappers for private or unstable APIs of other libraries."""

@@ -1,4 +1,4 @@
-"""Warnings that point at the line of the user's code which led to them."""
+"""Issue warnings that point to the line of the user's code that caused them."""
 
 import contextlib
 import inspect
@@ -11,7 +11,7 @@ import sklearn
 
 __all__ = ["warn"]
 
-#: Code that users do not write: this package, and what calls it on their behalf.
+#: Files skipped when looking for the user's code: this package and its callers.
 _INSIDE = (
     *(str(Path(module.__file__).parent) + os.sep for module in (sklearn, joblib)),
     str(Path(__file__).parents[1]) + os.sep,
@@ -20,7 +20,7 @@ _INSIDE = (
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warn, with the file and line of the nearest caller outside the package.
+    """Issue a warning with file and line of the nearest caller outside the package.
 
     Parameters
     ----------

@@ -1,10 +1,10 @@
-"""The one door to downloads from the model hub."""
+"""Downloads from the Hugging Face hub."""
 
 from pathlib import Path
 
 __all__ = ["download"]
 
-#: Bytes between two reports of a download.
+#: Bytes between two progress reports of a download.
 _PIECE = 2**16
 
 
@@ -15,8 +15,8 @@ def download(repository: str, file: str, tell) -> Path:
     ----------
     repository, file : str
     tell : callable
-        Called with the number of bytes that have come since the last call; less than 0
-        if the hub starts again. What it raises ends the download.
+        Called with the number of bytes received since the last call, which is negative
+        if the download restarts. An exception raised by it ends the download.
     """
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.utils import tqdm
@@ -26,8 +26,8 @@ def download(repository: str, file: str, tell) -> Path:
             tell(n)
             return super().update(n)
 
-    # The hub's own pieces of 10 MB take minutes on a slow line, and meanwhile nobody
-    # can tell it from one that is dead.
+    # The default chunks of 10 MB take minutes on a slow connection, which could not be
+    # distinguished from a dead connection.
     whole, constants.DOWNLOAD_CHUNK_SIZE = constants.DOWNLOAD_CHUNK_SIZE, _PIECE
     try:
         return Path(hf_hub_download(repository, file, tqdm_class=Bar))

@@ -1,8 +1,8 @@
-"""Products of float32 matrices, fast on processors of every maker.
+"""Fast products of float32 matrices on processors of all vendors.
 
-torch multiplies float32 matrices by Intel's MKL, which keeps the widest instructions of
-other makers' processors unused. oneDNN, which torch brings along for convolutions,
-uses them; ``benchmarks/latency.py`` times a network by both.
+torch multiplies float32 matrices with Intel's MKL, which does not use the widest
+instructions of other vendors' processors. oneDNN, which torch includes for
+convolutions, uses them; ``benchmarks/speed/latency.py`` compares both.
 """
 
 import platform
@@ -27,26 +27,26 @@ def linear(x, weight, bias=None, activation="none"):
     weight : Tensor of shape (n, k)
     bias : Tensor of shape (n,), optional
     activation : {"none", "gelu"}
-        What follows; oneDNN does it before a sum has left the cache.
+        Activation, which oneDNN applies while the result is in the cache.
 
     Returns
     -------
     y : Tensor of shape (..., n)
-        Equal to torch's up to rounding. By oneDNN, on a few cores, no row's result
-        depends on how many there are.
+        Equal to torch's result up to rounding. With oneDNN on a few cores, the result
+        of a row does not depend on the number of rows.
     """
     if not _by_onednn(x, weight, bias):
         y = _linear(x, weight, bias)
         return gelu(y) if activation == "gelu" else y
-    if x.numel() == x.shape[-1]:  # a row alone would be summed in another order
+    if x.numel() == x.shape[-1]:  # a single row is summed in another order
         return linear(x.expand(2, *x.shape), weight, bias, activation)[0]
-    # Weights with gaps between rows, a layer of a bank, have no fast kernel.
+    # Non-contiguous weights, such as one layer of a bank, have no fast kernel.
     x, weight = x.contiguous(), weight.contiguous()
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "none")
 
 
 class Linear(torch.nn.Linear):
-    """torch's layer, by :func:`linear`."""
+    """torch's linear layer, computed by :func:`linear`."""
 
     activation = "none"
 
@@ -55,20 +55,20 @@ class Linear(torch.nn.Linear):
 
 
 class GeluLinear(Linear):
-    """A layer and the GELU that follows it."""
+    """A linear layer fused with the GELU that follows it."""
 
     activation = "gelu"
 
 
 class DoneBefore(torch.nn.GELU):
-    """The GELU that a layer before it has done."""
+    """Placeholder for a GELU that was fused with the previous layer."""
 
     def forward(self, x):
         return x
 
 
 def with_fast_products(network):
-    """Let a network's linear layers multiply by :func:`linear`; return the network."""
+    """Make a network's linear layers use :func:`linear`; return the network."""
     for module in network.modules():
         if type(module) is torch.nn.Linear:
             module.__class__ = Linear
@@ -79,13 +79,13 @@ def with_fast_products(network):
 
 
 def _can_join(layer, activation):
-    """Whether oneDNN knows a layer and what follows it."""
+    """Whether oneDNN can fuse a layer and its activation."""
     exact = getattr(activation, "approximate", None) == "none"
     return type(layer) is Linear and type(activation) is torch.nn.GELU and exact
 
 
 def _by_onednn(*parts):
-    """Whether a product goes to oneDNN, which neither learns nor is compiled."""
+    """Whether to use oneDNN, which supports neither gradients nor compilation here."""
     parts = [part for part in parts if part is not None]
     learns = torch.is_grad_enabled() and any(part.requires_grad for part in parts)
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
@@ -101,13 +101,13 @@ def _by_onednn(*parts):
 
 @lru_cache
 def _mkl_holds_back() -> bool:
-    """Whether the processor is not Intel's, and torch has MKL and oneDNN."""
+    """Whether MKL is slow: a processor of another vendor, and torch has oneDNN."""
     backends = torch.backends
     able = backends.mkl.is_available() and backends.mkldnn.is_available()
     return able and "GenuineIntel" not in _processor()
 
 
 def _processor() -> str:
-    """Return what the system says of the processor, its maker among it."""
+    """Return the system's description of the processor, with its vendor."""
     cpuinfo = Path("/proc/cpuinfo")  # Linux
     return cpuinfo.read_text() if cpuinfo.exists() else platform.processor()

@@ -1,4 +1,4 @@
-"""The only file that imports private names of scikit-learn, or new ones."""
+"""Imports of private or recent names of scikit-learn."""
 
 from contextlib import contextmanager, nullcontext
 from numbers import Integral
@@ -10,13 +10,13 @@ from sklearn.utils._param_validation import HasMethods, Options, StrOptions
 try:
     from sklearn.callback import CallbackSupportMixin as TakesCallbacks
 
-    # What with_callbacks goes by: a decorator's frame would stand in all warnings.
+    # Used instead of the decorator with_callbacks, whose frame would show in warnings.
     from sklearn.callback._callback_support import callback_management_context
 except ImportError:  # before scikit-learn 1.9
     callback_management_context = nullcontext
 
     class TakesCallbacks:
-        """There are no callbacks."""
+        """Placeholder without callbacks."""
 
 
 __all__ = [
@@ -32,10 +32,11 @@ __all__ = [
 
 
 class Interval(_param_validation.Interval):
-    """scikit-learn's, of numbers that everything behind it can calculate with.
+    """Interval of numbers that are safe in all later computations.
 
-    Without a right end it ends where torch and OpenCV do. Booleans are no numbers, and
-    neither are numpy's of 8 and 16 bits, whose products overflow in silence.
+    Without a right end, it is limited to values that torch and OpenCV support. It
+    excludes booleans and numpy integers of 8 and 16 bits, whose products overflow
+    silently.
     """
 
     def __init__(self, type, left, right, *, closed):
@@ -49,15 +50,15 @@ class Interval(_param_validation.Interval):
 
 
 class Task:
-    """A part of a ``fit``, a context whose begin and end callbacks are told of.
+    """Context of a part of a ``fit``, which notifies callbacks of its start and end.
 
-    Silent where there is no callback context: before scikit-learn 1.9, and outside of
+    Does nothing without a callback context: before scikit-learn 1.9, and outside of
     :func:`whole_fit`.
 
     Attributes
     ----------
     stop : bool
-        Whether a callback wants what this is a part of to end; known at the end.
+        Whether a callback asks to stop the parent task; known at the end.
     """
 
     def __init__(self, estimator=None, context=None, **known):
@@ -66,7 +67,7 @@ class Task:
 
     @classmethod
     def current(cls, estimator):
-        """Return the task of the whole ``fit`` that an estimator is in."""
+        """Return the task of an estimator's running ``fit``."""
         return cls(estimator, getattr(estimator, "_callback_fit_ctx", None))
 
     def part(self, name, n_parts=0):
@@ -90,7 +91,7 @@ class Task:
 
 @contextmanager
 def whole_fit(estimator, X, y, n_parts):
-    """Tell callbacks of the block, a ``fit`` of so many parts; None = that depends."""
+    """Notify callbacks of a ``fit`` with ``n_parts`` parts; None = unknown number."""
     begin = getattr(estimator, "_init_callback_context", None)
     with callback_management_context(estimator):
         context = begin and begin(max_subtasks=n_parts)

@@ -1,4 +1,4 @@
-"""The one door to timm: import it from here, also where torchvision is broken."""
+"""Import timm, even if the installed torchvision is broken."""
 
 import torch
 
@@ -16,7 +16,7 @@ def _define_missing_torchvision_operators():
     timm imports torchvision, and a torchvision built for another torch (a CUDA
     wheel beside a CPU torch, say) stops at import with "operator torchvision::nms
     does not exist", because its compiled part did not load. We use none of its
-    compiled operators: declaring their schemas is enough for the import to pass.
+    compiled operators, so declaring their schemas is enough for the import.
     """
     library = torch.library.Library("torchvision", "DEF")
     for name in ("nms", "qnms"):

@@ -1,4 +1,4 @@
-"""Small helpers around torch: which device, dtype, random state, whose settings."""
+"""Helpers for torch: devices, dtypes, random states and global settings."""
 
 import threading
 import weakref
@@ -22,11 +22,10 @@ __all__ = [
 
 
 def resolve_device(device: str = "auto") -> torch.device:
-    """Return the torch device that a ``device`` parameter asks for.
+    """Return the torch device of a ``device`` parameter.
 
-    ``"auto"`` takes CUDA, then Apple's MPS, then the CPU. A device that this
-    machine lacks falls back to the CPU with a warning, so that a model fitted on a
-    GPU opens on a laptop.
+    ``"auto"`` uses CUDA, then Apple's MPS, then the CPU. If a device is missing, the
+    CPU is used with a warning, so that a model fitted on a GPU works on a laptop.
     """
     if device == "auto":
         return torch.device(_best_device())
@@ -55,24 +54,23 @@ def _available(kind: str) -> bool:
 
 
 def resolve_dtype(dtype: str) -> torch.dtype:
-    """Return the torch dtype of that name ("float32", "bfloat16" or "float16")."""
+    """Return the torch dtype of a name ("float32", "bfloat16" or "float16")."""
     return getattr(torch, dtype)
 
 
 def as_tensor(array) -> torch.Tensor:
     """Return a tensor that shares a numpy array's memory; never write to it.
 
-    Also of a read-only array, such as a bank that ``joblib.load`` maps from disk: for
-    reading it is as good as any.
+    Also accepts read-only arrays, such as a bank that ``joblib.load`` memory-maps.
     """
     return torch.from_numpy(array if array.flags.writeable else _writable(array))
 
 
 def _writable(array):
-    """Return a view of a read-only array that says that it may be written to.
+    """Return a view of a read-only array that is marked as writable.
 
-    torch warns of read-only arrays, and to silence a warning is no way out: entering
-    ``warnings.catch_warnings`` makes Python forget which warnings the caller has seen.
+    torch warns about read-only arrays. Silencing the warning is no option, because
+    ``warnings.catch_warnings`` resets Python's record of warnings already shown.
     """
     view = _View()
     view.source = array  # keeps the memory alive
@@ -85,15 +83,16 @@ def _writable(array):
 
 
 class _View:
-    """What numpy makes an array of."""
+    """Object with an array interface, which numpy converts to an array."""
 
 
 def resident(array, device, *, keep=True) -> torch.Tensor:
     """Return a numpy array as a tensor on a device; never write to it.
 
-    On the CPU the two share memory. A copy on a GPU is kept as long as the array
-    lives, or the one that it is a view of, so that a layer of a memory bank travels
-    there once, not with every batch; pass ``keep=False`` for what is used once.
+    On the CPU they share memory. A copy on a GPU is cached during the lifetime of the
+    array, or of the array it is a view of, so that a layer of a memory bank is
+    transferred once instead of with every batch. Pass ``keep=False`` for arrays used
+    once.
     """
     device = torch.device(device)
     if device.type == "cpu" or not keep:
@@ -107,7 +106,7 @@ def resident(array, device, *, keep=True) -> torch.Tensor:
 
 
 def _owner(array):
-    """Return the array whose memory a view shows."""
+    """Return the array that owns the memory of a view."""
     while isinstance(array.base, np.ndarray):
         array = array.base
     return array
@@ -119,7 +118,7 @@ _RESIDENT = {}
 def multiplies_bfloat16(device) -> bool:
     """Whether a device is a CPU with instructions for products of bfloat16.
 
-    Others emulate them, which takes longer than float32.
+    Other CPUs emulate them, which is slower than float32.
     """
     known = getattr(torch.cpu, "get_capabilities", dict)()
     able = known.get("avx512_bf16") or known.get("amx_bf16")
@@ -128,38 +127,38 @@ def multiplies_bfloat16(device) -> bool:
 
 @contextmanager
 def seeded(seed: int):
-    """Seed torch inside the block; the caller's global random state never moves."""
+    """Seed torch inside the block; the caller's global random state is unchanged."""
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # the CPU's alone
+        torch.default_generator.manual_seed(seed)  # CPU only
         yield
 
 
 @contextmanager
 def isolated_torch_state():
-    """Compute as if the caller had set nothing; also a decorator.
+    """Compute with default settings of torch and numpy; also usable as a decorator.
 
-    Callers score inside ``torch.no_grad`` or ``torch.autocast``, work with
-    float64 or on a GPU by default, or turn numpy's warnings into errors. A training
-    needs gradients all the same, and scores must be those of every other day.
+    Callers may score inside ``torch.no_grad`` or ``torch.autocast``, use float64 or a
+    GPU by default, or turn numpy's warnings into errors. Training still needs
+    gradients, and scores must not depend on such settings.
     """
     with ExitStack() as stack:
         stack.enter_context(_PROCESS)
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(np.errstate(all="warn", under="ignore"))
-        # Asked by making one: get_default_device of torch 2.4 sees no `with device`.
+        # get_default_device of torch 2.4 ignores `with device`, so create a tensor.
         if torch.empty(0).device.type != "cpu":
             stack.enter_context(torch.device("cpu"))
         for kind in filter(_casts, ("cpu", "cuda", "mps")):
-            # Casts are kept until the outermost block ends, the caller's: a training
-            # inside would go on with the weights that it began with.
+            # Autocast caches casts until the outermost block ends, which may be the
+            # caller's: training inside it would use outdated weights.
             off = torch.autocast(kind, enabled=False, cache_enabled=False)
             stack.enter_context(off)
         yield
 
 
 def isolated_torch_steps(steps):
-    """Isolate each step of an iterator, and not what the caller does in between."""
+    """Isolate each step of an iterator, but not the caller's code between steps."""
     end = object()
     while True:
         with isolated_torch_state():
@@ -170,7 +169,7 @@ def isolated_torch_steps(steps):
 
 
 def _casts(kind):
-    """Whether autocast is on; torch before 2.5 has none for Apple's devices."""
+    """Whether autocast is on; torch before 2.5 does not support it for MPS."""
     try:
         return torch.is_autocast_enabled(kind)
     except RuntimeError:
@@ -178,10 +177,10 @@ def _casts(kind):
 
 
 class _Process:
-    """Settings of torch that all threads share: ours, as long as any of them computes.
+    """Process-wide torch settings, replaced by ours while any thread computes.
 
-    The first to enter keeps the caller's settings, and the last to leave puts them
-    back; otherwise threads would put back what they found of each other.
+    The first thread to enter saves the caller's settings and the last one to leave
+    restores them; otherwise threads would restore each other's settings.
     """
 
     def __init__(self):
@@ -191,8 +190,7 @@ class _Process:
         with self._lock:
             if not self._inside:
                 self._found = _settings()
-                # Determinism is a wish to be kept where torch can, and no reason to
-                # stop where it cannot.
+                # Use deterministic algorithms where torch has them; warn otherwise.
                 _set(torch.float32, "highest", self._found[2], True)
             self._inside += 1
 
@@ -209,7 +207,7 @@ _PROCESS = _Process()
 def _settings():
     try:
         precision = torch.get_float32_matmul_precision()
-    except RuntimeError:  # set for each kind of device apart, and not to be read as one
+    except RuntimeError:  # set differently per device type
         precision = None
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()

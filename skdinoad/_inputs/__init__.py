@@ -1,1 +1,1 @@
-"""What X and y may hold: images, grids of patch features, labels."""
+"""Input validation: images, grids of patch features and labels."""

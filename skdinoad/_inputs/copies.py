@@ -1,4 +1,4 @@
-"""Training images by content: exact copies, an order, where each comes from."""
+"""Compare training images by content: duplicates, a canonical order, suspects."""
 
 import hashlib
 
@@ -21,20 +21,21 @@ __all__ = [
 
 
 def content(X, row, *, seen=False) -> bytes:
-    """Return a digest of what an image, or a grid of features, holds.
+    """Return a digest of the content of an image or feature grid.
 
     Parameters
     ----------
     X : Images, or array or list of feature grids
     row : int
     seen : bool
-        Whether 8 bits count, as networks see an image of more; else all of them.
+        If True, digest the 8-bit version that networks receive; otherwise use the
+        full bit depth.
 
     Returns
     -------
     bytes
-        Equal for equal pixels, whatever file or dtype they come in: an alpha channel
-        that hides nothing does not matter.
+        Equal for equal pixels, regardless of file format or dtype. An alpha channel
+        that hides no pixel is ignored.
     """
     item = X.full(row) if isinstance(X, Images) and not seen else X[row]
     if isinstance(X, Images) and item.shape[-1] == 4 and not hidden_pixels(item).any():
@@ -45,10 +46,11 @@ def content(X, row, *, seen=False) -> bytes:
 
 
 def in_order(X) -> tuple:
-    """Return images in an order that is the same in whatever order they are given.
+    """Return images in a canonical order that does not depend on the input order.
 
-    What is drawn by place in it goes by what images show, in the 8 bits that networks
-    see; copies keep their order, and so do feature grids.
+    Images are sorted by the digest of their 8-bit content, so random draws by position
+    depend on the content alone. Copies keep their relative order. Feature grids are
+    returned in the order given.
 
     Parameters
     ----------
@@ -58,9 +60,9 @@ def in_order(X) -> tuple:
     -------
     ordered : as X
     rows : ndarray of shape (n,), int
-        Which of X each of them is.
+        Row of X of each returned image.
     contents : list of bytes, or None
-        Of each row of X what :func:`content` gives, where that is known by now.
+        :func:`content` of each row of X, or None if it has not been computed.
     """
     if not isinstance(X, Images):
         return X, np.arange(len(X)), None
@@ -70,12 +72,12 @@ def in_order(X) -> tuple:
 
 
 def first_of_each(contents) -> np.ndarray:
-    """Return for each image the number of the first one that holds the same.
+    """Return, for each image, the index of the first image with the same content.
 
     Parameters
     ----------
     contents : sequence of bytes
-        As :func:`content` gives them.
+        Digests from :func:`content`.
 
     Returns
     -------
@@ -92,7 +94,7 @@ def first_of_each(contents) -> np.ndarray:
 
 
 def sources_of_parts(parts) -> list:
-    """Return the (row, path) of the images of several fits, rows counted on.
+    """Concatenate the (row, path) lists of several fits, renumbering the rows.
 
     Examples
     --------
@@ -108,26 +110,26 @@ def sources_of_parts(parts) -> list:
 
 
 def warn_of_copies(first):
-    """Say how many images are exact copies of an earlier one.
+    """Warn if some training images are exact copies of earlier ones.
 
     Parameters
     ----------
     first : ndarray of shape (n,), int
-        As :func:`first_of_each` gives it.
+        Result of :func:`first_of_each`.
     """
     copies = np.flatnonzero(first != np.arange(len(first)))
     if len(copies):
         warn(
             f"{len(copies)} of {len(first)} training images are exact copies of "
-            f"others (image {copies[0]} of image {first[copies[0]]}, counted from 0 "
-            "among the normal ones). They are held out together and count once for "
+            f"others (image {copies[0]} of image {first[copies[0]]}, counting the "
+            "normal images from 0). Copies are held out together and count once for "
             "the threshold. Remove them, or take more photographs.",
             UserWarning,
         )
 
 
 def suspects_among(scores, sources, known) -> list:
-    """Return the training images whose scores are suspect, the most anomalous first.
+    """Return the training images with suspect scores, the most anomalous first.
 
     Parameters
     ----------
@@ -135,12 +137,12 @@ def suspects_among(scores, sources, known) -> list:
         Held-out anomaly scores.
     sources : list of (row, path)
     known : NormalScores
-        Of these scores.
+        Statistics of these scores.
 
     Returns
     -------
     list of Bunch
-        With "row", "path" and "ratio", how many times the usual score theirs is.
+        With "row", "path" and "ratio", the score divided by the typical score.
     """
     odd = np.flatnonzero(known.suspects)
     ratios = scores / known.usual if known.usual > 0 else np.full(len(scores), np.inf)
@@ -151,14 +153,14 @@ def suspects_among(scores, sources, known) -> list:
 
 
 def warn_of_suspects(suspects, n):
-    """Name the training images that look odd among the other good ones.
+    """Warn about training images that look anomalous among the other normal ones.
 
     Parameters
     ----------
     suspects : list of Bunch
         With "row", "path" and "ratio", the most anomalous first.
     n : int
-        How many images were held out.
+        Number of held-out images.
     """
     if not suspects:
         return
@@ -170,8 +172,8 @@ def warn_of_suspects(suspects, n):
     more = f"; and {len(suspects) - 5} more" if len(suspects) > 5 else ""
     warn(
         f"{len(suspects)} of {n} training images look odd among the others: "
-        f"{'; '.join(names)}{more}. They stay part of the model, but the threshold "
-        "does not count them. Look at them, and fit again without those that show a "
-        "defect (suspects_ lists all of them).",
+        f"{'; '.join(names)}{more}. They stay in the model but are left out of the "
+        "threshold. Inspect them and fit again without those that show a defect "
+        "(suspects_ lists all of them).",
         UserWarning,
     )

@@ -1,6 +1,5 @@
-"""What all estimators of images share: range, alpha, all or nothing, an extractor."""
+"""Mixins shared by all image estimators: value range, alpha, extractor, clean fits."""
 
-import inspect
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,23 +12,24 @@ from skdinoad._inputs.images import as_images
 from skdinoad._typing import Self
 
 __all__ = [
+    "HasParts",
     "TakesImages",
     "UsesFeatures",
     "drawing_by",
     "fitted_extractor",
-    "forget",
+    "reset",
     "whole_numbers",
 ]
 
 
-def forget(estimator):
-    """Drop all that was learned: what ends in an underscore, as by convention."""
+def reset(estimator):
+    """Delete all fitted attributes, whose names end in an underscore."""
     for name in [name for name in vars(estimator) if name.endswith("_")]:
         delattr(estimator, name)
 
 
 def whole_numbers(value) -> list:
-    """Return a whole number, or a sequence of some, as a list; [] of anything else."""
+    """Return an integer or a sequence of integers as a list; [] for anything else."""
     try:
         found = np.atleast_1d(value)
     except ValueError:  # sequences of different lengths
@@ -38,19 +38,19 @@ def whole_numbers(value) -> list:
 
 
 def drawing_by(random_state):
-    """Return a RandomState for functions, whose parameters nothing else has checked."""
+    """Return a RandomState, for functions that do not validate their parameters."""
     try:
         return check_random_state(random_state)
     except ValueError as error:
         raise ValueError(
-            f"random_state={random_state!r}: expected a whole number in 0..2**32 - 1, "
+            f"random_state={random_state!r}: expected an integer in 0..2**32 - 1, "
             "a RandomState or None."
         ) from error
 
 
 def fitted_extractor(name, extractor, X):
-    """Return a fitted copy of the extractor that a parameter called ``name`` holds."""
-    lacking = [m for m in ("fit", "transform_frames") if not hasattr(extractor, m)]
+    """Return a fitted clone of the extractor passed as the parameter ``name``."""
+    lacking = [m for m in ("fit", "transform_affines") if not hasattr(extractor, m)]
     if lacking:
         raise TypeError(
             f"{name}={extractor!r} lacks {' and '.join(lacking)}; expected an "
@@ -60,29 +60,24 @@ def fitted_extractor(name, extractor, X):
 
 
 class TakesImages:
-    """For estimators whose X holds images, and not rows of numbers.
+    """Mixin for estimators whose X holds images instead of a feature matrix.
 
-    A ``fit`` that fails, or is interrupted, leaves them unfitted: what is half new,
-    half old would work in silence. ``fit`` learns inside ``with self._learning():``.
+    A ``fit`` that fails or is interrupted leaves the estimator unfitted; a mix of old
+    and new attributes would go unnoticed. ``fit`` runs inside
+    ``with self._learning():``.
     """
 
-    def __setstate__(self, state):
-        """Give parameters that a file of an earlier version lacks their defaults."""
-        known = inspect.signature(type(self)).parameters.values()
-        defaults = {p.name: p.default for p in known if p.default is not p.empty}
-        super().__setstate__({**defaults, **state})
-
-    def _forget(self):
-        forget(self)
+    def _reset(self):
+        reset(self)
 
     @contextmanager
     def _learning(self):
-        """Forget what was learned before, and all of it if the block fails."""
-        self._forget()
+        """Clear fitted attributes on entry, and again if the block fails."""
+        self._reset()
         try:
             yield
         except BaseException:
-            self._forget()
+            self._reset()
             raise
 
     def __sklearn_tags__(self):
@@ -92,50 +87,93 @@ class TakesImages:
         return tags
 
     def _images_to_fit(self, images):
-        """Return training images, read by the range of values that they have."""
-        if images.has_reader:  # whoever hands them over has learned it
+        """Return training images scaled by their own range of values."""
+        if images.has_reader:  # the caller has already learned the range
             return images
         return images.by_own_range()
 
     def _images_to_score(self, X):
-        """Return images, read by the range that fit has learned."""
+        """Return images scaled by the range learned in fit."""
         images = as_images(X)
         if images.has_reader:
             return images
         return images.read_by(getattr(self, "value_range_", None))
 
     def _learn_seen(self, images):
-        """Keep what all training images, read by now, have shown of themselves."""
+        """Store value range and alpha use of the training images, all read by now."""
         self.value_range_ = images.own_range
         self.hidden_pixels_ = images.hidden
         self._warn_without_alpha(images)
 
     def _warn_without_alpha(self, images):
-        """Say which images, read by now, lack the alpha that fit has seen."""
+        """Warn about images without alpha if the training images hid pixels."""
         names = images.without_alpha()
         if names and getattr(self, "hidden_pixels_", False):
             others = f" and {len(names) - 1} more images" if len(names) > 1 else ""
             warn(
-                f"{names[0]}{others} without alpha channel, but training images hide "
-                "pixels by theirs: here nothing is hidden, and what fit has never "
-                "seen counts. Pass the same region as alpha.",
+                f"{names[0]}{others} without alpha channel, but the training images "
+                "hide pixels by alpha. Here nothing is hidden, so regions that fit has "
+                "never seen are scored. Pass the same region as alpha.",
                 UserWarning,
             )
 
 
-class UsesFeatures(TakesImages):
-    """For estimators whose ``features=None`` stands for a default extractor."""
+class HasParts:
+    """For estimators whose parameters hold parts with parameters of their own.
+
+    ``_default_parts`` names them, and what None stands for.
+    """
+
+    _default_parts: dict[str, Any] = {}
 
     def set_params(self, **params: Any) -> Self:
-        """Set parameters; ``features__...`` reaches the default extractor too."""
-        nested = {k: params[k] for k in params if k.startswith("features__")}
+        """Set parameters; ``bank__...`` and the like reach default parts too.
+
+        Parameters
+        ----------
+        **params
+            The name of a parameter, or ``part__parameter``.
+
+        Returns
+        -------
+        self
+        """
+        nested = {k: params[k] for k in params if k.split("__")[0] in self._parts()}
+        nested = {k: params[k] for k in nested if "__" in k}
         super().set_params(**{k: params[k] for k in params if k not in nested})
-        if nested and self.features is None:
-            self.features = self._default_features()
+        for name in {key.split("__")[0] for key in nested}:
+            if getattr(self, name) is None:
+                setattr(self, name, self._parts()[name]())
         return super().set_params(**nested)
 
+    def _parts(self):
+        return self._default_parts
+
+    def _part(self, name):
+        """Return a part, or its default."""
+        part = getattr(self, name)
+        return self._parts()[name]() if part is None else part
+
+    def _validate_params(self):
+        super()._validate_params()
+        for name, default in self._default_parts.items():
+            part = self._part(name)
+            if not isinstance(part, default):
+                raise TypeError(
+                    f"{name}={part!r}: expected {default.__name__}(...) or None."
+                )
+            part._validate_params()
+
+
+class UsesFeatures(HasParts, TakesImages):
+    """For estimators whose ``features=None`` stands for a default extractor."""
+
+    def _parts(self):
+        default = getattr(self, "_default_features", None)  # needed for images alone
+        return {"features": default, **self._default_parts}
+
     def _images_at_once(self):
-        """How many images are read together: what the extractor says, if any."""
+        """Return the number of images read at once, as set by the extractor."""
         own = getattr(self.features_, "batch_size", 16)
         return getattr(self.features_, "images_at_once", own)
 
@@ -150,6 +188,5 @@ class UsesFeatures(TakesImages):
         if grid.ndim != 3 or grid.dtype.kind != "f":
             raise ValueError(
                 f"The features of an image have shape {grid.shape}, dtype {grid.dtype};"
-                " expected float (h, w, c). Is features= an extractor, and its "
-                "concatenate=True?"
+                " expected float (h, w, c). Is features= an extractor of patches?"
             )

@@ -1,6 +1,6 @@
-"""Image files: read whole, upright and with all their bits, or refused by name.
+"""Read image files completely, upright and with full bit depth, or raise an error.
 
-And names for those to write.
+Also chooses unique names for output files.
 """
 
 import io
@@ -20,60 +20,60 @@ __all__ = [
     "pillow_size",
     "read_bytes",
     "read_file",
-    "told_apart",
+    "unique_names",
 ]
 
-#: EXIF's tag for how the camera was held.
+#: EXIF tag of the camera orientation.
 _ORIENTATION = 0x0112
 
-#: Formats of several frames whose first one is the whole picture: a phone's photograph
-#: before its preview, a drawing before its layers.
+#: Multi-frame formats whose first frame is the complete picture; the other frames are
+#: previews (MPO) or layers (PSD).
 _FIRST_IS_THE_PICTURE = {"MPO", "PSD"}
 
-#: Formats of which Pillow gives 8 bits and does not say whether there are more.
+#: Formats that Pillow decodes to 8 bits without reporting a higher bit depth.
 _SILENT = {"JPEG2000", "AVIF"}
 
-#: Formats that are read of bytes, which anyone may have sent: those that folders are
-#: searched for (a JPEG may be an MPO). For others Pillow would run Ghostscript.
+#: Formats accepted from bytes, which may be untrusted: those that the data set loaders
+#: look for (a JPEG may be an MPO). For some others Pillow would run Ghostscript.
 _OF_STRANGERS = (
     *("PNG", "JPEG", "TIFF", "BMP", "DIB", "WEBP", "GIF", "TGA", "PPM"),
     *("JPEG2000", "AVIF"),
 )
 
-#: How an address begins that fsspec knows; no drive of Windows, which is one letter.
+#: Start of an fsspec address; Windows drives have one letter and do not match.
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]+(://|::)", re.IGNORECASE)
 
-#: Pixel modes whose channels OpenCV gives in a known order.
+#: Pixel modes whose channel order in OpenCV is known.
 _MODES = ("L", "LA", "RGB", "RGBA", "I")
 
 
 def read_file(path, name) -> np.ndarray:
-    """Return the pixels of an image file, upright as its EXIF data say.
+    """Return the pixels of an image file, rotated according to its EXIF orientation.
 
     Parameters
     ----------
     path : str or path
-        A file, or an address as "s3://bucket/0.png", of which the formats are read that
-        folders are searched for.
+        A file, or an fsspec address such as "s3://bucket/0.png". From addresses only
+        the formats that the data set loaders look for are read.
     name : str
-        What messages call the image.
+        Name of the image in messages.
 
     Returns
     -------
     ndarray of shape (H, W) or (H, W, 3) or (H, W, 4)
-        uint8, uint16 where the file has more than 8 bits, or the numbers of a file of
-        whole or real numbers; the fourth channel is alpha.
+        uint8; uint16 if the file has more than 8 bits; or the values of a 32-bit
+        integer or float file. The fourth channel is alpha.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        If there is no such file, or it is no image, damaged, too large, has pages, or
-        cannot be read with all its bits.
+        If the file does not exist, or is not an image, damaged, too large, has several
+        pages, or cannot be read with its full bit depth.
     RuntimeError
-        If the store of an address does not answer, or refuses: of the image that says
-        nothing, so that nobody takes it for broken.
+        If the remote store of an address fails or denies access. The image itself may
+        be intact, so this is not a ValueError.
     ImportError
-        If fsspec, or what it needs for such an address, is missing.
+        If fsspec, or the package it needs for such an address, is missing.
     """
     if is_address(path):
         return read_bytes(_fetched(path, name), name)
@@ -82,9 +82,9 @@ def read_file(path, name) -> np.ndarray:
 
 
 def read_bytes(content, name) -> np.ndarray:
-    """Return the pixels of what an image file holds, as :func:`read_file` does.
+    """Return the pixels of an encoded image in memory, like :func:`read_file`.
 
-    Only of the formats that folders are searched for.
+    Only the formats that the data set loaders look for are accepted.
     """
     if not content:
         raise ValueError(f"{name} cannot be read as an image: there are no bytes.")
@@ -92,13 +92,13 @@ def read_bytes(content, name) -> np.ndarray:
 
 
 class _Content(io.BytesIO):
-    def __repr__(self):  # Pillow's messages hold it
+    def __repr__(self):  # part of Pillow's error messages
         return f"of {len(self.getvalue())} bytes"
 
 
 def _read(source, name, formats=None):
-    # Pillow and not OpenCV: of a truncated file OpenCV returns the part it has, the
-    # rest grey, and a damaged photograph would be scored in silence.
+    # Pillow instead of OpenCV: OpenCV silently fills the missing part of a truncated
+    # file with grey, so a damaged photograph would be scored without an error.
     with _opened(source, name, formats) as image:
         deep = None
         if _has_lost_bits(image) or image.format in _SILENT:
@@ -107,9 +107,9 @@ def _read(source, name, formats=None):
 
 
 def file_size(path, name) -> tuple:
-    """Return (H, W) of an image file, of which only the header is read.
+    """Return (H, W) of an image file, reading only its header.
 
-    What lies at an address is fetched whole.
+    A file at an address is downloaded completely.
     """
     if is_address(path):
         return read_file(path, name).shape[:2]
@@ -119,12 +119,12 @@ def file_size(path, name) -> tuple:
 
 
 def from_pillow(image, name) -> np.ndarray:
-    """Return the pixels of an image of Pillow, as :func:`read_file` does of a file."""
+    """Return the pixels of a Pillow image, like :func:`read_file` for a file."""
     _refuse_pages(image, name)
     if _has_lost_bits(image) and not image.mode.startswith("I"):
         raise ValueError(
-            f"{name} has more than 8 bits per channel, of which Pillow gives 8: pass "
-            "its path in place of the opened image."
+            f"{name} has more than 8 bits per channel, but Pillow returns only 8: pass "
+            "its path instead of the opened image."
         )
     with _damage_named(name):
         image.load()
@@ -135,10 +135,10 @@ def from_pillow(image, name) -> np.ndarray:
 
 
 def pillow_size(image) -> tuple:
-    """Return (H, W) that an image of Pillow has when it is upright."""
+    """Return (H, W) of a Pillow image after rotation to upright."""
     if image.getexif().get(_ORIENTATION) not in (5, 6, 7, 8):
         return image.size[::-1]
-    # Of a TIFF some versions of Pillow turn the size, and others do not.
+    # For TIFF files some versions of Pillow swap the size and others do not.
     tags = getattr(image, "tag_v2", {})
     return tags.get(256, image.width), tags.get(257, image.height)
 
@@ -147,7 +147,7 @@ def pillow_size(image) -> tuple:
 
 
 def is_address(path) -> bool:
-    """Whether a path is an address for fsspec, and no file of this machine.
+    """Whether a path is an fsspec address instead of a local file.
 
     Examples
     --------
@@ -166,14 +166,14 @@ def _fetched(address, name):
             f"{name} is an address, and needs fsspec: pip install 'skdinoad[fsspec]'."
         ) from error
     try:
-        # Not fsspec.open, to which "[" and "*" in a name are patterns.
+        # Not fsspec.open, which treats "[" and "*" in names as patterns.
         store, path = fsspec.core.url_to_fs(address)
         return store.cat_file(path)
     except (FileNotFoundError, IsADirectoryError):
-        raise FileNotFoundError(f"{name} does not exist, or is no file.") from None
+        raise FileNotFoundError(f"{name} does not exist or is not a file.") from None
     except ImportError as error:
         raise ImportError(f"{name} cannot be fetched: {error}") from error
-    except Exception as error:  # each store has errors of its own
+    except Exception as error:  # each store raises its own exceptions
         raise RuntimeError(
             f"{name} cannot be fetched: {error or type(error).__name__}. Check the "
             "address, your access to it and the network, and try again."
@@ -189,7 +189,7 @@ def _opened(source, name, formats=None):
         image = Image.open(source, formats=formats)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large(name, error) from error
-    except Exception as error:  # a damaged header raises whatever it likes
+    except Exception as error:  # a damaged header may raise any exception
         raise ValueError(f"{name} cannot be read as an image: {error}") from error
     with image:
         most = Image.MAX_IMAGE_PIXELS
@@ -201,13 +201,13 @@ def _opened(source, name, formats=None):
 def _too_large(name, why):
     return ValueError(
         f"{name} cannot be read as an image: {why}; the limit is "
-        f"PIL.Image.MAX_IMAGE_PIXELS = {Image.MAX_IMAGE_PIXELS}. Cut the image in "
-        "parts, or raise that limit if you trust the file."
+        f"PIL.Image.MAX_IMAGE_PIXELS = {Image.MAX_IMAGE_PIXELS}. Cut the image into "
+        "parts, or raise this limit if you trust the file."
     )
 
 
 def _refuse_odd_files(path, name):
-    """Refuse, unopened, what is no file: reading a pipe would wait for ever."""
+    """Raise an error for anything but a regular file; reading a pipe would block."""
     try:
         found = os.stat(path)
     except FileNotFoundError:
@@ -217,7 +217,7 @@ def _refuse_odd_files(path, name):
     if stat.S_ISDIR(found.st_mode):
         why = "it is a folder; pass the paths of the files in it"
     elif not stat.S_ISREG(found.st_mode):
-        why = "it is a pipe, socket or device, and no file"
+        why = "it is a pipe, socket or device, not a regular file"
     elif not found.st_size:
         why = "the file is empty"
     else:
@@ -231,16 +231,16 @@ def _refuse_pages(image, name):
     if n > 1 and image.format not in _FIRST_IS_THE_PICTURE:
         raise ValueError(
             f"{name} holds {n} pages or frames ({image.format}); expected one image. "
-            "Save each as a file of its own, or read them yourself and pass arrays."
+            "Save each page as a separate file, or read them yourself and pass arrays."
         )
 
 
 @contextmanager
 def _damage_named(name):
-    """Name the file whose pixels or header cannot be read to the end."""
+    """Convert any decoding error to a ValueError that names the file."""
     try:
         yield
-    except Exception as error:  # a damaged file raises whatever it likes
+    except Exception as error:  # a damaged file may raise any exception
         raise ValueError(
             f"{name} is damaged or truncated, or of an unknown kind: {error}. Replace, "
             "convert or remove the file."
@@ -251,7 +251,7 @@ def _damage_named(name):
 
 
 def _has_lost_bits(image):
-    """Whether Pillow is to give, of an unread file, fewer bits than it has."""
+    """Whether Pillow would decode this file to fewer bits than it stores."""
     for codec, _, _, raw in getattr(image, "tile", []):
         if ";16" in str(raw) or codec == "SGI16":
             return True
@@ -261,24 +261,24 @@ def _has_lost_bits(image):
 
 
 def _read_deep(image, source, name):
-    """Return the pixels with all their bits; None if there are but 8."""
+    """Return the pixels with their full bit depth; None if it is 8 bits."""
     _refuse_pages(image, name)
     mode, raw = image.mode, str(image.tile)
     transparent = image.has_transparency_data
     with _damage_named(name):
         turn = image.getexif().get(_ORIENTATION)
-        image.load()  # OpenCV would not notice that a part is missing
+        image.load()  # OpenCV does not notice truncated files
         pixels = cv2.imdecode(_bytes_of(source), cv2.IMREAD_UNCHANGED)
     if pixels is not None and pixels.dtype == np.uint8:
         return None
     known = mode.startswith("I;16") or mode in _MODES
-    # Colours already multiplied with alpha are not divided by it by OpenCV.
+    # OpenCV does not undo premultiplied alpha (RGBa).
     if pixels is None or not known or "RGBa" in raw:
         raise _not_whole(image, mode, name)
     if transparent and (pixels.ndim == 2 or pixels.shape[2] != 4):
         raise _not_whole(image, f"{mode} with a transparent colour", name)
     pixels = _in_order(pixels, transparent)
-    # OpenCV turns TIFF files upright by itself, and no others.
+    # OpenCV rotates TIFF files to upright, but no other format.
     return pixels if image.format == "TIFF" else _upright(pixels, turn)
 
 
@@ -291,13 +291,13 @@ def _bytes_of(source):
 def _not_whole(image, mode, name):
     return ValueError(
         f"{name} ({image.format}, pixel mode {mode}) may have more than 8 bits per "
-        "channel, which cannot be read. Convert it to PNG, or read it yourself and "
-        "pass a uint16 array."
+        "channel, which cannot be read. Convert it to PNG, or read the file yourself "
+        "and pass a uint16 array."
     )
 
 
 def _in_order(pixels, transparent):
-    """Return OpenCV's channels as red, green, blue, and alpha if there is one."""
+    """Convert OpenCV's channel order to RGB, or RGBA if there is alpha."""
     if pixels.ndim == 2:
         return pixels
     order = [2, 1, 0, 3] if transparent else [2, 1, 0]
@@ -305,7 +305,7 @@ def _in_order(pixels, transparent):
 
 
 def _upright(pixels, orientation):
-    """Return pixels turned as EXIF's orientation says; odd values turn nothing."""
+    """Rotate or flip pixels by EXIF orientation; unknown values change nothing."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
@@ -315,19 +315,19 @@ def _upright(pixels, orientation):
     return pixels
 
 
-def told_apart(names, taken) -> list:
-    """Return names for files to write, of which none is taken twice.
+def unique_names(names, taken) -> list:
+    """Return unique names for output files.
 
     Parameters
     ----------
     names : iterable of str
     taken : set of str
-        Names that are taken already; the new ones are added.
+        Names already in use; the new names are added to it.
 
     Examples
     --------
-    >>> from skdinoad._inputs.files import told_apart
-    >>> told_apart(["a", "b", "a", "a"], taken={"b"})
+    >>> from skdinoad._inputs.files import unique_names
+    >>> unique_names(["a", "b", "a", "a"], taken={"b"})
     ['a', 'b_2', 'a_2', 'a_3']
     """
     out = []

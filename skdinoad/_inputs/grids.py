@@ -1,4 +1,4 @@
-"""What X may hold: images, or grids of the patch features of images."""
+"""Distinguish and validate the two forms of X: images or grids of patch features."""
 
 import numpy as np
 
@@ -15,8 +15,8 @@ __all__ = [
     "size_of",
 ]
 
-#: Features are compared by sums of squares in float32, which end at 3e38: what goes
-#: beyond would be infinite, and count as an invalid patch in silence.
+#: Distances are sums of squares in float32, which overflow at 3e38. Larger features
+#: would give infinite distances and silently count as invalid patches.
 _LARGEST = 1e15
 
 
@@ -30,13 +30,13 @@ def holds_images(X):
 
 
 def _is_grid(item):
-    """Whether one item is a grid of features and not an image, channels first."""
+    """Whether one item is a grid of features, not a channels-first image."""
     if item.ndim == 4 and item.dtype.kind == "f":
-        return True  # with layers apart
+        return True  # separate layers (h, w, l, c)
     if item.ndim != 3 or item.dtype.kind != "f" or item.shape[-1] <= 4:
         return False
     channels_first = item.shape[0] in (1, 3, 4) and min(item.shape[1:]) >= 16
-    return not channels_first or bool((item < 0).any())  # no pixel is negative
+    return not channels_first or bool((item < 0).any())  # pixels are never negative
 
 
 def check_grids(X):
@@ -46,24 +46,24 @@ def check_grids(X):
         if isinstance(grid, np.ma.MaskedArray):
             raise TypeError(
                 f"X[{row}] is a masked array, whose mask would be lost: pass "
-                "X.filled(np.nan), NaN where a patch is invalid."
+                "X.filled(np.nan), so that invalid patches are NaN."
             )
         if not _is_usable(grid):
             raise ValueError(
                 f"X[{row}] {_described(grid)}; expected float features (h, w, c), or "
-                "(h, w, l, c) with layers apart, within "
-                f"+-{_LARGEST:.0e}, or NaN where a patch is invalid."
+                "(h, w, l, c) with separate layers, within "
+                f"+-{_LARGEST:.0e}, or NaN for invalid patches."
             )
     return X
 
 
 def check_channels(X):
-    """Refuse grids of different channels, of which no detector makes one score."""
+    """Raise an error if the grids differ in their number of layers or channels."""
     for row, grid in enumerate(X):
         if grid.shape[2:] != X[0].shape[2:]:
             raise ValueError(
                 f"X[{row}] has shape {grid.shape}, X[0] {X[0].shape}: expected the "
-                "same channels. Use one extractor for all."
+                "same channels. Use one extractor for all images."
             )
 
 
@@ -73,7 +73,7 @@ def _is_usable(grid):
 
 
 def _largest(grid):
-    """Return the largest size of a number; NaN does not count."""
+    """Return the largest absolute value, ignoring NaN."""
     return float(np.fmax.reduce(np.abs(grid), axis=None))
 
 
@@ -86,33 +86,33 @@ def _described(grid):
 
 
 def nothing_valid(X, row):
-    """Return the error for an image of which nothing can be scored."""
+    """Return the error for an image without any patch that can be scored."""
     return ValueError(
-        f"{name_of(X, row)} has no valid patch where training images have one, so it "
-        "has no score. Check its alpha channel and alignment."
+        f"{name_of(X, row)} has no valid patch where the training images have one, so "
+        "it cannot be scored. Check its alpha channel and alignment."
     )
 
 
 def name_of(X, row):
-    """Return how messages call row ``row`` of X."""
+    """Return the name of row ``row`` of X in messages."""
     return X.name(row) if isinstance(X, Images) else f"X[{row}]"
 
 
 def path_of(X, row):
-    """Return the path of row ``row`` of X as text, None if it came as an array."""
+    """Return the path of row ``row`` of X as a string, or None for an array."""
     return X.path(row) if isinstance(X, Images) else None
 
 
 def size_of(X, row):
-    """Return (H, W) of an image, or (h, w) of a grid."""
+    """Return (H, W) of an image or (h, w) of a grid."""
     return X.size(row) if isinstance(X, Images) else X[row].shape[:2]
 
 
 def empty_grids(n, shape):
-    """Return an array for n grids (h, w, c) or (h, w, l, c).
+    """Return an uninitialised array for n grids (h, w, c) or (h, w, l, c).
 
-    It is stored as ([l,] h, w, n, c): detectors that keep a bank for each location get
-    it without a second copy.
+    Memory order is ([l,] h, w, n, c), so that detectors with one memory bank per
+    location need no second copy.
     """
     h, w, *layers, c = shape
     stored = np.empty((*layers, h, w, n, c), np.float32)

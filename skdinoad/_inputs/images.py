@@ -1,4 +1,4 @@
-"""Images in any accepted form, read one at a time as uint8 arrays."""
+"""Lazy sequence of images in any accepted form, read one at a time as uint8 arrays."""
 
 import copy
 import os
@@ -25,7 +25,7 @@ _ACCEPTED = (
     "list of such images, or file paths"
 )
 
-#: What stands for a file.
+#: Types that denote a file.
 _PATH = (str, os.PathLike)
 
 
@@ -39,7 +39,7 @@ def as_images(X, *, first=0) -> "Images":
         (n, H, W, 3) or (n, H, W, 4); a list or object array of single images of any
         sizes; a list or array of file paths, opened only when needed.
     first : int
-        What row 0 is called in messages, where X is a part of something larger.
+        Row number of X[0] in messages, if X is part of a larger collection.
 
     Raises
     ------
@@ -60,13 +60,13 @@ def as_images(X, *, first=0) -> "Images":
 
 
 def as_shown(X) -> "Images":
-    """Return X as images for the eye: hidden pixels as they are, deep ones scaled."""
+    """Return X as images for display: hidden pixels unchanged, deep images scaled."""
     return as_images(X).by_own_range(fill=False)
 
 
 @dataclass
 class _Notes:
-    """What was seen of images so far; all parts of one X share it."""
+    """Properties of the images read so far, shared by all slices of one X."""
 
     hidden: bool = False
     opaque: set = field(default_factory=set)  # rows without an alpha channel
@@ -74,21 +74,21 @@ class _Notes:
 
 
 class Images:
-    """A read-only sequence of images; made by :func:`as_images`.
+    """Read-only sequence of images, created by :func:`as_images`.
 
-    Indexing gives uint8 (H, W, 3), or (H, W, 4) where the image has an alpha channel
-    (128 and more = valid pixel), and raises an error naming row and path if that image
-    cannot be read. Floats are rounded to 8 bits; images of more bits are scaled by the
-    range that :meth:`read_by` was given. Hidden pixels have the colours of the nearest
-    valid ones, so that what lies there never matters. A slice or an index array gives
-    Images that still name rows by their number in the X first given.
+    Indexing returns uint8 (H, W, 3), or (H, W, 4) if the image has an alpha channel
+    (pixels with alpha of 128 and more are valid). It raises an error with row and path
+    if the image cannot be read. Floats are rounded to 8 bits; deeper images are scaled
+    by the range passed to :meth:`read_by`. Hidden pixels get the colour of the nearest
+    valid pixel, so that their content has no effect. A slice or an index array returns
+    Images that still name rows by their number in the original X.
 
     Attributes
     ----------
     has_reader : bool
-        Whether an estimator has said how to read them: then its parts need not ask.
+        Whether an estimator has already set how to scale the images.
     own_range : (int, int) or None
-        The range of :meth:`by_own_range`.
+        The range learned by :meth:`by_own_range`.
     hidden : bool
         Whether any image read so far has hidden pixels.
     """
@@ -111,24 +111,24 @@ class Images:
         return self._as_read(index, self._pixels(index))
 
     def name(self, index) -> str:
-        """Return how messages call an image: its row, and its path if it has one."""
+        """Return the name of an image in messages: its row, and its path if any."""
         return self._name(self._rows[index])
 
     def path(self, index) -> str | None:
-        """Return the path of an image's file, None if it came as an array."""
+        """Return the path of an image, or None if it was passed as an array."""
         item = self._source[self._rows[index]]
         return os.fspath(item) if isinstance(item, _PATH) else None
 
     def row(self, index) -> int:
-        """Return the row of an image, as messages count it."""
+        """Return the row number of an image in messages."""
         return int(self._first + self._rows[index])
 
     def as_given(self):
-        """Return these images in the form that X had."""
+        """Return these images in the form in which X was passed."""
         return take(self._source, self._rows)
 
     def size(self, index) -> tuple:
-        """Return (H, W) of an image; of a file only the header is read, once."""
+        """Return (H, W) of an image; of a file only the header is read, and cached."""
         row, sizes = self._rows[index], self._notes.sizes
         if row not in sizes:
             sizes[row] = self._size(self._source[row], self.name(index))
@@ -137,14 +137,14 @@ class Images:
     # -- depth ------------------------------------------------------------------------
 
     def learn_range(self):
-        """Return the range of values that scales images like these.
+        """Return the range of values for scaling images like these to 8 bits.
 
         Returns
         -------
         (int, int) or None
-            Lowest and highest value of all visible pixels, each moved outwards by a
-            quarter of their distance so that a defect darker or brighter than any
-            training image still differs from it. None if the first image has 8 bits.
+            Lowest and highest value of all visible pixels, widened on both sides by a
+            quarter of their difference, so that defects darker or brighter than all
+            training images are not clipped. None if the first image has 8 bits.
         """
         if not is_deep(self._pixels(0)):
             return None
@@ -155,16 +155,16 @@ class Images:
         return widened(min(lowest), max(highest))
 
     def read_by(self, value_range, *, fill=True) -> "Images":
-        """Return the same images, read as :func:`to_uint8` does with these settings."""
+        """Return the same images, read by :func:`to_uint8` with these settings."""
         return self._like(has_reader=True, _range=value_range, _fill=fill)
 
     def by_own_range(self, *, fill=True) -> "Images":
-        """Return the same images, read by the range learned from them."""
+        """Return the same images, scaled by the range learned from them."""
         own = self.learn_range()
         return self.read_by(own, fill=fill)._like(own_range=own)
 
     def full(self, index) -> np.ndarray:
-        """Return an image with all its bits, hidden pixels filled; to be compared."""
+        """Return an image with its full bit depth, for comparing images."""
         pixels = self._pixels(index)
         if is_deep(pixels):
             return full_depth(pixels, self.name(index))
@@ -174,7 +174,7 @@ class Images:
 
     @property
     def scaled(self):
-        """Whether they have more bits than 8, of which indexing leaves 8."""
+        """Whether the images have more than 8 bits and are scaled down to 8."""
         return self._range is not None
 
     @property
@@ -182,7 +182,7 @@ class Images:
         return self._notes.hidden
 
     def read_all(self):
-        """Read every image once, so that what is known of them is complete."""
+        """Read every image once, so that ``hidden`` and the sizes are complete."""
         for _ in self:
             pass
 
@@ -204,8 +204,8 @@ class Images:
         size = self._notes.sizes.setdefault(row, image.shape[:2])
         if size != image.shape[:2]:
             raise ValueError(
-                f"{name} had size {size} when it was looked at first, and "
-                f"{image.shape[:2]} now: it has changed in between. Try again."
+                f"{name} had size {size} when it was first read and has size "
+                f"{image.shape[:2]} now: the file has changed in between. Try again."
             )
 
     # -- private ----------------------------------------------------------------------
@@ -229,7 +229,7 @@ class Images:
         return tuple(np.shape(item)[:2])
 
     def _pixels(self, index):
-        """Return the pixels of an image as they are given."""
+        """Return the unconverted pixels of an image."""
         item, name = self._source[self._rows[index]], self.name(index)
         if isinstance(item, _PATH):
             return read_file(item, name)
@@ -239,10 +239,10 @@ class Images:
 
 
 def take(X, rows):
-    """Return the rows of X (an array, a list or Images) that an index array names."""
+    """Return the rows of X (an array, a list or Images) selected by an index array."""
     if isinstance(X, (list, tuple)):
         return [X[i] for i in rows]
-    if hasattr(X, "iloc"):  # pandas counts by labels, which need not be positions
+    if hasattr(X, "iloc"):  # pandas indexes by label, not by position
         X = np.asarray(X)
     return X[rows]
 
@@ -274,8 +274,8 @@ def _check_array(X):
     if X.dtype.kind in "OUT":
         if X.ndim != 1:
             raise ValueError(
-                f"X is an {described}; expected a 1-D array of paths "
-                "or images, without labels beside them."
+                f"X is an {described}; expected a 1-D array of paths or images; pass "
+                "labels separately."
             )
         return
     if X.ndim == 3 and X.shape[-1] in (1, 3, 4):
@@ -293,34 +293,34 @@ def _check_array(X):
 
 
 def _as_array(item, name):
-    """Return an image, or a batch of them, as an array; masks are not lost."""
+    """Return an image or a batch as an array; masked arrays raise an error."""
     if isinstance(item, np.ma.MaskedArray):
         raise TypeError(
-            f"{name} is a masked array, whose mask would be lost. Pass images with "
-            "alpha, 0 where they are masked: np.dstack([image.data, alpha])."
+            f"{name} is a masked array, whose mask would be lost. Pass images with an "
+            "alpha channel that is 0 where masked: np.dstack([image.data, alpha])."
         )
     if isinstance(item, (list, tuple)) and any(map(_is_image, item)):
         raise TypeError(
-            f"{name} is a {type(item).__name__} of {len(item)} things, which looks "
+            f"{name} is a {type(item).__name__} of {len(item)} items, which looks "
             "like a pair of image and label; expected an image. Pass images and "
-            "labels apart: X = [image for image, _ in pairs], y = [...]."
+            "labels separately: X = [image for image, _ in pairs], y = [...]."
         )
     try:
         return np.asarray(_off_device(item))
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
-            f"{name} is a {type(item).__name__}, of which no array can be made: "
-            f"{error}. Expected {_ACCEPTED}."
+            f"{name} is a {type(item).__name__}, which cannot be converted to an "
+            f"array: {error}. Expected {_ACCEPTED}."
         ) from error
 
 
 def _is_image(thing):
-    # A list of lists has no ndim: numbers of one image, row by row.
+    # Nested lists have no ndim: they hold the pixel values of one image.
     return isinstance(thing, (*_PATH, Image.Image)) or getattr(thing, "ndim", 0) > 1
 
 
 def _off_device(item):
-    """Return a tensor of torch as one that numpy takes; all else as it is."""
+    """Return a torch tensor in a form numpy accepts; anything else unchanged."""
     if not hasattr(item, "detach"):
         return item
     item = item.detach().cpu()

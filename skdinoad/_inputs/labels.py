@@ -1,4 +1,4 @@
-"""Labels: +1 normal, -1 anomalous, as for every outlier detector of scikit-learn."""
+"""Validate labels: +1 normal, -1 anomalous, as in scikit-learn's outlier detection."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ __all__ = [
 
 
 def named_array(value, name, dtype=None) -> np.ndarray:
-    """Return a value as an array, or raise a ValueError that names it."""
+    """Convert a value to an array, or raise a ValueError that names it."""
     try:
         return np.asarray(value, dtype)
     except (TypeError, ValueError) as error:
@@ -31,7 +31,7 @@ def to_labels(y: ArrayLike, *, defect: Any = 1) -> np.ndarray:
     y : array-like of shape (n,)
         Labels of any kind: 0/1, booleans, names of defect kinds.
     defect : scalar or sequence, default=1
-        The value, or values, that mean "anomalous"; all others mean normal.
+        The value or values that mean "anomalous"; all others mean "normal".
 
     Returns
     -------
@@ -40,8 +40,8 @@ def to_labels(y: ArrayLike, *, defect: Any = 1) -> np.ndarray:
     Raises
     ------
     ValueError
-        If ``y`` is not one-dimensional, holds -1 and thus is translated already, or
-        holds names of which none is ``defect``.
+        If ``y`` is not one-dimensional, already holds -1, or holds names of which none
+        is ``defect``.
 
     Examples
     --------
@@ -66,13 +66,13 @@ def to_labels(y: ArrayLike, *, defect: Any = 1) -> np.ndarray:
 
 
 def normal_rows(y, n: int) -> np.ndarray:
-    """Return the indices of the rows that ``y`` does not call anomalous.
+    """Return the indices of the rows that ``y`` labels as normal.
 
     Parameters
     ----------
     y : None, array-like of shape (n,), or masks
-        Labels +1 / -1; or masks of shape (n, H, W), or a list of (H, W) masks, where
-        any true pixel makes the image anomalous and None stands for an empty mask.
+        Labels +1 / -1; or masks of shape (n, H, W), or a list of (H, W) masks. An image
+        with any True pixel is anomalous; None stands for an empty mask.
     n : int
         Number of samples.
 
@@ -102,7 +102,7 @@ def normal_rows(y, n: int) -> np.ndarray:
 def labels_of(y, n: int) -> np.ndarray:
     """Return +1 / -1 for each of n samples, from labels or masks.
 
-    Parameters are as in :func:`normal_rows`, None excepted.
+    Parameters are as in :func:`normal_rows`, except that y must not be None.
     """
     if not hasattr(y, "__len__") or (isinstance(y, np.ndarray) and not y.ndim):
         raise ValueError(f"y is {y!r}; expected labels (n,) or masks (n, H, W).")
@@ -114,14 +114,14 @@ def labels_of(y, n: int) -> np.ndarray:
 
 
 def _marks(mask, row):
-    """Whether a mask has a true pixel; None stands for an empty one."""
+    """Whether a mask has a True pixel; None stands for an empty mask."""
     if mask is None:
         return False
     mask = named_array(mask, f"y[{row}]")
-    if mask.ndim != 2:  # the alpha of an RGBA picture would mark every image
+    if mask.ndim != 2:  # an RGBA image's alpha would mark every image as anomalous
         raise ValueError(
             f"y[{row}] has shape {mask.shape}; expected a mask (H, W) in each row, "
-            "or None where nothing is anomalous."
+            "or None if nothing is anomalous."
         )
     if mask.dtype.kind not in "buif" or (mask != mask).any():  # NaN would be true
         raise ValueError(
@@ -132,20 +132,20 @@ def _marks(mask, row):
 
 
 def are_masks(y):
-    """Whether y holds masks; labels otherwise."""
+    """Whether y holds masks rather than labels."""
     return any(_dimensions(entry) >= 2 for entry in y)
 
 
 def _dimensions(entry):
-    """Return what np.ndim does; 1 of lists in which nothing but labels can be."""
+    """Return np.ndim, or 1 for ragged lists, which cannot be masks."""
     try:
         return np.ndim(entry)
-    except ValueError:  # of different lengths
+    except ValueError:  # rows of different lengths
         return 1
 
 
 def check_labels(y):
-    """Return labels as an array, or say what is wrong with them."""
+    """Return labels as an array, or raise a ValueError that explains the problem."""
     y = named_array(y, "y")
     if y.ndim != 1 or y.dtype.kind not in "iuf" or not np.isin(y, [1, -1]).all():
         found = list(dict.fromkeys(map(repr, y.ravel().tolist())))[:5]
@@ -153,11 +153,11 @@ def check_labels(y):
             f"y holds [{', '.join(found)}] (shape {y.shape}, dtype {y.dtype}); "
             "expected +1 (normal) and -1 (anomalous), as everywhere in scikit-learn's "
             "outlier detection. With 0/1 labels scikit-learn's roc_auc would silently "
-            "give 1 - AUC. Translate them, and say which value means a defect: "
+            "give 1 - AUC. Convert them, and say which value means a defect: "
             "skdinoad.to_labels(y, "
             "defect=1) if 1 or True is a defect, to_labels(is_good, defect=False) if "
             "True is good, to_labels(y, defect=['crack']) for names. (If you gave "
-            "+1/-1: cross_val_predict(method='decision_function') makes 0/1 of them by "
-            "itself; give it normal images and y=None.)"
+            "+1/-1: cross_val_predict(method='decision_function') converts them to "
+            "0/1 itself; give it normal images and y=None.)"
         )
     return y

@@ -1,4 +1,4 @@
-"""The pixels of one image: checked, brought to 8 bits, hidden ones filled."""
+"""Validate one image, convert it to 8 bits and fill its hidden pixels."""
 
 import cv2
 import numpy as np
@@ -12,29 +12,29 @@ __all__ = [
     "widened",
 ]
 
-#: The colour of an image that is hidden as a whole: about the mean of photographs.
+#: Fill colour of an image without any valid pixel: about the mean of photographs.
 _NOTHING = np.array((124, 116, 104), np.uint8)
 
 
 def to_uint8(image, name, value_range=None, *, fill=True) -> np.ndarray:
-    """Return one image as uint8 (H, W, 3), or (H, W, 4) where it has alpha.
+    """Convert one image to uint8 (H, W, 3), or (H, W, 4) if it has alpha.
 
     Parameters
     ----------
     image : ndarray of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)
         uint8, float 0..1, or uint16 with a ``value_range``.
     name : str
-        What messages call the image.
+        Name of the image in messages.
     value_range : (int, int) or None
-        Values of uint16 images that become 0 and 255; None = expect 8 bits.
+        Values of uint16 images that map to 0 and 255; None expects 8-bit images.
     fill : bool
         Whether hidden pixels (alpha below half) get the colour of the nearest valid
-        one, so that what lies there never matters. False is for showing.
+        pixel, so that their content has no effect. Use False for display.
 
     Raises
     ------
     ValueError
-        If shape, dtype, depth or a value that is not hidden is not as above.
+        If shape, dtype, bit depth or a visible value is invalid.
     """
     image = _with_channels(image, name)
     if is_deep(image) != (value_range is not None):
@@ -52,27 +52,27 @@ def to_uint8(image, name, value_range=None, *, fill=True) -> np.ndarray:
 
 
 def is_deep(image) -> bool:
-    """Whether an image has 9 to 16 bits, in either order of bytes."""
+    """Whether an image has 9 to 16 bits, in either byte order."""
     return image.dtype.kind == "u" and image.dtype.itemsize == 2
 
 
 def hidden_pixels(image) -> np.ndarray:
-    """Return which pixels (H, W) of an image with alpha are invalid."""
-    # Half of a float's 1, of uint8's 255, of uint16's 65535.
+    """Return a mask (H, W) of the invalid pixels of an image with alpha."""
+    # Half of the maximum: 1 for float, 255 for uint8, 65535 for uint16.
     half = 0.5 if image.dtype.kind == "f" else 2 ** (8 * image.dtype.itemsize - 1)
     return image[..., 3] < half
 
 
 def full_depth(image, name) -> np.ndarray:
-    """Return a deep image as uint16 (H, W, 3), or (H, W, 4) with 0 where hidden."""
-    image = _with_channels(image, name).astype(np.uint16)  # in this machine's order
+    """Return a deep image as uint16 (H, W, 3), or (H, W, 4) with hidden pixels 0."""
+    image = _with_channels(image, name).astype(np.uint16)  # native byte order
     if image.shape[-1] == 4:
         return np.where(hidden_pixels(image)[..., np.newaxis], np.uint16(0), image)
     return np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
 
 
 def value_limits(image, name) -> tuple:
-    """Return the lowest and the highest value of the visible pixels of an image.
+    """Return the minimum and maximum of the visible pixels of an image.
 
     Both are None if all pixels are hidden.
     """
@@ -80,7 +80,7 @@ def value_limits(image, name) -> tuple:
     if not is_deep(image):
         raise ValueError(
             f"{_described(image, name)} (8 bits), but the first image has 16 bits "
-            "(uint16): training images must have one depth."
+            "(uint16): all training images must have one depth."
         )
     values = image
     if image.shape[-1] == 4:
@@ -89,7 +89,7 @@ def value_limits(image, name) -> tuple:
 
 
 def widened(low, high) -> tuple:
-    """Return limits wider by a quarter of their distance on either side, in 16 bits."""
+    """Widen a 16-bit range on both sides by a quarter of its width."""
     margin = max(1, (high - low) // 4)
     return max(0, low - margin), min(65535, high + margin)
 
@@ -124,7 +124,7 @@ def _check_dtype(image, name):
 
 
 def _on_colour(hidden):
-    """Return hidden pixels (H, W) as a mask (H, W, 4) that leaves alpha alone."""
+    """Expand hidden pixels (H, W) to a mask (H, W, 4) that excludes alpha."""
     return hidden[..., np.newaxis] & np.array([True, True, True, False])
 
 
@@ -151,27 +151,28 @@ def _unit_float_to_uint8(image, described):
         count = np.count_nonzero(~np.isfinite(image))
         raise ValueError(
             f"{described} and {count} NaN or infinite values; expected values in "
-            "0..1. Repair or remove the image."
+            "0..1. Correct or remove the image."
         )
     if low < -1e-6 or high > 1 + 1e-6:
         raise ValueError(
-            f"{described} and values from {low:.5g} to {high:.5g}; float images are "
-            f"expected in 0..1. {_float_remedy(low, high)}"
+            f"{described} and values from {low:.5g} to {high:.5g}; expected float "
+            f"images in 0..1. {_float_remedy(low, high)}"
         )
     return np.round(image.clip(0, 1) * 255).astype(np.uint8)
 
 
 def _fill(image, hidden):
-    """Give hidden pixels, in place, the colours of the nearest valid ones.
+    """Give hidden pixels the colours of the nearest valid ones, in place.
 
-    A network, and whatever blurs or resizes, then sees the image go on at the edge of
-    the valid region. With one colour there held-out scores of aligned parts spread.
+    Networks, blurring and resizing then see no artificial edge at the border of the
+    valid region. With a constant fill colour the held-out scores of aligned parts
+    spread more.
     """
     valid, alpha = ~hidden, image[..., 3].copy()
     if not valid.any():
         image[..., :3] = _NOTHING
         return
-    whole = image.view(np.uint32)[..., 0]  # four channels at once: three times as fast
+    whole = image.view(np.uint32)[..., 0]  # four channels at once: three times faster
     labels = _nearest_valid(hidden)
     colors = np.zeros(labels.max() + 1, np.uint32)
     colors[labels[valid]] = whole[valid]
@@ -180,7 +181,7 @@ def _fill(image, hidden):
 
 
 def _nearest_valid(hidden):
-    """Return for each pixel (H, W) the number of the valid one nearest to it."""
+    """Return, for each pixel (H, W), the label of the nearest valid pixel."""
     kind = {"distanceType": cv2.DIST_L2, "maskSize": 5}
     kind["labelType"] = cv2.DIST_LABEL_PIXEL
     return cv2.distanceTransformWithLabels(hidden.astype(np.uint8), **kind)[1]
@@ -189,8 +190,8 @@ def _nearest_valid(hidden):
 # -- messages -----------------------------------------------------------------------
 
 _SCALE = (
-    "Scale all images alike, training and test, to floats: (X - low) / (high - low), "
-    "clipped to 0..1."
+    "Scale all training and test images to floats in the same way: "
+    "(X - low) / (high - low), clipped to 0..1."
 )
 
 
@@ -199,7 +200,7 @@ def _described(image, name):
 
 
 def _bits(high):
-    """Return in words how many bits a camera has whose values reach ``high``."""
+    """Return the bit depth of a camera with values up to ``high``, as text."""
     return f"{next(bits for bits in (8, 10, 12, 14, 16) if high < 2**bits)} bits"
 
 
@@ -217,13 +218,13 @@ def _integer_remedy(image):
     if image.dtype.kind not in "iu":
         return "Convert it."
     low, high = int(image.min()), int(image.max())
-    values = f"Its values reach from {low} to {high}"
+    values = f"Its values range from {low} to {high}"
     if low < 0 or high >= 2**16:
         return f"{values}. {_SCALE}"
     if high < 256:
         return (
-            f"{values}: pass X.astype(np.uint8) if those of all images are below 256, "
-            "X.astype(np.uint16) if not."
+            f"{values}: pass X.astype(np.uint8) if the values of all images are below "
+            "256, X.astype(np.uint16) otherwise."
         )
     return f"{values}, which looks like {_bits(high)}: pass X.astype(np.uint16)."
 
@@ -233,14 +234,14 @@ def _other_depth(image, name, value_range):
     if value_range is not None:
         return ValueError(
             f"{described}; expected 16 bits (uint16) as in the training images, whose "
-            f"range {value_range} scales all. Pass images of the same depth, or fit on "
-            "such as these."
+            f"range {value_range} scales all images. Pass images of the same depth, or "
+            "fit on images like these."
         )
     high = int(image[..., :3].max())
     return ValueError(
         f"{described} and values up to {high}, which looks like {_bits(high)}; "
-        "expected 8 bits (uint8, or float 0..1) as in the images of fit or before "
-        "this one. Deeper images are scaled by the range of the training images: fit "
-        "on images that all are deep. Do not divide by 65535: fewer bits would be "
-        "nearly black."
+        "expected 8 bits (uint8, or float 0..1) as in the training images or the "
+        "images before this one. Deeper images are scaled by the range of the training "
+        "images, so all training images must be deep. Do not divide by 65535: images "
+        "of 10 or 12 bits would become nearly black."
     )

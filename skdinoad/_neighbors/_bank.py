@@ -1,4 +1,4 @@
-"""A memory bank without locations: every vector is compared with every query."""
+"""A memory bank without locations: every query is compared with all vectors."""
 
 import numpy as np
 
@@ -7,23 +7,23 @@ from skdinoad._neighbors._flat import nearest
 from skdinoad._neighbors._index import build_index, search_index
 from skdinoad._neighbors._norms import squared_norms
 
-__all__ = ["MemoryBank"]
+__all__ = ["PatchVectors"]
 
 
-class MemoryBank:
-    """Nominal vectors of many images, searched as one set, each layer apart.
+class PatchVectors:
+    """Nominal vectors of many images, searched as one set, separately for each layer.
 
     Parameters
     ----------
     vectors : ndarray of shape (m, l * c), float32 or float16
-        The vectors of all l layers of a patch side by side. Thinning keeps or drops a
-        patch in all of them, so that one choice serves all layers.
+        The concatenated vectors of all l layers of a patch. Subsampling keeps or drops
+        a patch in all layers.
     image : ndarray of shape (m,), int
-        The image that each vector comes from.
+        Index of the image of each vector.
     turned : ndarray of shape (m,), bool
-        Whether it comes from a turned copy of that image.
+        Whether the vector comes from a rotated copy of that image.
     n_layers : int
-        How many layers lie side by side.
+        Number l of concatenated layers.
     """
 
     def __init__(self, vectors, image, turned, n_layers=1):
@@ -32,13 +32,13 @@ class MemoryBank:
         self._see_layers()
 
     def _see_layers(self):
-        """Keep a view of each layer: a GPU's copy of it lives as long as the view."""
+        """Create a view of each layer; its GPU copy lives as long as the view."""
         self._layers = np.split(self.vectors, self.n_layers, axis=1)
         self._squares = [squared_norms(part) for part in self._layers]
 
     @classmethod
     def join(cls, parts, n_layers=1):
-        """Return the bank of a list of (vectors, image, turned), one per picture."""
+        """Return the bank of a list of (vectors, image, turned), one per image."""
         sizes = [len(vectors) for vectors, _, _ in parts]
         image = np.repeat([i for _, i, _ in parts], sizes).astype(np.int32)
         turned = np.repeat([t for _, _, t in parts], sizes).astype(bool)
@@ -47,15 +47,15 @@ class MemoryBank:
 
     @classmethod
     def merge(cls, banks, firsts, dtype):
-        """Return the bank of several, as :meth:`join` would order their pictures.
+        """Merge several banks, with images in the order of :meth:`join`.
 
         Parameters
         ----------
-        banks : list of MemoryBank
+        banks : list of PatchVectors
         firsts : list of int
-            The number that image 0 of each bank gets.
+            New index of image 0 of each bank.
         dtype : str
-            Of the vectors.
+            Dtype of the vectors.
         """
         vectors = np.concatenate([b.vectors.astype(dtype, copy=False) for b in banks])
         image = np.concatenate([b.image + first for b, first in zip(banks, firsts)])
@@ -69,7 +69,7 @@ class MemoryBank:
         return len(self.vectors)
 
     def __getstate__(self):
-        """Pickle no views: each would be a copy."""
+        """Exclude views, which would be pickled as copies."""
         hidden = ("_layers", "_squares")
         return {name: part for name, part in vars(self).items() if name not in hidden}
 
@@ -82,36 +82,36 @@ class MemoryBank:
         return self._layers[j]
 
     def of(self, i) -> np.ndarray:
-        """Return the vectors of image i as it was given, in the order given."""
+        """Return the vectors of the unrotated image i, in their original order."""
         return self.vectors[(self.image == i) & ~self.turned]
 
-    def select(self, rows) -> "MemoryBank":
-        """Return the bank of some rows: a boolean array or an index."""
+    def select(self, rows) -> "PatchVectors":
+        """Return the bank of some rows, given by a boolean or index array."""
         parts = self.vectors[rows], self.image[rows], self.turned[rows]
-        return MemoryBank(*parts, self.n_layers)
+        return PatchVectors(*parts, self.n_layers)
 
-    def in_order(self, rank) -> "MemoryBank":
-        """Return the bank sorted by the rank of its images, turned copies behind."""
+    def in_order(self, rank) -> "PatchVectors":
+        """Return the bank sorted by the rank of its images, rotated copies last."""
         order = np.lexsort([rank[self.image], self.turned])
         return self if (np.diff(order) == 1).all() else self.select(order)
 
-    def extend(self, other) -> "MemoryBank":
-        """Return this bank with another one behind it."""
+    def extend(self, other) -> "PatchVectors":
+        """Return this bank with another bank appended."""
         names = ("vectors", "image", "turned")
         pairs = [(getattr(self, name), getattr(other, name)) for name in names]
-        return MemoryBank(*map(np.concatenate, pairs), self.n_layers)
+        return PatchVectors(*map(np.concatenate, pairs), self.n_layers)
 
-    def thinned(self, n, sampling, random_state, *, verbose=False) -> "MemoryBank":
+    def thinned(self, n, sampling, random_state, *, verbose=False) -> "PatchVectors":
         """Return a bank of at most n vectors, a coreset or a random subset."""
         if n >= len(self):
             return self
         if sampling == "random":
             return self.select(random_subset(len(self), n, random_state))
-        # Rising rows: neighbours in memory are neighbours in the image.
+        # Ascending rows: neighbours in memory are neighbours in the image.
         return self.select(np.sort(k_centre(self.vectors, n, verbose=verbose)))
 
-    def indexed(self, seed) -> "MemoryBank":
-        """Build an approximate index of each layer; queries ask them from then on."""
+    def indexed(self, seed) -> "PatchVectors":
+        """Build an approximate index of each layer, used by all later queries."""
         self.indices = [build_index(part, seed) for part in self._layers]
         return self
 
@@ -123,13 +123,13 @@ class MemoryBank:
         queries : ndarray of shape (q, l * c), float32
         k : int
         without : array-like of int, or None
-            Images whose vectors, turned or not, are not looked at. Always exact.
+            Images to exclude, with their rotated copies. The search is then exact.
         device : str or torch.device
 
         Returns
         -------
         ndarray of shape (l, q), float32
-            By layer; NaN if no vector counts.
+            One row per layer; NaN if all vectors are excluded.
         """
         hidden = None if without is None else np.isin(self.image, without)
         parts = np.split(queries, self.n_layers, axis=1)

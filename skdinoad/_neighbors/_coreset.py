@@ -1,4 +1,4 @@
-"""Smaller banks: greedy k-centre coresets and random subsets."""
+"""Subsample banks: greedy k-centre coresets and random subsets."""
 
 import numpy as np
 import torch
@@ -10,21 +10,21 @@ from skdinoad._neighbors._norms import squared_norms
 
 __all__ = ["k_centre", "k_centre_images", "k_centre_local", "random_subset"]
 
-#: Farthest points among which centres are picked before all distances are updated.
+#: Number of farthest points from which centres are chosen between two updates.
 _CANDIDATES = 512
 
-#: Points whose distances to new centres are computed at a time.
+#: Number of points per step when updating distances to new centres.
 _ROWS = 4096
 
 
 @torch.inference_mode()
 def k_centre(X, n, *, verbose=False) -> np.ndarray:
-    """Choose n rows so that no row is far from a chosen one: greedy k-centre.
+    """Choose n rows as a coreset by greedy k-centre.
 
-    Each choice is the row farthest from all chosen before, the first one the row
-    nearest to the mean. The largest distance left is at most twice the least that any
-    n rows could reach (Gonzalez 1985); PatchCore (Roth et al., CVPR 2022,
-    arXiv 2106.08265, algorithm 1) thins its memory bank so.
+    The first choice is the row nearest to the mean; each further choice is the row
+    farthest from all previous ones. The largest remaining distance is at most twice the
+    optimum for n rows (Gonzalez 1985). PatchCore (Roth et al., CVPR 2022,
+    arXiv 2106.08265, algorithm 1) subsamples its memory bank in this way.
 
     Parameters
     ----------
@@ -36,15 +36,15 @@ def k_centre(X, n, *, verbose=False) -> np.ndarray:
     Returns
     -------
     rows : ndarray of shape (n,), int64
-        In the order chosen: the first k of them are the choice for n = k.
+        In the order of choice: the first k rows are the result for n = k.
 
     Notes
     -----
-    Exact, and deterministic. The plain algorithm reads all of X for each choice and is
-    bound by memory. Here many choices share one reading: all rows but the candidates,
-    the farthest few, are no farther than the nearest candidate; so while the farthest
-    candidate is not nearer than that, it is the farthest row of all. Once no
-    candidate qualifies, all distances are updated by one matrix product.
+    The result is exact and deterministic. The plain algorithm reads all of X for each
+    choice and is limited by memory bandwidth. Here many choices share one pass over X.
+    The farthest rows are candidates; all other rows are at most as far as the nearest
+    candidate was. As long as the farthest candidate is at least at this distance, it is
+    the farthest row of all. Otherwise all distances are updated by one matrix product.
 
     Examples
     --------
@@ -69,20 +69,20 @@ def k_centre(X, n, *, verbose=False) -> np.ndarray:
 
 
 def _update(gap, X, squares, centres):
-    """Lower each row's squared distance to its centre by new centres, in place."""
+    """Update each row's squared distance to its nearest centre in place."""
     C, norms = X[centres].float() * -2, squares[centres]
     for start in range(0, len(X), _ROWS):
         rows = slice(start, start + _ROWS)
         nearest = linear(X[rows].float(), C, norms).amin(1)
         gap[rows] = torch.minimum(gap[rows], nearest + squares[rows])
-    gap[centres] = -torch.inf  # never chosen again, not even when all gaps are 0
+    gap[centres] = -torch.inf  # never chosen again, even if all gaps are 0
 
 
 def _choose(gap, X, squares, n):
-    """Return the next choices, up to n: one at least."""
+    """Return the next choices, at least one and at most n."""
     gaps, rows = gap.topk(min(_CANDIDATES, len(gap)))
     C, norms, limit = X[rows].float(), squares[rows], gaps[-1].item()
-    # All pairs in one product: a choice then reads one row of this, not all of C.
+    # Distances of all pairs: each choice then reads one row of it instead of all of C.
     apart = linear(C * -2, C, norms) + norms[:, None]
     chosen = []
     while len(chosen) < n:
@@ -96,7 +96,7 @@ def _choose(gap, X, squares, n):
 
 
 def k_centre_images(bank, n) -> np.ndarray:
-    """Choose n of the m images of a bank by locations, by greedy k-centre.
+    """Choose n of the m images of a location-wise bank by greedy k-centre.
 
     Parameters
     ----------
@@ -106,11 +106,11 @@ def k_centre_images(bank, n) -> np.ndarray:
 
     Returns
     -------
-    images : ndarray of shape (n,), int64, rising
+    images : ndarray of shape (n,), int64, ascending
     """
     flat = as_tensor(bank).reshape(-1, *bank.shape[2:])
     product = sum(part @ part.mT for part in flat.float()).double().numpy()
-    # Points that lie to each other as the images do: m numbers each, not h * w * c.
+    # Points with the same distances as the images, with m coordinates, not h * w * c.
     value, vector = np.linalg.eigh(product)
     points = vector * np.sqrt(np.maximum(value, 0))
     return np.sort(k_centre(points.astype(np.float32), n))
@@ -124,14 +124,14 @@ def k_centre_local(bank, valid, n) -> np.ndarray:
     ----------
     bank : ndarray of shape (h, w, m, c), float32
     valid : ndarray of shape (h, w, m), bool
-        Invalid vectors are chosen only when no valid one is left.
+        Invalid vectors are chosen only if no valid one is left.
     n : int
         At most m.
 
     Returns
     -------
     index : ndarray of shape (h, w, n), int64
-        Into the m vectors of each location.
+        Indices into the m vectors of each location.
     """
     h, w, m, c = bank.shape
     out = torch.empty(h * w, n, dtype=torch.int64)
@@ -142,10 +142,10 @@ def k_centre_local(bank, valid, n) -> np.ndarray:
 
 
 def _centres(X, valid, n):
-    """Greedy k-centre in each of many small sets at once: (b, m, c) -> (b, n)."""
+    """Run greedy k-centre on many small sets at once: (b, m, c) -> (b, n)."""
     count = valid.sum(1).clamp_min(1)[:, None]
     mean = (X * valid[..., None]).sum(1) / count
-    gap = -(X - mean[:, None]).square().sum(-1)  # the first choice is nearest to it
+    gap = -(X - mean[:, None]).square().sum(-1)  # first choice: nearest to the mean
     gap[~valid] = -torch.inf
     lists, chosen = torch.arange(len(X)), []
     while len(chosen) < n:
@@ -168,6 +168,6 @@ def random_subset(m, n, random_state) -> np.ndarray:
 
     Returns
     -------
-    rows : ndarray of shape (n,), int64, rising
+    rows : ndarray of shape (n,), int64, ascending
     """
     return np.sort(random_state.choice(m, n, replace=False))

@@ -8,10 +8,10 @@ from skdinoad._compat.torch import resident
 
 __all__ = ["nearest"]
 
-#: Queries and bank vectors compared at a time: 8 MiB of scores, which stay in cache.
+#: Queries and bank vectors per tile: 8 MiB of scores, which fit into the cache.
 _QUERIES, _BANK = 1024, 2048
 
-#: A tile's minimum is taken over groups of this many first, which vectorises.
+#: Group size of the first stage of a tile's minimum, which vectorises.
 _GROUP = 128
 
 
@@ -24,24 +24,24 @@ def nearest(queries, bank, squares, *, k=1, device="cpu"):
     queries : ndarray of shape (q, c), float32
     bank : ndarray of shape (m, c), float32 or float16
     squares : ndarray of shape (m,), float32
-        Squared norms, as :func:`squared_norms` gives them; a vector with infinity
-        there is never a neighbour.
+        Squared norms from :func:`squared_norms`; a vector with an infinite norm is
+        never a neighbour.
     k : int
-        Neighbours wanted; m of them if the bank is smaller.
+        Number of neighbours; limited to m.
     device : str or torch.device
 
     Returns
     -------
     squared : ndarray of shape (q, k), float32
-        Squared Euclidean distances, rising; infinity where fewer than k vectors
-        count. Computed from the difference, so that they are exact near 0.
+        Squared Euclidean distances, ascending; infinity if fewer than k vectors are
+        valid. Computed from the difference, so that they are accurate near 0.
     index : ndarray of shape (q, k), int64
 
     Notes
     -----
-    Beside the bank, a few tiles are held, whatever its size; never (q, m) distances.
-    Of neighbours at equal distance the first in the bank is taken, as far as float32
-    can tell.
+    Memory beyond the bank is limited to a few tiles; the (q, m) distances are never
+    stored. Of neighbours at equal distance, within float32 precision, the first in the
+    bank is returned.
     """
     k = min(k, len(bank))
     bank, squares = resident(bank, device), resident(squares, device)
@@ -58,7 +58,7 @@ def nearest(queries, bank, squares, *, k=1, device="cpu"):
 
 
 def _search(part, bank, squares, k):
-    """Return the k lowest |b|^2 - 2 q.b of each query, and whose they are."""
+    """Return the k lowest |b|^2 - 2 q.b of each query and their indices."""
     best = part.new_full((len(part), k), torch.inf)
     index = torch.zeros(best.shape, dtype=torch.int64, device=part.device)
     scaled = part * -2
@@ -71,7 +71,7 @@ def _search(part, bank, squares, k):
 
 
 def _merge(best, index, value, found, k):
-    """Keep the k lowest of two lists; of equals those found first."""
+    """Keep the k lowest of two lists; ties go to the first list."""
     if k == 1:
         closer = value < best
         return torch.where(closer, value, best), torch.where(closer, found, index)
@@ -85,8 +85,8 @@ def _lowest(scores, k):
         return scores.topk(k, largest=False)
     if scores.shape[1] % _GROUP:
         return scores.min(1, keepdim=True)
-    # min() with an index runs one value at a time, amin() many: find the group
-    # that holds the minimum first, then look only there.
+    # min() with an index is not vectorised, amin() is: first find the group that holds
+    # the minimum, then search this group only.
     groups = scores.view(len(scores), -1, _GROUP)
     value, group = groups.amin(-1).min(1, keepdim=True)
     inside = groups.gather(1, group[..., None].expand(-1, -1, _GROUP))[:, 0]
@@ -94,7 +94,7 @@ def _lowest(scores, k):
 
 
 def _rescore(part, bank, value, found):
-    """Return |q - b|^2 of the neighbours found; infinity stays."""
+    """Return |q - b|^2 of the neighbours found; infinity is kept."""
     columns = [(part - bank[j].float()).square().sum(1) for j in found.T]
     exact = torch.stack(columns, 1)
     return torch.where(value == torch.inf, torch.inf, exact)

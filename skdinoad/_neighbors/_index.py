@@ -1,27 +1,27 @@
-"""An approximate index for large banks: faiss, an optional dependency."""
+"""Approximate index for large banks, with the optional dependency faiss."""
 
 import numpy as np
 
 __all__ = ["build_index", "import_faiss", "search_index"]
 
-#: Vectors per inverted list, and the share of all lists that a query looks into:
-#: see the recall in ``benchmarks/bank.py``.
+#: Vectors per inverted list, and the share of lists that a query probes; for the recall
+#: see ``benchmarks/speed/bank.py``.
 _PER_LIST, _PROBED = 64, 1 / 32
 
 
 def build_index(bank, random_state):
-    """Return a faiss index of a bank: inverted lists around k-means centres.
+    """Build a faiss index of a bank with inverted lists around k-means centres.
 
     Parameters
     ----------
     bank : ndarray of shape (m, c), float32 or float16
     random_state : int
-        Seeds the k-means.
+        Seed of the k-means.
 
     Returns
     -------
     faiss.IndexIVFFlat
-        Which pickles, and holds a copy of the vectors.
+        It can be pickled and holds a copy of the vectors.
 
     Raises
     ------
@@ -43,7 +43,7 @@ def build_index(bank, random_state):
 
 
 def search_index(index, queries, *, k=1):
-    """Return nearly nearest neighbours.
+    """Return approximate nearest neighbours.
 
     Parameters
     ----------
@@ -54,13 +54,13 @@ def search_index(index, queries, *, k=1):
     Returns
     -------
     squared : ndarray of shape (q, k), float32
-        Squared Euclidean distances, rising, never below the true ones; infinity
-        where the lists looked into hold fewer than k vectors.
+        Squared Euclidean distances, ascending, never below the exact ones; infinity if
+        the probed lists hold fewer than k vectors.
     rows : ndarray of shape (q, k), int64
     """
     queries = np.ascontiguousarray(queries, np.float32)
     _, rows = index.search(queries, min(k, index.ntotal))
-    # faiss computes in the form that loses digits near 0: see the package's docstring.
+    # faiss uses the formula that is inaccurate near 0: see the package's docstring.
     found = index.reconstruct_batch(rows.clip(0).ravel()).reshape(*rows.shape, -1)
     squared = np.square(queries[:, None] - found).sum(-1)
     squared[rows < 0] = np.inf
@@ -69,7 +69,7 @@ def search_index(index, queries, *, k=1):
 
 
 def import_faiss():
-    """Return the module faiss, or say how to get it."""
+    """Import faiss, or explain how to install it."""
     try:
         import faiss
     except ImportError as error:

@@ -7,10 +7,10 @@ from skdinoad._compat.torch import resident
 
 __all__ = ["nearest_local"]
 
-#: Distances held at one time, in numbers (64 MiB of float32).
+#: Number of distances stored at a time (64 MiB of float32).
 _TILE = 2**24
 
-#: Most columns of the grid that share one product.
+#: Maximum number of grid columns per matrix product.
 _COLUMNS = 8
 
 
@@ -25,23 +25,23 @@ def nearest_local(
     queries : ndarray of shape (n, h, w, c), float32
         NaN vector = invalid patch.
     bank : ndarray of shape (h, w, m, c), float32 or float16
-        The m nominal vectors of every location; anything finite where invalid.
+        The m nominal vectors of every location; any finite values where invalid.
     squares : ndarray of shape (h, w, m), float32
-        Their squared norms, as :func:`squared_norms` gives them.
+        Their squared norms from :func:`squared_norms`.
     radius : int
-        Locations up to this far away in rows and in columns count as well.
+        Locations up to this distance in rows and columns are searched, too.
     own : ndarray of shape (n,), int, or None
-        Image i of ``queries`` ignores the vectors whose owner is own[i]: leave one
-        image out, when the queries are images of the bank.
+        Image i of ``queries`` ignores the vectors with owner own[i], for leave-one-out
+        search if the queries are images of the bank.
     owner : ndarray of shape (h, w, m), int, or None
-        The image that each bank vector comes from; needed with ``own``.
+        The image of each bank vector; required with ``own``.
     device : str or torch.device
 
     Returns
     -------
     ndarray of shape (n, h, w), float32
-        Euclidean distance >= 0; NaN where the query is invalid or no bank vector is
-        within reach.
+        Euclidean distance >= 0; NaN if the query is invalid or no bank vector is within
+        the radius.
     """
     queries = resident(queries, device, keep=False)
     bank, squares = resident(bank, device), resident(squares, device)
@@ -57,14 +57,14 @@ def nearest_local(
 
 
 def _images_at_once(bank, radius):
-    """How many queries fit in a tile of scores."""
+    """Return the number of images whose scores fit into a tile."""
     h, w, m, _ = bank.shape
     rows, columns = min(2 * radius + 1, h), min(_COLUMNS + 2 * radius, w)
     return max(1, _TILE // (rows * _COLUMNS * columns * m)) if radius else _TILE
 
 
 def _search_location(queries, bank, squares, own, _):
-    """Nearest vector at the same location: one batched product over locations."""
+    """Search the same location only, by one batched product over locations."""
     n, h, w, c = queries.shape
     queries = queries.permute(1, 2, 0, 3).reshape(h * w, n, c)
     bank, squares = bank.reshape(h * w, -1, c), squares.reshape(h * w, -1)
@@ -84,15 +84,16 @@ def _search_location(queries, bank, squares, own, _):
 
 
 def _search_window(queries, bank, squares, own, radius):
-    """Nearest vector within the radius: one product per row and block of columns.
+    """Search within the radius, by one product per row and block of columns.
 
-    The loop runs over rows of the bank, each read once per block and compared with
-    all query rows in its reach: reading the bank is what bounds a single image.
+    The loop runs over rows of the bank. Each row is read once per block and compared
+    with all query rows within the radius, because reading the bank limits the speed for
+    a single image.
     """
     n, h, w, c = queries.shape
     out = queries.new_empty(h, n, w)
-    # Columns out of reach of each other are compared in vain: share a product only
-    # as far as it takes to keep the processor busy.
+    # Products also compute columns beyond the radius in vain, so blocks are only as
+    # large as needed to keep the processor busy.
     columns = min(_COLUMNS, max(2, 32 // n))
     for left in range(0, w, columns):
         right = min(left + columns, w)
@@ -113,7 +114,7 @@ def _search_window(queries, bank, squares, own, radius):
                 mine, owner = own[0][:, None, None], own[1][row, start:stop]
                 scores.masked_fill_((owner == mine)[:, None], torch.inf)
             value, found = scores.flatten(3).min(-1)
-            closer = ~(value >= best[near])  # true for NaN too: it must come through
+            closer = ~(value >= best[near])  # also True for NaN, which must propagate
             best[near] = torch.where(closer, value, best[near])
             found += (row * w + start) * bank.shape[2]
             index[near] = torch.where(closer, found, index[near])
@@ -122,7 +123,7 @@ def _search_window(queries, bank, squares, own, radius):
 
 
 def _penalty(left, right, start, stop, radius):
-    """(columns, others, 1): infinity where two columns are too far apart."""
+    """Return (columns, others, 1): infinity for columns beyond the radius."""
     distance = torch.arange(left, right)[:, None] - torch.arange(start, stop)
     penalty = torch.zeros(distance.shape)
     penalty[distance.abs() > radius] = torch.inf
@@ -130,6 +131,6 @@ def _penalty(left, right, start, stop, radius):
 
 
 def _distance(query, nearest, score):
-    """|q - b|, NaN where the query is NaN or nothing was within reach."""
+    """Return |q - b|; NaN if the query is NaN or nothing is within the radius."""
     distance = (query - nearest).square().sum(-1).sqrt()
     return torch.where(score == torch.inf, torch.nan, distance)

@@ -1,4 +1,4 @@
-"""Images scored against each other, without any reference."""
+"""Score images against each other, without reference images."""
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -8,28 +8,27 @@ from skdinoad._neighbors._norms import squared_norms
 
 __all__ = ["mutual_distances"]
 
-#: The share of the other images that counts as nearest, and how many at least: a few
-#: images with the same defect must stay a minority among them.
+#: Share and minimum number of the other images that count as nearest. A few images with
+#: the same defect must remain a minority among them.
 _IMAGES, _LEAST_IMAGES = 0.3, 3
 
 
 def mutual_distances(grids, scored, first, fraction, *, device="cpu", verbose=False):
-    """Return how far each patch is from the patches of all other images.
+    """Return the distance of each patch to the patches of the other images.
 
     Parameters
     ----------
     grids : list of ndarray of shape (h, w, c), float32
         Vectors; NaN = invalid.
     scored : list of ndarray of shape (h, w), bool
-        Patches for which a distance is wanted; the others are looked at only.
+        Patches to score; the others are only used as references.
     first : ndarray of shape (n,), int
-        Images with equal numbers are copies, which say nothing about each other.
+        Images with equal numbers are copies and are not compared with each other.
     fraction : float or None
-        None: the mean over the nearest 30 % of the other images, three at least, of
-        the distance to each one's nearest patch. A number: of the N vectors of the
-        other images, the k = floor(fraction * N) nearest count, and the mean goes
-        over those strictly nearer than the k-th, or is the distance to the nearest
-        if there is none.
+        None: the mean distance to the nearest patch of each of the nearest 30 % of the
+        other images, at least three. A number: of the N vectors of the other images,
+        take the k = floor(fraction * N) nearest and average over those strictly nearer
+        than the k-th; if there is none, use the distance to the nearest vector.
 
     Returns
     -------
@@ -52,14 +51,14 @@ def mutual_distances(grids, scored, first, fraction, *, device="cpu", verbose=Fa
 
 
 def _by_images(queries, banks, device):
-    """Mean distance to the nearest images, each by its own nearest vector."""
+    """Return the mean distance to the nearest images, by their nearest vectors."""
     nearest_of = [nearest(queries, *bank, device=device)[0][:, 0] for bank in banks]
     count = min(max(_LEAST_IMAGES, round(_IMAGES * len(banks))), len(banks))
     return np.sort(np.stack(nearest_of, 1), axis=1)[:, :count].mean(1)
 
 
 def _by_patches(queries, banks, fraction, device):
-    """Mean distance to the nearest vectors of all other images together."""
+    """Return the mean distance to the nearest vectors of all other images."""
     bank, squares = map(np.concatenate, zip(*banks))
     k = max(1, int(fraction * len(bank) + 1e-9))
     squared, _ = nearest(queries, bank, squares, k=k, device=device)

@@ -1,4 +1,4 @@
-"""Squared norms of a bank, which also say which of its vectors count."""
+"""Squared norms of a bank, with infinity for invalid vectors."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ __all__ = ["squared_norms"]
 
 
 def squared_norms(bank, valid=True) -> np.ndarray:
-    """Return the squared length of each bank vector, infinity where it is invalid.
+    """Return the squared norm of each bank vector, or infinity if it is invalid.
 
     Parameters
     ----------
@@ -16,7 +16,7 @@ def squared_norms(bank, valid=True) -> np.ndarray:
     Returns
     -------
     ndarray of shape (...), float32
-        Infinity keeps an invalid vector from ever being nearest.
+        Infinity ensures that an invalid vector is never the nearest.
     """
     squares = np.einsum("...c,...c->...", bank, bank, dtype=np.float32)
     return np.where(valid, squares, np.float32(np.inf))

@@ -1,4 +1,4 @@
-"""Copies of images that show the same object: turned, mirrored, cut."""
+"""Augment images by rotating, mirroring or cropping."""
 
 import zlib
 
@@ -10,7 +10,7 @@ __all__ = ["Copies", "crops", "dihedral"]
 
 
 def dihedral(image) -> list:
-    """Return an image (H, W, c) in all eight right-angled poses, itself first."""
+    """Return all eight rotations by 90 degrees and reflections, the original first."""
     return [
         np.ascontiguousarray(np.rot90(side, turns))
         for side in (image, image[:, ::-1])
@@ -19,7 +19,7 @@ def dihedral(image) -> list:
 
 
 def crops(image, n, rng, *, scale=0.875, stretch=0.05) -> list:
-    """Return n random parts of an image (H, W, c).
+    """Return n random crops of an image (H, W, c).
 
     Parameters
     ----------
@@ -27,9 +27,9 @@ def crops(image, n, rng, *, scale=0.875, stretch=0.05) -> list:
     n : int
     rng : RandomState
     scale : float
-        Edge of a part, as a share of the image's; 392 of 448 pixels in Dinomaly2.
+        Side of a crop as a share of the image's; 392 of 448 pixels in Dinomaly2.
     stretch : float
-        Largest change of the ratio of the edges to either side.
+        Largest relative change of the aspect ratio.
     """
     return [_crop(image, rng, scale, stretch) for _ in range(n)]
 
@@ -44,18 +44,17 @@ def _crop(image, rng, scale, stretch):
 
 
 class Copies:
-    """A sequence of images and their copies, made when they are asked for.
+    """Lazy sequence of images and their augmented copies.
 
     Parameters
     ----------
     X : Images
     kind : {"dihedral", "crops"}
     seed : int
-        Draws the crops: the same for an image whenever, and in whatever X, it is
-        asked for.
+        Seed of the crops, which depend on the seed and the image's content only.
     """
 
-    #: Pictures of each image, itself first.
+    #: Number of copies of each image, including the original, which comes first.
     each = 8
 
     def __init__(self, X, kind, seed):
@@ -63,7 +62,7 @@ class Copies:
 
     @classmethod
     def of(cls, X, kind, seed) -> Images:
-        """Return the copies as images, each after its original."""
+        """Return the copies as Images, each after its original."""
         if not isinstance(X, Images):
             raise ValueError(
                 f"augmentation={kind!r}, but X holds features, and only images can be "

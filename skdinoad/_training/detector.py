@@ -1,6 +1,7 @@
-"""What detectors that train a network share: folds, time limits, resumption."""
+"""The base class of detectors that train a network: folds, time limit, resumption."""
 
 import time
+from collections.abc import Sequence
 from numbers import Integral, Real
 
 import numpy as np
@@ -9,27 +10,18 @@ from sklearn.utils import check_random_state
 
 from skdinoad._compat.caller import warn
 from skdinoad._compat.products import with_fast_products
-from skdinoad._compat.sklearn import Interval, StrOptions, Task
+from skdinoad._compat.sklearn import Interval, Task
 from skdinoad._compat.torch import (
     as_tensor,
     multiplies_bfloat16,
     resolve_device,
     seeded,
 )
-from skdinoad._training.loop import Run, batch_rows, holdout_splits, train
+from skdinoad._training.loop import Run, batch_rows, holdout_splits, iterations, train
 from skdinoad.base import BaseDetector
+from skdinoad.training import Training
 
-__all__ = ["COUNT", "SPAN", "TrainedDetector"]
-
-#: A number, or None for the preset's.
-COUNT = [None, Interval(Integral, 1, None, closed="left")]
-
-#: A number or share of iterations, or None for the preset's.
-SPAN = [
-    None,
-    Interval(Integral, 0, None, closed="left"),
-    Interval(Real, 0, 1, closed="both"),
-]
+__all__ = ["TrainedDetector"]
 
 #: Seconds of training that an interruption may cost, with ``warm_start``.
 _KEEP_EVERY = 10
@@ -51,30 +43,25 @@ class TrainedDetector(BaseDetector):
     - ``_optimizer(network)``;
     - ``_loss(network, data, rows)`` -> the function of an iteration to its loss;
     - ``_rate(i)`` -> the learning rate of iteration i;
-    - ``_judge(network, data, row)`` -> the score grid of the image of one row;
+    - ``_score_row(network, data, row)`` -> the score grid of the image of one row;
     - ``_from_weights(weights)`` -> a network to score with;
 
-    and, where the defaults do not do, ``_risen()``, the number of iterations before
-    which a network has hardly learned, and ``_conclude(network, data)``, which follows
-    the training.
+    and, where the defaults do not do, ``_warm_up_iterations()``, before which a network
+    has hardly learned, and ``_conclude(network, data)``, which follows the training.
     """
 
     _parameter_constraints = {
         **BaseDetector._parameter_constraints,
-        "n_iter": COUNT,
-        "batch_size": COUNT,
-        "learning_rate": [None, Interval(Real, 0, 3e38, closed="neither")],
         "holdout": [
             None,
             Interval(Integral, 2, None, closed="left"),
             Interval(Real, 0, 1, closed="neither"),
         ],
-        "max_time": [None, Interval(Real, 0, None, closed="left")],
-        "warm_start": ["boolean"],
-        "precision": [StrOptions({"auto", "float32", "bfloat16"})],
         "device": [str],
         "random_state": ["random_state"],
     }
+
+    _default_parts = {"training": Training}
 
     #: Largest norm of the gradient; None = any.
     grad_clip: float | None = None
@@ -94,16 +81,19 @@ class TrainedDetector(BaseDetector):
             return
         splits = holdout_splits(data.image, self.holdout, self._seed)
         runs = self._runs_to_go_on_with(data, len(splits))
-        end = None if self.max_time is None else time.monotonic() + self.max_time
+        most = self._training_settings().max_time
+        end = None if most is None else time.monotonic() + most
         self._held = []
         for k, (learned, held) in enumerate(splits, start=1 - len(splits)):
             # The network to keep is number 0, whatever the number of folds.
             run = runs.get(k) or self._new_run(data, k, learned)
-            runs.update({k: run} if self.warm_start else {})  # or dropped once asked
+            runs.update(
+                {k: run} if self._training_settings().warm_start else {}
+            )  # or dropped once asked
             left = None if end is None else (end - time.monotonic()) / (1 - k)
             name = f"fold {k + len(splits)}" if k else "train"
             self._train(run, data, learned, left, name)
-            self._held += self._judged(run.network, data, held)
+            self._held += self._score_rows(run.network, data, held)
         self._keep(run)
         self._conclude(run.network, data)
 
@@ -113,13 +103,13 @@ class TrainedDetector(BaseDetector):
         _load(network, self._given)
         network.eval().to(resolve_device(self.device))
         rows = np.unique(data.image, return_index=True)[1]  # of copies the first
-        self._held = self._judged(network, data, rows)
+        self._held = self._score_rows(network, data, rows)
         self._keep(Run(network, None))
         self._conclude(network, data)
 
-    def _judged(self, network, data, rows):
+    def _score_rows(self, network, data, rows):
         """Return the numbers of the images that some rows show, and their grids."""
-        return [(data.image[i], self._judge(network, data, i)) for i in rows]
+        return [(data.image[i], self._score_row(network, data, i)) for i in rows]
 
     def _numbered(self, X, image, contents=None):
         """Return the image that each row shows, of copies the first.
@@ -128,12 +118,13 @@ class TrainedDetector(BaseDetector):
         one number are held out together.
         """
         kept, place = np.unique(np.asarray(image, int), return_inverse=True)
-        self._take_stock(X, kept.tolist(), contents)
+        self._register_training_images(X, kept.tolist(), contents)
         self._learned_rows = kept
         return kept[self._first][place]
 
-    def _risen(self):
-        return self._setting("n_iter") // 10
+    def _warm_up_iterations(self):
+        n_iter, given = self._setting("n_iter"), self._given_setting("warm_up")
+        return n_iter // 10 if given is None else iterations(given, n_iter)
 
     def _conclude(self, network, data):
         pass
@@ -141,7 +132,7 @@ class TrainedDetector(BaseDetector):
     def _set_offset(self):
         self._set_no_offset() if self.holdout is None else super()._set_offset()
 
-    def _holdout_grids(self):
+    def holdout_grids(self) -> Sequence[np.ndarray] | np.ndarray | None:
         held = sorted(getattr(self, "_held", ()), key=lambda pair: pair[0])
         self._held_rows = [row for row, _ in held]
         return [grid for _, grid in held] or None
@@ -149,11 +140,11 @@ class TrainedDetector(BaseDetector):
     def _held_out(self):
         return np.searchsorted(self._learned_rows, self._held_rows)
 
-    def _forget(self):
+    def _reset(self):
         if hasattr(self, self._weights_name):
             self._before = getattr(self, self._weights_name), self.loss_curve_
             self._runs = getattr(self, "_runs", {})
-        super()._forget()
+        super()._reset()
 
     def __getstate__(self):
         """Pickle the weights, not what only this process needs to train on."""
@@ -163,15 +154,27 @@ class TrainedDetector(BaseDetector):
 
     # -- private: settings ------------------------------------------------------------
 
+    def _training_settings(self):
+        """Return what ``training`` holds; a detector without it trains nothing."""
+        return (
+            self._part("training") if "training" in self._default_parts else Training()
+        )
+
     def _setting(self, name):
-        value = getattr(self, name)
-        return self._presets[self.preset][name] if value is None else value
+        """Return a parameter of the detector or its training, or the preset's value."""
+        value = self._given_setting(name)
+        return self._presets[self.preset].get(name) if value is None else value
+
+    def _given_setting(self, name):
+        holder = self if hasattr(self, name) else self._training_settings()
+        return getattr(holder, name, None)
 
     def _low(self, device):
         """Whether training multiplies in bfloat16."""
-        if self.precision == "auto":
+        precision = self._training_settings().precision
+        if precision == "auto":
             return multiplies_bfloat16(device)
-        return self.precision == "bfloat16"
+        return precision == "bfloat16"
 
     def _batch(self, rows, i, least=1):
         """Return the rows of iteration i, some of them twice if there are few."""
@@ -181,7 +184,9 @@ class TrainedDetector(BaseDetector):
     def _draw_seed(self):
         """Draw a seed; a training that goes on keeps its own where none is given."""
         given = isinstance(self.random_state, Integral)
-        if given or not (self.warm_start and hasattr(self, "_run_key")):
+        if given or not (
+            self._training_settings().warm_start and hasattr(self, "_run_key")
+        ):
             self._seed = check_random_state(self.random_state).randint(2**30)
 
     # -- private: training ------------------------------------------------------------
@@ -190,7 +195,8 @@ class TrainedDetector(BaseDetector):
         """Return the networks of the last fit, {} if this is another training."""
         key = (self._identity(data), n, self._seed, self.holdout)
         before = getattr(self, "_run_key", None)
-        if self.warm_start and before == key:
+        goes_on = self._training_settings().warm_start
+        if goes_on and before == key:
             # Both are missing where an interrupted fit went through a file.
             self._runs = getattr(self, "_runs", {})
             self._before = getattr(self, "_before", (None, []))
@@ -203,7 +209,7 @@ class TrainedDetector(BaseDetector):
             return self._runs
         # In this order: interrupted, no key may stand beside the runs of another.
         self._runs, self._before, self._run_key = {}, (None, []), key
-        if self.warm_start and before is not None:
+        if goes_on and before is not None:
             warn(
                 "warm_start=True, but images, features or settings are not those of "
                 "the last fit: the training starts anew.",
@@ -221,9 +227,9 @@ class TrainedDetector(BaseDetector):
         return Run(network, self._optimizer(network), list(losses))
 
     def _train(self, run, data, rows, seconds, name):
-        n_iter = self._setting("n_iter")
+        n_iter, training = self._setting("n_iter"), self._training_settings()
         for group in run.optimizer.param_groups:  # may be another one since
-            group["weight_decay"] = getattr(self, "weight_decay", 0)
+            group["weight_decay"] = self._setting("weight_decay") or 0
         try:
             with Task.current(self).part(name, n_iter - len(run.losses)) as task:
                 train(
@@ -234,7 +240,7 @@ class TrainedDetector(BaseDetector):
                     grad_clip=self.grad_clip,
                     seed=self._seed,
                     max_time=seconds,
-                    keep_every=_KEEP_EVERY if self.warm_start else None,
+                    keep_every=_KEEP_EVERY if training.warm_start else None,
                     verbose=self.verbose,
                     name=name,
                     task=task,
@@ -243,9 +249,9 @@ class TrainedDetector(BaseDetector):
         except FloatingPointError:
             self._run_key = None  # nothing to go on with
             raise
-        if len(run.losses) < min(self._risen(), n_iter):
+        if len(run.losses) < min(self._warm_up_iterations(), n_iter):
             warn(
-                f"max_time={self.max_time}, or a callback, stopped {name!r} after "
+                f"max_time={training.max_time}, or a callback, stopped {name!r} after "
                 f"{len(run.losses)} of {n_iter} iterations: it has hardly learned. "
                 "Allow more time, fewer n_iter, or holdout=None.",
                 ConvergenceWarning,
@@ -254,7 +260,7 @@ class TrainedDetector(BaseDetector):
     def _check_network(self, network, data, rows):
         """Refuse what the last step broke; NaN would mean "invalid patch" later."""
         if len(rows):
-            self._refuse_broken(self._judge(network, data, rows[0]))
+            self._refuse_broken(self._score_row(network, data, rows[0]))
 
     def _refuse_broken(self, grid):
         if not np.isfinite(grid).any(axis=(-2, -1)).all():  # in each of several maps

@@ -1,4 +1,4 @@
-"""Training: one loop for every network of the library."""
+"""The training loop of all networks of the library."""
 
 import copy
 import math
@@ -27,14 +27,14 @@ __all__ = [
 
 @dataclass
 class Run:
-    """A network in training: what it takes to go on where it stopped.
+    """State of a training, which can be resumed.
 
     Parameters
     ----------
     network : torch.nn.Module
     optimizer : torch.optim.Optimizer
     losses : list of float
-        One for each iteration so far.
+        Loss of each iteration so far.
     """
 
     network: torch.nn.Module
@@ -42,7 +42,7 @@ class Run:
     losses: list = field(default_factory=list)
 
     def copy(self):
-        """Return a run that goes on from here, whatever becomes of this one."""
+        """Return an independent copy of this run."""
         return Run(*copy.deepcopy((self.network, self.optimizer, self.losses)))
 
     def go_back_to(self, other):
@@ -64,10 +64,10 @@ def train(
     name="train",
     task=None,
 ):
-    """Train until ``n_iter`` iterations are done altogether, or the time is over.
+    """Train until ``n_iter`` iterations are done in total, or the time is over.
 
-    A run that is stopped and resumed ends as one that never was: what is random in an
-    iteration depends on the seed and the iteration's number alone.
+    A run that is stopped and resumed gives the same result as an uninterrupted one,
+    because randomness in an iteration depends only on the seed and its number.
 
     Parameters
     ----------
@@ -76,31 +76,31 @@ def train(
     loss_of : callable
         ``loss_of(i)`` returns the loss of iteration i, 0-based.
     n_iter : int
-        Iterations altogether, those done before included.
+        Total number of iterations, including those done before.
     learning_rate : callable
-        ``learning_rate(i)`` is that of iteration i.
+        ``learning_rate(i)`` is the learning rate of iteration i.
     grad_clip : float or None
-        Largest norm of all gradients together.
+        Largest total norm of all gradients.
     seed : int
     max_time : float or None
-        Seconds after which no further iteration starts; one is always done.
+        Seconds after which no further iteration starts; at least one is always done.
     keep_every : float or None
-        Seconds between copies of the run. If an iteration is interrupted, the run goes
-        back to the last copy: one stopped in the middle of an iteration could not go
-        on as if it had never stopped. None = no copies, if nobody will go on with it.
+        Seconds between backup copies of the run. If an iteration is interrupted, the
+        run is restored from the last copy, because it cannot be resumed in the middle
+        of an iteration. None makes no copies; use it if the run will not be resumed.
     verbose : bool
-        Whether to show a bar with the loss and the time left.
+        Whether to show a progress bar with the loss and the remaining time.
     name : str
-        What the bar is called.
+        Label of the progress bar.
     task : Task or None
-        Callbacks are told of each iteration as a part of it, and may stop the training
-        after one.
+        Parent task. Callbacks are notified of each iteration and may stop the training
+        after it.
 
     Raises
     ------
     FloatingPointError
-        If the loss or its gradients are not finite; the weights are left as they were
-        before that iteration.
+        If the loss or its gradients are not finite. The weights are those before this
+        iteration.
     """
     run.network.train()
     device = next(run.network.parameters()).device
@@ -125,7 +125,7 @@ def train(
 
 @contextmanager
 def _kept(run, seconds):
-    """Yield the function that copies a run now and then; go back to that on failure."""
+    """Yield a function that regularly copies a run; restore the copy on failure."""
     if seconds is None:
         yield lambda: None
         return
@@ -145,15 +145,15 @@ def _kept(run, seconds):
 
 def _seed(seed, device):
     torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":  # torch.manual_seed would move all devices
+    if device.type == "cuda":  # torch.manual_seed would seed all devices
         with torch.cuda.device(device):
             torch.cuda.manual_seed(seed)
 
 
 def _step(run, loss, i, rate, grad_clip):
-    """Take one step down the gradient of the loss.
+    """Take one gradient step.
 
-    A group of parameters may learn at a multiple of the rate, its ``factor``.
+    The ``factor`` of a parameter group multiplies its learning rate.
     """
     for group in run.optimizer.param_groups:
         group["lr"] = rate * group.get("factor", 1)
@@ -175,14 +175,14 @@ def _check_finite(loss, norm, i, rate, network):
     raise FloatingPointError(
         f"Training broke down in iteration {i}: loss {loss}, gradient norm {norm}, "
         f"learning rate {rate:.2g}. Lower learning_rate, use precision='float32', or "
-        "look for features that are not finite or very large."
+        "check for features that are not finite or very large."
     )
 
 
 def warm_cosine(i, n_iter, *, warm_up, peak, final) -> float:
-    """Return the learning rate of iteration i: a linear rise from 0, then a cosine.
+    """Return the learning rate of iteration i: linear warm-up, then cosine decay.
 
-    The last iteration of the rise has the peak, as has the first of the cosine, which
+    The last warm-up iteration and the first of the decay have the peak rate. The decay
     ends just above ``final``.
     """
     if i < warm_up:
@@ -192,14 +192,14 @@ def warm_cosine(i, n_iter, *, warm_up, peak, final) -> float:
 
 
 def iterations(value, n_iter) -> int:
-    """Return a number of iterations, given as such or as a share of all of them."""
+    """Return a number of iterations given as an integer or a share of ``n_iter``."""
     return int(value) if isinstance(value, Integral) else round(value * n_iter)
 
 
 def batch_rows(n, size, i, seed=0) -> np.ndarray:
     """Return the rows of batch i in an endless stream of shuffled passes over n rows.
 
-    Batches have ``min(size, n)`` rows. Each depends on its number alone.
+    Batches have ``min(size, n)`` rows. Each depends only on its number and the seed.
     """
     size = min(size, n)
     places = np.arange(i * size, (i + 1) * size)
@@ -213,22 +213,22 @@ def _pass(n, k, seed):
 
 
 def holdout_splits(image, holdout, seed) -> list:
-    """Return what each network learns from and is asked about.
+    """Return the training and held-out rows of each network.
 
     Parameters
     ----------
     image : ndarray of shape (n,), int
-        The image that each row shows: copies of an image follow it and stay with it.
-        Folds are dealt in the order in which images come here, not by their numbers.
+        The image that each row shows; copies follow their image and share its fold.
+        Folds are assigned by the order of images in this array, not by their numbers.
     holdout : int, float or None
-        Number of folds; or a share of images that no network learns from; or nothing.
+        Number of folds; or the share of images to hold out from all training; or None.
     seed : int
 
     Returns
     -------
     list of (ndarray, ndarray)
-        Rows to learn from, and the first rows of the images held out. The last pair is
-        that of the network to keep.
+        Training rows, and the first rows of the held-out images. The last pair belongs
+        to the final network.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""StableAdamW: AdamW with AMSGrad whose steps are bounded tensor by tensor."""
+"""StableAdamW: AdamW with AMSGrad and update clipping per tensor."""
 
 import torch
 
@@ -6,11 +6,12 @@ __all__ = ["StableAdamW"]
 
 
 class StableAdamW(torch.optim.Optimizer):
-    """AdamW that takes smaller steps in a tensor whose gradients surprise it.
+    """AdamW with smaller steps for tensors with unexpectedly large gradients.
 
-    As Dinomaly's official code has it: decoupled weight decay on every tensor, the
-    maximum of the uncorrected second moment (``amsgrad``), and a learning rate divided
-    by the root mean square of gradient over expected gradient wherever that exceeds 1.
+    As in Dinomaly's official code, it uses decoupled weight decay on every tensor and
+    the maximum of the uncorrected second moment (``amsgrad``). The learning rate of a
+    tensor is divided by the root mean square of gradient over expected gradient if this
+    exceeds 1.
 
     Parameters
     ----------
@@ -52,7 +53,7 @@ class StableAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure=None):
-        """Take one step; ``closure``, if given, computes loss and gradients anew."""
+        """Take one step; an optional ``closure`` recomputes loss and gradients."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -78,7 +79,7 @@ class StableAdamW(torch.optim.Optimizer):
         v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
         if group["amsgrad"]:
             v = torch.maximum(state["vmax"], v, out=state["vmax"])
-        # The bias correction is a number: as such it costs no pass over the tensor.
+        # The bias correction is a scalar, which needs no pass over the tensor.
         scale = (1 - beta2 ** state["step"]) ** 0.5
         expected = v.sqrt().add_(group["eps"] * scale)
         surprise = (g / expected).norm().item() * scale / w.numel() ** 0.5

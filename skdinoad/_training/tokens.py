@@ -1,4 +1,4 @@
-"""Tokens: what a transformer knows of an image, patches and what precedes them."""
+"""Transformer tokens of images: patch tokens and prefix tokens."""
 
 import numpy as np
 import torch
@@ -10,13 +10,13 @@ __all__ = ["TokenGrids", "check_like", "gather", "pack"]
 
 
 class TokenGrids(list):
-    """Grids (h, w, c) of patch features that know the tokens before the patches.
+    """List of grids (h, w, c) of patch features, with the prefix tokens.
 
     Parameters
     ----------
     grids : iterable of ndarray of shape (h, w, c)
     prefix : ndarray of shape (n, p, c) or None
-        Class token and registers; None = not known.
+        Class token and registers; None = unknown.
     """
 
     def __init__(self, grids, prefix=None):
@@ -24,13 +24,13 @@ class TokenGrids(list):
         self.prefix = prefix
 
     def one(self, i):
-        """Return the grid of image i alone, with its tokens."""
+        """Return the grid of image i with its prefix tokens."""
         prefix = None if self.prefix is None else self.prefix[i : i + 1]
         return TokenGrids(self[i : i + 1], prefix)
 
 
 def check_like(grids, channels, n_prefix):
-    """Raise ValueError unless grids have so many channels and tokens before patches."""
+    """Raise a ValueError unless channels and prefix tokens of grids are as expected."""
     found = grids[0].shape[-1], 0 if grids.prefix is None else grids.prefix.shape[1]
     if found != (channels, n_prefix):
         raise ValueError(
@@ -40,13 +40,13 @@ def check_like(grids, channels, n_prefix):
 
 
 def pack(grids, groups):
-    """Return all tokens of grids of one size, and which of them are valid.
+    """Return all tokens of grids of one size and a mask of the valid ones.
 
     Parameters
     ----------
     grids : TokenGrids
     groups : int
-        Groups g of layers that lie side by side in the channels.
+        Number g of layer groups concatenated in the channels.
 
     Returns
     -------
@@ -77,21 +77,21 @@ def pack(grids, groups):
 
 
 def gather(rows, n) -> Bunch:
-    """Return the tokens of up to n pictures in one array of float16, to train on.
+    """Collect the tokens of up to n image copies in one float16 array for training.
 
     Parameters
     ----------
     rows : iterable of (Tensor, Tensor, int)
-        Tokens (1, g, t, c) and valid (1, t) of a picture, as :func:`pack` gives them,
-        and the number of the image that it shows.
+        Tokens (1, g, t, c) and valid (1, t) of a copy, from :func:`pack`, and the
+        number of its image.
     n : int
 
     Returns
     -------
     Bunch
-        ``tokens`` (m, g, t, c), float16: half the memory, at an error of the cosine
-        below 1e-6; ``valid`` (m, t), bool; ``image`` (m,), int. Empty if there are no
-        rows.
+        ``tokens`` (m, g, t, c), float16, which halves the memory and changes the cosine
+        by less than 1e-6; ``valid`` (m, t), bool; ``image`` (m,), int. Empty if there
+        are no rows.
     """
     tokens, valid, image = torch.empty(0), [torch.empty(0)], []
     for part, good, number in rows:

@@ -2,7 +2,8 @@
 
 from skdinoad.alignment._affine import AffineAligner
 from skdinoad.alignment._foreground import ForegroundMask
+from skdinoad.alignment._outline import Outline
 from skdinoad.alignment._pca import PCAAligner
 from skdinoad.alignment._region import RegionMask
 
-__all__ = ["AffineAligner", "ForegroundMask", "PCAAligner", "RegionMask"]
+__all__ = ["AffineAligner", "ForegroundMask", "Outline", "PCAAligner", "RegionMask"]

@@ -1,4 +1,4 @@
-"""AffineAligner: the pose of a part as a small regressor reads it from features."""
+"""AffineAligner: estimate the pose of a part from its features by regression."""
 
 from numbers import Integral, Real
 
@@ -14,8 +14,8 @@ from sklearn.utils.validation import check_is_fitted
 from skdinoad._arrays.geometry import (
     BORDERS,
     EDGE,
-    pose_frame,
-    resize_frame,
+    pose_affine,
+    resize_affine,
     warp,
     warp_rgba,
 )
@@ -37,95 +37,98 @@ from skdinoad.features import DinoFeatures
 
 __all__ = ["AffineAligner"]
 
-#: Side in pixels of what the regressor looks at, and of the grid its features are
-#: averaged to.
+#: Side of the regressor's input view in pixels, and of the grid to which its features
+#: are pooled.
 _VIEW, _POOLED = 224, 4
 
-#: Degrees to either side that the fine regressor learns; a third of the other limits.
+#: Angle limit of the fine regressor in degrees; its other limits are a third of the
+#: coarse ones.
 _FINE_ANGLE = 25
 
-#: Images whose views are made and read at a time.
+#: Number of views per batch.
 _BATCH = 32
 
 _FLAGS = [("uncertain", bool)]
 
-#: Length of the (cos, sin) read above which an angle counts as read, and the error in
-#: degrees above which the regressor has learned nothing to rely on.
+#: Length of the predicted (cos, sin) above which an angle counts as certain, and the
+#: error in degrees above which the regressor is unreliable.
 _SURE, _LARGEST_ERROR = 0.5, 45
 
 
 class AffineAligner(UsesFeatures, TransformerMixin, BaseEstimator):
-    """Bring parts into one pose that a regressor has learned, outline or not.
+    """Align parts to a common pose with a learned pose regressor.
 
-    ``fit`` turns, shifts and zooms the good images at random and fits ridge
-    regressions from their averaged patch features to what was done: a coarse one over
-    all poses, and a fine one for what that leaves. The pose of one
-    training image, the most typical, is the common one: the first round learns from
-    it alone, brings all others into its pose, and later rounds learn from all. Where
-    :class:`PCAAligner` finds no usable outline this one still reads pattern, print and
-    inner structure; in exchange it costs a small forward pass for each step.
+    ``fit`` applies random affine transforms to the good images and fits two ridge
+    regressions from pooled patch features to the transform parameters: a coarse one
+    for all poses and a fine one for the remaining error. The common pose is that of the
+    most typical training image. The first round learns from this image only and aligns
+    all others to it; later rounds learn from all images. Unlike :class:`PCAAligner`,
+    it needs no usable outline, because it also uses patterns, print and inner
+    structure. Each step costs a small forward pass.
 
     Parameters
     ----------
     features : extractor or None, default=None
         Extractor of the patch features; None means ``DinoFeatures(image_size=None,
-        layers=-2)``. It is given views of 224 x 224 pixels.
+        layers=-2)``. It receives views of 224 x 224 pixels.
     output_size : int, default=448
-        Side of the output, a square that holds the whole photograph.
+        Side of the square output, which holds the whole photograph.
     n_samples : int, default=160
-        Poses drawn for each of the two regressors in each round.
+        Number of random poses per regressor and round.
     n_rounds : int, default=2
-        Rounds of learning; 1 learns from one image only.
+        Number of training rounds; 1 learns from one image only.
     n_steps : int, default=3
-        Times that an image's pose is read, each time after undoing what was read: first
-        by the coarse regressor, then by the fine one.
+        Number of pose estimates per image. Each one refines the previous alignment:
+        the first uses the coarse regressor, the others the fine one.
     max_angle : float, default=180
-        Degrees to either side within which parts lie turned.
+        Largest rotation of the parts in degrees, in both directions.
     max_shift : float, default=0.15
-        Distance, as a share of the photograph's longer side, by which parts are off.
+        Largest shift of the parts, as a share of the photograph's longer side.
     max_zoom : float, default=1.35
-        Factor by which parts are larger or smaller.
+        Largest factor by which parts are scaled up or down.
     border : {"wrap", "reflect", "replicate", "constant"}, default="replicate"
-        What fills the output where the photograph ends. Those pixels are invalid:
-        estimators behind see the nearest valid colour there, whatever this says.
+        How to fill the output outside of the photograph. These pixels are invalid:
+        later estimators replace them by the nearest valid colour in any case.
     random_state : int, RandomState instance or None, default=0
-        Draws the poses to learn from.
+        Seed of the random training poses.
 
     Attributes
     ----------
     value_range_ : (int, int) or None
-        Values that become 0 and 255, learned from training images of more than 8 bits;
-        None = they have 8.
+        Values that map to 0 and 255, learned from training images of more than 8 bits;
+        None for 8-bit images.
     hidden_pixels_ : bool
         Whether alpha hides pixels of training images.
     features_ : extractor
         The fitted extractor.
     regressors_ : tuple of two Pipelines
-        From pooled features to (cos, sin of the angle, shift x, y, log zoom): the
-        coarse one for poses within the limits, the fine one for what is left.
+        Map pooled features to (cos, sin of the angle, shift x, y, log zoom): the coarse
+        regressor for poses within the limits, the fine one for the remaining error.
     angle_error_ : float
-        Median error in degrees of the coarse regressor on poses it did not learn from.
+        Median error of the coarse regressor in degrees, on held-out poses.
     confidence_ : float
-        Median over the training images of how sure the first reading is: the length
-        of the (cos, sin) read, about 1 if sure and 0 if it is a mean over all angles.
+        Median confidence of the first pose estimate over the training images: the
+        length of the predicted (cos, sin), about 1 if certain and 0 if the prediction
+        is a mean over all angles.
 
     See Also
     --------
-    PCAAligner : From the outline: faster, nothing to learn.
+    PCAAligner : Uses the outline; faster and without training.
 
     Notes
     -----
-    The regressor sees a disc, so that the corners of a turned photograph tell
-    nothing; the disc is as wide as the photograph's longer side.
+    The regressor sees a disc, so that the corners of a rotated photograph carry no
+    information. The disc is as wide as the photograph's longer side.
 
-    Poses are drawn image by image: the order of training images is part of the seed.
+    Poses are drawn image by image, so the result depends on the order of the training
+    images.
 
     References
     ----------
-    A wish in the README of kroezem, "DinoPatch", github.com/kroezem/DinoPatch. Learning
-    on one image and bringing the others to it follows the idea of congealing:
-    Learned-Miller, "Data Driven Image Models through Continuous Joint Alignment",
-    TPAMI 2006.
+    The README of kroezem, "DinoPatch", github.com/kroezem/DinoPatch, suggests such an
+    aligner. Learning from one image and aligning the others to it follows the idea of
+    congealing: Learned-Miller, "Data Driven Image Models through Continuous Joint
+    Alignment", TPAMI 2006.
 
     Examples
     --------
@@ -178,14 +181,14 @@ class AffineAligner(UsesFeatures, TransformerMixin, BaseEstimator):
 
     @isolated_torch_state()
     def fit(self, X: ImagesLike, y: LabelsLike | None = None) -> Self:
-        """Learn to read poses from the good images.
+        """Fit the pose regressors on the good images.
 
         Parameters
         ----------
         X : array, list of images or paths
             uint8 0..255, uint16 or float 0..1, (n, H, W[, 1 | 3 | 4]), a list, or
             paths.
-            Colours in the order RGB, not OpenCV's BGR: ``image[..., ::-1]``.
+            Colour images are RGB; convert OpenCV's BGR with ``image[..., ::-1]``.
         y : None, array-like of shape (n,), or masks of shape (n, H, W)
             +1 normal, -1 anomalous; **rows labelled anomalous are left out**.
 
@@ -219,12 +222,12 @@ class AffineAligner(UsesFeatures, TransformerMixin, BaseEstimator):
         Returns
         -------
         Z : ndarray of shape (n, output_size, output_size, 4), uint8
-            RGB and alpha, 255 = the pixel comes from inside the photograph.
+            RGB and alpha; alpha is 255 for pixels from inside the photograph.
         """
         return self.align(X)[0]
 
-    def transform_frames(self, X: ImagesLike) -> tuple[np.ndarray, np.ndarray]:
-        """Return the aligned images and where their pixels come from.
+    def transform_affines(self, X: ImagesLike) -> tuple[np.ndarray, np.ndarray]:
+        """Return the aligned images and their affines.
 
         Parameters
         ----------
@@ -233,14 +236,14 @@ class AffineAligner(UsesFeatures, TransformerMixin, BaseEstimator):
         Returns
         -------
         Z : ndarray of shape (n, output_size, output_size, 4), uint8
-        frames : ndarray of shape (n, 3, 3), float64
-            Aligned pixel (x, y, 1) -> source pixel.
+        affines : ndarray of shape (n, 3, 3), float64
+            Affine matrices from aligned pixel (x, y, 1) to source pixel.
         """
         return self.align(X)[:2]
 
     @isolated_torch_state()
     def align(self, X: ImagesLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the aligned images, their frames, and what is special about each.
+        """Return the aligned images, their affines and flags.
 
         Parameters
         ----------
@@ -249,60 +252,60 @@ class AffineAligner(UsesFeatures, TransformerMixin, BaseEstimator):
         Returns
         -------
         Z : ndarray of shape (n, output_size, output_size, 4), uint8
-        frames : ndarray of shape (n, 3, 3), float64
+        affines : ndarray of shape (n, 3, 3), float64
         flags : structured ndarray of shape (n,)
-            Boolean field uncertain: the angle was hardly read, the length of its (cos,
-            sin) being below 0.5.
+            Boolean field uncertain: the angle is unreliable because the length of the
+            predicted (cos, sin) is below 0.5.
         """
         check_is_fitted(self)
         images, size = self._images_to_score(X), (self.output_size,) * 2
-        frames, confidence = self._read(images)
-        frames = np.stack(frames) @ resize_frame((_VIEW, _VIEW), size)
+        affines, confidence = self._read(images)
+        affines = np.stack(affines) @ resize_affine((_VIEW, _VIEW), size)
         Z = [
-            warp_rgba(image, frame, size, border=self.border)
-            for image, frame in zip(images, frames)
+            warp_rgba(image, affine, size, border=self.border)
+            for image, affine in zip(images, affines)
         ]
         flags = np.zeros(len(images), _FLAGS)
         flags["uncertain"] = confidence < _SURE
         if not isinstance(X, Images):
             self._warn_without_alpha(images)
-        return np.stack(Z), frames, flags
+        return np.stack(Z), affines, flags
 
     # -- private ----------------------------------------------------------------------
 
     def _most_typical(self, images):
-        """Return the row of the image whose features are nearest to all others'."""
+        """Return the row of the image with features closest to the median features."""
         F = self._pooled([_look(image, _whole(image)) for image in images])
         return int(np.square(F - np.median(F, axis=0)).sum(1).argmin())
 
     def _learn_poses(self, images):
-        """Learn on the most typical image, then on all, as they were read."""
+        """Learn from the most typical image, then from all images in estimated pose."""
         rng = check_random_state(self.random_state)
         template = [self._most_typical(images)]
-        frames = [_whole(images[template[0]])]
+        affines = [_whole(images[template[0]])]
         for turn in range(self.n_rounds):
             source = take(images, template) if turn == 0 else images
-            self._learn(source, frames, rng)
-            frames, confidence = self._read(images)
+            self._learn(source, affines, rng)
+            affines, confidence = self._read(images)
         self.confidence_ = float(np.median(confidence))
 
-    def _learn(self, images, frames, rng):
-        """Fit the regressors on random views of images whose pose is known."""
+    def _learn(self, images, affines, rng):
+        """Fit the regressors on random views of images with known pose."""
         limits = np.array([np.deg2rad(self.max_angle), *self._reach()])
         fine = np.minimum(limits, [np.deg2rad(_FINE_ANGLE), *limits[1:] / 3])
-        coarse, self.angle_error_ = self._fit_one(images, frames, limits, rng)
-        self.regressors_ = coarse, self._fit_one(images, frames, fine, rng)[0]
+        coarse, self.angle_error_ = self._fit_one(images, affines, limits, rng)
+        self.regressors_ = coarse, self._fit_one(images, affines, fine, rng)[0]
 
     def _reach(self):
         return self.max_shift, self.max_shift, np.log(self.max_zoom)
 
-    def _fit_one(self, images, frames, limits, rng):
+    def _fit_one(self, images, affines, limits, rng):
         views, poses = [], []
         for k in range(self.n_samples):
             i = k % len(images)
             angle, dx, dy, log_zoom = rng.uniform(-1, 1, 4) * limits
             away = np.linalg.inv(_step(angle, (dx, dy), log_zoom))
-            views.append(_look(images[i], frames[i] @ away))
+            views.append(_look(images[i], affines[i] @ away))
             poses.append((np.cos(angle), np.sin(angle), dx, dy, log_zoom))
         F, poses = self._pooled(views), np.array(poses)
         regressor = make_pipeline(StandardScaler(), RidgeCV(np.logspace(1, 6, 11)))
@@ -313,33 +316,33 @@ class AffineAligner(UsesFeatures, TransformerMixin, BaseEstimator):
     def _warn_if_unread(self):
         if self.angle_error_ > _LARGEST_ERROR and self.confidence_ < _SURE:
             warn(
-                f"The poses of the training images can hardly be read (error "
-                f"{self.angle_error_:.0f} degrees, confidence {self.confidence_:.2f}): "
-                "do they show one kind of part, and does turning it change its look? "
-                "Otherwise leave the aligner out, or set max_angle=0.",
+                f"The poses of the training images can hardly be estimated (error "
+                f"{self.angle_error_:.0f} degrees, confidence {self.confidence_:.2f}). "
+                "The aligner needs images of one kind of part whose appearance changes "
+                "with rotation. Otherwise remove the aligner, or set max_angle=0.",
                 UserWarning,
             )
 
     def _default_features(self):
-        # One late block: it tells poses apart better than several side by side.
+        # A single late block distinguishes poses better than several concatenated.
         return DinoFeatures(image_size=None, layers=-2)
 
     def _read(self, images):
-        """Return the frames (view -> source) of images, and how sure they are."""
-        frames, confidence = [], []
+        """Return the affines (view -> source) of images and their confidences."""
+        affines, confidence = [], []
         for start in range(0, len(images), _BATCH):
             batch = list(images[start : start + _BATCH])
             part = [_whole(image) for image in batch]
             for step in range(self.n_steps):
                 regressor = self.regressors_[min(step, 1)]
-                views = [_look(image, frame) for image, frame in zip(batch, part)]
-                # Rounded, so that an image's pose never depends on its batch.
+                views = [_look(image, affine) for image, affine in zip(batch, part)]
+                # Rounded, so that the pose of an image does not depend on its batch.
                 poses = _predicted(regressor, self._pooled(views)).round(3)
                 part = [f @ self._undo(pose) for f, pose in zip(part, poses)]
                 if step == 0:
                     confidence += np.hypot(poses[:, 0], poses[:, 1]).tolist()
-            frames += part
-        return frames, np.array(confidence)
+            affines += part
+        return affines, np.array(confidence)
 
     def _undo(self, pose):
         cos, sin, dx, dy, log_zoom = pose
@@ -347,7 +350,7 @@ class AffineAligner(UsesFeatures, TransformerMixin, BaseEstimator):
         return _step(np.arctan2(sin, cos), (dx, dy), np.clip(log_zoom, -limit, limit))
 
     def _pooled(self, views):
-        """Return the features of views (n, 224, 224, 3), averaged to a coarse grid."""
+        """Return the features of views (n, 224, 224, 3), pooled to a coarse grid."""
         F = [
             np.asarray(self.features_.transform(np.stack(views[i : i + _BATCH])))
             for i in range(0, len(views), _BATCH)
@@ -358,16 +361,16 @@ class AffineAligner(UsesFeatures, TransformerMixin, BaseEstimator):
 
 
 def _whole(image):
-    """Return the frame of a view that holds the whole image."""
+    """Return the affine of a view that holds the whole image."""
     height, width = image.shape[:2]
     zoom = _VIEW / max(height, width)
-    return pose_frame(((width - 1) / 2, (height - 1) / 2), 0, zoom, (_VIEW, _VIEW))
+    return pose_affine(((width - 1) / 2, (height - 1) / 2), 0, zoom, (_VIEW, _VIEW))
 
 
 def _step(angle, shift, log_zoom):
-    """Return the frame of a small change of view: new view pixel -> old view pixel."""
+    """Return the affine of a small change of view: new view pixel -> old view pixel."""
     centre = (_VIEW - 1) / 2 + _VIEW * np.asarray(shift)
-    return pose_frame(centre, angle, np.exp(log_zoom), (_VIEW, _VIEW))
+    return pose_affine(centre, angle, np.exp(log_zoom), (_VIEW, _VIEW))
 
 
 def _predicted(regressor, F):
@@ -387,10 +390,10 @@ def _angle_error(read, poses):
     return float(np.rad2deg(np.median(np.abs(away))))
 
 
-def _look(image, frame):
-    """Return the disc of an image that a frame shows, grey around."""
+def _look(image, affine):
+    """Return the view of an image in an affine, as a disc on grey."""
     color = np.ascontiguousarray(image[..., :3])
-    view = warp(color, frame, (_VIEW, _VIEW), border="replicate")
+    view = warp(color, affine, (_VIEW, _VIEW), border="replicate")
     view[~_disc()] = 127
     return view
 

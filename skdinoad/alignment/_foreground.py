@@ -1,4 +1,4 @@
-"""ForegroundMask: the ground becomes transparent, hence unscored."""
+"""ForegroundMask: make the background transparent, so that it is not scored."""
 
 from numbers import Real
 from typing import Literal
@@ -28,43 +28,44 @@ __all__ = ["ForegroundMask"]
 
 
 class ForegroundMask(UsesFeatures, TransformerMixin, BaseEstimator):
-    """Make the ground around an object transparent.
+    """Make the background around an object transparent.
 
-    The first principal component of an image's patch features tells object from
-    ground; the alpha channel written from it (255 = object) makes every detector
-    behind leave the ground out, in training and in scoring.
+    The first principal component of an image's patch features separates object and
+    background. The transformer writes an alpha channel from it (255 = object), so that
+    later detectors ignore the background in training and in scoring.
 
     Parameters
     ----------
     features : DinoFeatures or None, default=None
-        Extractor of the patch features. None means ``DinoFeatures()``. Images pass the
-        network here, and once more behind, where the ground is hidden from it.
+        Extractor of the patch features. None means ``DinoFeatures()``. Each image
+        passes the network here and again in the detector, with its background hidden.
     masking : "auto" or bool, default="auto"
-        "auto" decides once, in ``fit``: on if the masks of the training images look
-        like one object with ground around it. False leaves images as they are. The
-        bounds were measured at 224 to 448 pixels; below, "auto" says no too often.
+        "auto" decides once, in ``fit``: it masks if the masks of the training images
+        look like one object surrounded by background. False leaves images unchanged.
+        The limits were measured at 224 to 448 pixels; for smaller images "auto"
+        disables masking too often.
     threshold : float or "relative", default="relative"
         Score on the component above which a patch is foreground; "relative" is 0.24
         times the median length of the image's tokens.
     morphology : {"grid", "raster"}, default="grid"
-        How the mask is dilated and closed: as a picture, or flattened, as the
-        official code of AnomalyDINO does.
+        How the mask is dilated and closed: in two dimensions, or on the flattened
+        mask, as in the official code of AnomalyDINO.
 
     Attributes
     ----------
     value_range_ : (int, int) or None
-        Values that become 0 and 255, learned from training images of more than 8 bits;
-        None = they have 8.
+        Values that map to 0 and 255, learned from training images of more than 8 bits;
+        None for 8-bit images.
     hidden_pixels_ : bool
         Whether alpha hides pixels of training images.
     features_ : DinoFeatures
         The fitted extractor.
     masking_ : bool
-        The verdict.
+        Whether images are masked.
     mask_statistics_ : dict or None
-        Medians over the training images: what shares of image ("total"), centre and
-        border the masks cover, and the share of the features' variance between the
-        sides ("separation"). None if nothing had to be decided.
+        Medians over the training images: the shares of image ("total"), centre and
+        border that the masks cover, and the share of the features' variance between
+        foreground and background ("separation"). None unless ``masking="auto"``.
 
     See Also
     --------
@@ -73,7 +74,7 @@ class ForegroundMask(UsesFeatures, TransformerMixin, BaseEstimator):
     References
     ----------
     Damm et al., "AnomalyDINO: Boosting Patch-Based Few-Shot Anomaly Detection with
-    DINOv2", WACV 2025, arXiv 2405.14529, section 3.2; the automatic verdict, the
+    DINOv2", WACV 2025, arXiv 2405.14529, section 3.2; the automatic decision, the
     relative threshold and the choice of sign are ours.
 
     Examples
@@ -90,7 +91,7 @@ class ForegroundMask(UsesFeatures, TransformerMixin, BaseEstimator):
     _parameter_constraints = {
         "features": "no_validation",
         "masking": [StrOptions({"auto"}), Options(bool, {True, False})],
-        "threshold": [StrOptions({"relative"}), Interval(Real, 0, None, closed="left")],
+        "threshold": [StrOptions({"relative"}), Interval(Real, 0, 3e38, closed="left")],
         "morphology": [StrOptions({"grid", "raster"})],
     }
 
@@ -109,13 +110,13 @@ class ForegroundMask(UsesFeatures, TransformerMixin, BaseEstimator):
 
     @isolated_torch_state()
     def fit(self, X: ImagesLike, y: LabelsLike | None = None) -> Self:
-        """Decide whether images are masked.
+        """Decide whether to mask images.
 
         Parameters
         ----------
         X : array, list of images or paths
-            Images as everywhere; rows labelled anomalous in ``y`` are left out.
-            Colours in the order RGB, not OpenCV's BGR: ``image[..., ::-1]``.
+            Training images; rows labelled anomalous in ``y`` are left out. Colour
+            images are RGB; convert OpenCV's BGR with ``image[..., ::-1]``.
         y : None, array-like of shape (n,), or masks of shape (n, H, W)
             +1 normal, -1 anomalous.
 
@@ -143,7 +144,7 @@ class ForegroundMask(UsesFeatures, TransformerMixin, BaseEstimator):
         return self
 
     def transform(self, X: ImagesLike) -> OneOrList:
-        """Return the images with the ground transparent.
+        """Return the images with a transparent background.
 
         Parameters
         ----------
@@ -152,15 +153,15 @@ class ForegroundMask(UsesFeatures, TransformerMixin, BaseEstimator):
         Returns
         -------
         Z : ndarray of shape (n, H, W, 4), uint8
-            Alpha 255 = object; what was transparent stays so. A list of (H, W, 4) if
-            sizes differ. An image whose mask is empty keeps its whole area, and one
-            warning names all such rows.
+            Alpha 255 = object; transparent pixels stay transparent. A list of (H, W, 4)
+            if sizes differ. An image with an empty mask stays visible as a whole, and
+            one warning names all such rows.
         """
-        return self.transform_frames(X)[0]
+        return self.transform_affines(X)[0]
 
     @isolated_torch_state()
-    def transform_frames(self, X: ImagesLike) -> tuple[OneOrList, np.ndarray]:
-        """Return the images with the ground transparent, and identity frames.
+    def transform_affines(self, X: ImagesLike) -> tuple[OneOrList, np.ndarray]:
+        """Return the images with a transparent background, and identity affines.
 
         Parameters
         ----------
@@ -169,12 +170,12 @@ class ForegroundMask(UsesFeatures, TransformerMixin, BaseEstimator):
         Returns
         -------
         Z : ndarray of shape (n, H, W, 4), uint8, or list of (H, W, 4)
-        frames : ndarray of shape (n, 3, 3), float64
-            Every pixel stays where it is.
+        affines : ndarray of shape (n, 3, 3), float64
+            Identity matrices.
         """
         check_is_fitted(self)
         images = self._images_to_score(X)
-        frames = np.broadcast_to(np.eye(3), (len(images), 3, 3)).copy()
+        affines = np.broadcast_to(np.eye(3), (len(images), 3, 3)).copy()
         if not self.masking_:
             Z = [with_alpha(image) for image in images]
         else:
@@ -182,7 +183,7 @@ class ForegroundMask(UsesFeatures, TransformerMixin, BaseEstimator):
         if not isinstance(X, Images):
             self._warn_without_alpha(images)
         same = len({image.shape for image in Z}) == 1
-        return (np.stack(Z) if same else Z), frames
+        return (np.stack(Z) if same else Z), affines
 
     # -- private ----------------------------------------------------------------------
 
@@ -198,22 +199,22 @@ class ForegroundMask(UsesFeatures, TransformerMixin, BaseEstimator):
 
     def _mask(self, grid):
         self._check_features(grid)
-        # Of several layers side by side the last knows best what is an object.
+        # Of several concatenated layers the last one segments objects best.
         last = grid.shape[-1] // getattr(self.features_, "n_groups_", 1)
         return foreground(grid[..., -last:], self.threshold, self.morphology)
 
     def _batches(self, images):
         size = self._images_at_once()
         for start in range(0, len(images), size):
-            yield self.features_.transform_frames(images[start : start + size])
+            yield self.features_.transform_affines(images[start : start + size])
 
     def _masked(self, images):
         Z, empty = [], []
-        for F, frames in self._batches(images):
-            for grid, frame in zip(F, frames):
+        for F, affines in self._batches(images):
+            for grid, affine in zip(F, affines):
                 image, mask = with_alpha(images[len(Z)]), self._mask(grid)
                 if mask.any():
-                    alpha = warp_back(mask * 1.0, frame, image.shape[:2], margin=1.5)
+                    alpha = warp_back(mask * 1.0, affine, image.shape[:2], margin=1.5)
                     image[..., 3] *= alpha >= 0.5
                 else:
                     empty.append(images.name(len(Z)))

@@ -1,6 +1,6 @@
-"""PCAAligner: centre, axis and size of a part from the moments of its outline."""
+"""PCAAligner: align parts by the moments of their outlines."""
 
-from numbers import Integral, Real
+from numbers import Real
 from typing import Literal
 
 import numpy as np
@@ -11,17 +11,18 @@ from skdinoad._arrays.geometry import (
     BORDERS,
     EDGE,
     is_size,
-    pose_frame,
-    turn_frame,
+    pose_affine,
+    turn_affine,
     warp_rgba,
 )
 from skdinoad._compat.caller import warn
 from skdinoad._compat.sklearn import Interval, StrOptions
 from skdinoad._compat.torch import isolated_torch_state
-from skdinoad._inputs.estimators import TakesImages
+from skdinoad._inputs.estimators import HasParts, TakesImages
 from skdinoad._inputs.images import Images, as_images, take
 from skdinoad._inputs.labels import normal_rows
 from skdinoad._typing import Border, ExtractorLike, ImagesLike, LabelsLike, Self, Size
+from skdinoad.alignment._outline import Outline
 from skdinoad.alignment._polarity import common_direction, cosines, side_vectors
 from skdinoad.alignment._pose import SUPPORTS, find_pose
 from skdinoad.alignment._shape import learn_shape
@@ -39,70 +40,57 @@ _FLAGS = (
 )
 
 
-def _are_limits(canny):
-    """Whether a tuple or list holds two numbers."""
-    number = Interval(Real, 0, None, closed="left")
-    return len(canny) == 2 and all(map(number.is_satisfied_by, canny))
+class PCAAligner(HasParts, TakesImages, TransformerMixin, BaseEstimator):
+    r"""Centre every part, rotate its main axis to horizontal and normalise its size.
 
-
-class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
-    r"""Bring every part to the image centre, its main axis level, at one size.
-
-    Edges outline the part; the moments of the outlined area give its centroid, the
-    direction of its major axis (first principal component) and its extent. One affine
-    warp moves the part into the output, and the alpha channel tells which output
-    pixels come from inside the photograph.
+    Edge detection outlines the part. The moments of the outlined area give its
+    centroid, the direction of its major axis (first principal component) and its
+    extent. One affine warp moves the part into the output; the alpha channel marks the
+    output pixels that come from inside the photograph.
 
     Parameters
     ----------
     support : {"hull", "filled", "edges", "mask"}, default="hull"
-        What weighs in the moments: the convex hull of the outline (its pieces above
-        a tenth of the largest together), the largest outline filled, all contour
-        points (the original recipe, sensitive to edges inside the part), or the
-        alpha channel of RGBA images as the caller's mask.
+        Area or points used for the moments. "hull": the convex hull of all pieces of
+        the outline with at least a tenth of the largest piece's area. "filled": the
+        largest outline, filled. "edges": all contour points, as in the original
+        method, which is sensitive to edges inside the part. "mask": the alpha channel
+        of RGBA images.
     mode : {"full", "centre+scale", "centre", "none"}, default="full"
-        How much of the pose is undone; "none" only fits the image into the output.
+        Which pose parameters to normalise; "none" only fits the image into the output.
     polarity : {"moment", "features"} or None, default="moment"
-        How the two ends of the axis are told apart: by the third moment along it, by
-        the features right against left of the centre, or not at all.
+        How to distinguish the two ends of the axis: by the third moment along it, by
+        comparing features on both sides of the centre, or not at all.
     placement : {"moments", "ends"}, default="moments"
-        Where a part lies whose length for its width is unlike that of all training
-        parts (flag ``unusual``). "moments": as any other; one that lost a third of its
-        length is enlarged to fill the frame, and odd everywhere. "ends": at the usual
-        size, by the end that then agrees best with training parts; it is odd only where
-        something is missing. Take "ends" in front of ``DinoPatch`` with a small
-        ``neighborhood``; a detector that does not mind places sees only good patches
-        there, and misses the part.
+        How to place a part whose length over width differs from all training parts
+        (flag ``unusual``). "moments": like any other part; a part that lost a third of
+        its length is enlarged to fill the frame and looks anomalous everywhere.
+        "ends": at the usual size, aligned by the end that best matches the training
+        parts; it looks anomalous only where something is missing. Use "ends" before
+        ``DinoPatch`` with a small ``neighborhood``; a detector that ignores positions
+        sees only good patches and misses such a part.
     flip : {"rotate", "mirror"}, default="rotate"
-        How a reversed part is turned: by 180 degrees, or mirrored as the original
-        does, which changes the handedness of threads and print.
+        How to flip a reversed part: by a rotation of 180 degrees, or by mirroring as in
+        the original method, which changes the handedness of threads and print.
     output_size : "auto", int or (int, int), default="auto"
-        Side, or (height, width), of the output. "auto" takes the shape that the
-        training parts have, in whole patches, which DinoFeatures behind keeps: a square
-        of 224 pixels, or a strip of hardly more patches for long parts. Where nothing
-        is aligned, a number is the smaller side ("auto" 224), and the images keep their
-        shape.
+        Side, or (height, width), of the output. "auto" follows the shape of the
+        training parts in multiples of the patch size, which DinoFeatures keeps: a
+        square of 224 pixels, or for long parts a strip with slightly more patches. If
+        images are not aligned, a number is the smaller side ("auto" means 224), and the
+        images keep their aspect ratio.
     scale : float, default=0.9
-        Share of the output width that 4 standard deviations along the axis fill; for
-        a filled ellipse that is its length, for a rod 1.15 times its length. If any
-        part of the training images would then leave the output, it is reduced, for
-        all images alike, until they just fit.
+        Share of the output width covered by 4 standard deviations along the axis, which
+        is the length of a filled ellipse and 1.15 times the length of a rod. If any
+        training part would then exceed the output, the scale is reduced for all images
+        until all training parts fit.
     rotation : float, default=0
-        Degrees from the output's x axis to the part's axis, clockwise.
+        Clockwise angle in degrees from the output's x axis to the part's axis.
     border : {"wrap", "reflect", "replicate", "constant"}, default="wrap"
         What fills the output where the photograph ends. Those pixels are invalid:
         estimators behind see the nearest valid colour there, whatever this says.
-    canny : (float, float) or "auto", default=(50, 100)
-        Edge thresholds, on the image reduced to at most 256 pixels; "auto" takes
-        0.66 and 1.33 times the median grey.
-    blur : int, default=5
-        Odd size of the Gaussian kernel before edge detection, 0 = off.
-    closing : int, default=7
-        Size of the square that closes gaps in the edges, 0 = off.
-    min_contour : int, default=30
-        Contours of fewer points are ignored.
-    min_share, max_share : float, default=0.005, 0.95
-        A support outside these shares of the image is no object, or full frame.
+    outline : Outline or None, default=None
+        How the outline of the part is found; None means ``Outline()``.
+        ``outline__canny`` and the like can be searched either way.
     features : extractor or None, default=None
         For ``polarity="features"``: an object with ``transform``, such as
         DinoFeatures.
@@ -114,18 +102,18 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
     output_size_ : (int, int)
         Height and width of the aligned images.
     isotropic_ : bool
-        Whether most training parts have no main axis; then none is rotated.
+        Whether most training parts have no main axis; then no part is rotated.
     scale_ : float
-        ``scale``, or what it had to be reduced to.
+        ``scale``, or the value to which it was reduced.
     zoom_ : float
         Median of (output pixels per source pixel) over the training images.
     polarity_reference_ : ndarray of shape (c,) or None
         Mean feature difference between the right and the left half of a part.
     polarity_bias_ : ndarray of shape (c,) or None
-        The same of a part with two equal ends.
+        The same difference for a part with two equal ends.
     value_range_ : (int, int) or None
-        Values that become 0 and 255, learned from training images of more than 8 bits;
-        None = they have 8.
+        Values that map to 0 and 255, learned from training images of more than 8 bits;
+        None for 8-bit images.
     hidden_pixels_ : bool
         Whether alpha hides pixels of training images.
     features_ : extractor or None
@@ -133,21 +121,24 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
 
     Notes
     -----
-    With support "hull" the moments are those of the area inside the convex hull, so
-    threads, print and reflections, which come and go with rotation, do not matter.
+    With support "hull" the moments are those of the area inside the convex hull.
+    Threads, print and reflections, whose edges change with rotation, have no effect.
 
-    Flags tell where an image is special, and what is done:
+    Flags mark images that need special treatment:
 
-    - ``no_object``: no outline, or a support below ``min_share``: fitted whole into
-      the output. ``fit_transform`` makes such a training image invalid (alpha 0), so
-      that a detector behind leaves it out and never learns "no part" as normal.
-    - ``full_frame``: support above ``max_share`` or touching three borders: likewise.
-    - ``isotropic``: eigenvalue ratio above 0.83, the axis is undefined: not rotated.
-    - ``ambiguous``: the two ends look alike (skewness below 0.05, cosine below 0.1):
-      not flipped.
-    - ``unusual``: longer or shorter for its width than any training part by 8 % and
-      more; ``placement`` says what is done.
-    - ``clamped``: size beyond 4 times, or a quarter of, the training median: limited.
+    - ``no_object``: no outline, or a support below the outline's ``min_share``. The
+      whole image is fitted into the output. ``fit_transform`` makes such a training
+      image invalid (alpha 0), so that a later detector leaves it out and does not learn
+      a missing part as normal.
+    - ``full_frame``: support above its ``max_share`` or touching three borders. The
+      whole image is fitted into the output.
+    - ``isotropic``: eigenvalue ratio above 0.83, so the axis is undefined. Not rotated.
+    - ``ambiguous``: the two ends look alike (skewness below 0.05, cosine below 0.1).
+      Not flipped.
+    - ``unusual``: length over width is outside the range of the training parts by at
+      least 8 %. See ``placement``.
+    - ``clamped``: the size is above 4 times or below a quarter of the training median.
+      The zoom is limited.
 
     References
     ----------
@@ -162,8 +153,8 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
     >>> image = np.zeros((100, 100, 3), dtype=np.uint8)
     >>> image[20:80, 40:50] = 255                     # an upright bar
     >>> aligner = PCAAligner(output_size=64).fit([image])
-    >>> aligned, frames, flags = aligner.align([image])
-    >>> aligned.shape, (frames[0] @ [31.5, 31.5, 1]).round().tolist()  # its middle
+    >>> aligned, affines, flags = aligner.align([image])
+    >>> aligned.shape, (affines[0] @ [31.5, 31.5, 1]).round().tolist()  # its middle
     ((1, 64, 64, 4), [44.0, 49.0, 1.0])
     >>> bool(aligned[0, 32, 10, 0] > 200), bool(aligned[0, 10, 32, 0] > 200)
     (True, False)
@@ -184,14 +175,11 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
         "scale": [Interval(Real, 0.01, 100, closed="both")],
         "rotation": [Interval(Real, -360, 360, closed="both")],
         "border": [StrOptions(set(BORDERS))],
-        "canny": [StrOptions({"auto"}), tuple, list],
-        "blur": [Interval(Integral, 0, 999, closed="both")],
-        "closing": [Interval(Integral, 0, 999, closed="both")],
-        "min_contour": [Interval(Integral, 1, None, closed="left")],
-        "min_share": [Interval(Real, 0, 1, closed="both")],
-        "max_share": [Interval(Real, 0, 1, closed="both")],
+        "outline": [Outline, None],
         "features": "no_validation",
     }
+
+    _default_parts = {"outline": Outline}
 
     def __init__(
         self,
@@ -205,12 +193,7 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
         scale: float = 0.9,
         rotation: float = 0,
         border: Border = "wrap",
-        canny: Literal["auto"] | tuple[float, float] = (50, 100),
-        blur: int = 5,
-        closing: int = 7,
-        min_contour: int = 30,
-        min_share: float = 0.005,
-        max_share: float = 0.95,
+        outline: Outline | None = None,
         features: ExtractorLike | None = None,
     ) -> None:
         self.support = support
@@ -222,24 +205,19 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
         self.scale = scale
         self.rotation = rotation
         self.border = border
-        self.canny = canny
-        self.blur = blur
-        self.closing = closing
-        self.min_contour = min_contour
-        self.min_share = min_share
-        self.max_share = max_share
+        self.outline = outline
         self.features = features
 
     @isolated_torch_state()
     def fit(self, X: ImagesLike, y: LabelsLike | None = None) -> Self:
-        """Learn the usual size, and whether the parts have an axis at all.
+        """Learn the usual size and shape of the parts.
 
         Parameters
         ----------
         X : array, list of images or paths
             uint8 0..255, uint16 or float 0..1, (n, H, W[, 1 | 3 | 4]), a list, or
             paths.
-            Colours in the order RGB, not OpenCV's BGR: ``image[..., ::-1]``.
+            Colour images are RGB; convert OpenCV's BGR with ``image[..., ::-1]``.
         y : None, array-like of shape (n,), or masks of shape (n, H, W)
             +1 normal, -1 anomalous; **rows labelled anomalous are left out**.
 
@@ -255,17 +233,17 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
         Warns
         -----
         UserWarning
-            If some, or most, images show no single object.
+            If some or most images show no single object.
         """
         self._fit(X, y)
         return self
 
     @isolated_torch_state()
     def fit_transform(self, X: ImagesLike, y: LabelsLike | None = None) -> np.ndarray:
-        """Fit and align; training images without an object come out invalid.
+        """Fit and align; training images without an object become invalid.
 
         Equals ``fit(X, y).transform(X)``, except that images flagged ``no_object``
-        have alpha 0 everywhere: a detector behind leaves them out of its training.
+        have alpha 0 everywhere, so that a later detector excludes them from training.
 
         Parameters
         ----------
@@ -292,12 +270,12 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
         Returns
         -------
         Z : ndarray of shape (n, height, width, 4), uint8
-            RGB and alpha, 255 = the pixel comes from inside the photograph.
+            RGB and alpha; alpha is 255 for pixels from inside the photograph.
         """
         return self.align(X)[0]
 
-    def transform_frames(self, X: ImagesLike) -> tuple[np.ndarray, np.ndarray]:
-        """Return the aligned images and where their pixels come from.
+    def transform_affines(self, X: ImagesLike) -> tuple[np.ndarray, np.ndarray]:
+        """Return the aligned images and their affines.
 
         Parameters
         ----------
@@ -306,14 +284,14 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
         Returns
         -------
         Z : ndarray of shape (n, height, width, 4), uint8
-        frames : ndarray of shape (n, 3, 3), float64
-            Aligned pixel (x, y, 1) -> source pixel.
+        affines : ndarray of shape (n, 3, 3), float64
+            Affine matrices from aligned pixel (x, y, 1) to source pixel.
         """
         return self.align(X)[:2]
 
     @isolated_torch_state()
     def align(self, X: ImagesLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the aligned images, their frames, and what is special about each.
+        """Return the aligned images, their affines and flags.
 
         Parameters
         ----------
@@ -322,7 +300,7 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
         Returns
         -------
         Z : ndarray of shape (n, height, width, 4), uint8
-        frames : ndarray of shape (n, 3, 3), float64
+        affines : ndarray of shape (n, 3, 3), float64
         flags : structured ndarray of shape (n,)
             Boolean fields no_object, isotropic, ambiguous, clamped, full_frame,
             unusual.
@@ -337,7 +315,7 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
     # -- fitting ----------------------------------------------------------------------
 
     def _fit(self, X, y):
-        """Fit; return the poses found, by row, so that they need no second search."""
+        """Fit and return the poses by row, so that they can be reused."""
         self._check_parameters()
         images = as_images(X)
         rows = normal_rows(y, len(images))
@@ -354,8 +332,6 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
 
     def _check_parameters(self):
         self._validate_params()
-        if self.blur and self.blur % 2 == 0:
-            raise ValueError(f"blur={self.blur}: expected an odd kernel size, or 0.")
         if isinstance(self.output_size, (tuple, list)) and not is_size(
             self.output_size
         ):
@@ -363,22 +339,21 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
                 f"output_size={self.output_size!r}: expected a side, or (height, "
                 "width), in whole pixels."
             )
-        if not isinstance(self.canny, str) and not _are_limits(self.canny):
-            raise ValueError(f"canny={self.canny!r}: expected 2 thresholds or 'auto'.")
         if self.polarity == "features" and not hasattr(self.features, "transform"):
             raise TypeError(
-                f"polarity='features' needs features= with a method transform, got "
+                f"polarity='features' needs features= with a method transform; got "
                 f"{self.features!r}; pass features=DinoFeatures()."
             )
 
     def _find(self, image):
+        outline = self._part("outline")
         return find_pose(
             image,
             support=self.support,
-            canny=self.canny,
-            blur=self.blur,
-            closing=self.closing,
-            min_contour=self.min_contour,
+            canny=outline.canny,
+            blur=outline.blur,
+            closing=outline.closing,
+            min_contour=outline.min_contour,
         )
 
     def _fit_sizes(self, poses, images):
@@ -410,7 +385,7 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
         return square(self.output_size)
 
     def _check_usable(self, poses, images, ratios):
-        """Switch alignment off where the training images show no common part."""
+        """Disable alignment if the training images show no common part."""
         absent = [images.name(i) for i, p in enumerate(poses) if self._absent(p)]
         reason = None
         if len(ratios) <= len(poses) / 2:
@@ -420,18 +395,19 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
             )
         elif len(ratios) > 2 and np.std(ratios) > _MAX_SHAPE_SPREAD:
             reason = "the outlines found in the training images have no common shape"
+        canny = self._part("outline").canny
         if reason:
             self.mode_ = "none"
             self._warn(
                 f"Nothing is aligned: {reason}. For a texture pass mode='none'; for "
-                f"parts change canny={self.canny}, or pass RGBA images whose alpha is "
-                "the part, and support='mask'."
+                f"parts change outline__canny={canny}, or pass RGBA images whose alpha "
+                "is the part, and support='mask'."
             )
         elif absent:
             self._warn(
                 f"No object found in {', '.join(absent[:5])} ({len(absent)} of "
-                f"{len(poses)} training images): left out of training. Lower canny="
-                f"{self.canny} or remove them."
+                f"{len(poses)} training images): left out of training. Lower "
+                f"outline__canny={canny} or remove them."
             )
 
     @staticmethod
@@ -439,12 +415,12 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
         warn(message, UserWarning)
 
     def _fit_polarity(self, images, poses):
-        """Learn how the two ends differ, on parts placed by their pose alone."""
+        """Learn how the two ends differ, on parts aligned by their moments alone."""
         self.features_ = clone(self.features).fit(images, None)
         placed = [self._place(image, pose) for image, pose in zip(images, poses)]
         aligned = [
-            self._warp(image, frame)
-            for image, (frame, flag) in zip(images, placed)
+            self._warp(image, affine)
+            for image, (affine, flag) in zip(images, placed)
             if not (flag["no_object"] or flag["full_frame"])
         ]
         if aligned:
@@ -453,72 +429,73 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
             sides, other = (
                 side_vectors(self.features_.transform(z)) for z in (Z, turned)
             )
-            # Features know left from right whatever they show; what stays when the
-            # part is turned is that, and not the part.
+            # Features differ between left and right even for symmetric parts. The
+            # component that does not change when the part is flipped is this bias.
             self.polarity_bias_ = (sides + other).mean(axis=0) / 2
             self.polarity_reference_ = common_direction(sides - self.polarity_bias_)
 
     def _fit_shape(self, images, poses):
-        """Learn where parts end, if they have ends."""
+        """Learn the positions of the parts' ends, if the parts have an axis."""
         rows = [i for i, pose in enumerate(poses) if self._usable(pose)][:_LOOKED_AT]
         if self.mode_ != "full" or self.isotropic_ or self.rotation or len(rows) < 2:
             return
         seen, poses = [images[i] for i in rows], [poses[i] for i in rows]
         if self.polarity_reference_ is None:
-            frames = [self._place(*pair)[0] for pair in zip(seen, poses)]
+            affines = [self._place(*pair)[0] for pair in zip(seen, poses)]
         else:
-            frames = self._align(seen, dict(enumerate(poses)))[1]
-        self._shape = learn_shape(seen, poses, frames, self.output_size_)
+            affines = self._align(seen, dict(enumerate(poses)))[1]
+        self._shape = learn_shape(seen, poses, affines, self.output_size_)
 
     # -- alignment --------------------------------------------------------------------
 
     def _align(self, images, poses):
-        """Align all images; poses already known are not sought again."""
-        frames = np.empty((len(images), 3, 3))
+        """Align all images, reusing the poses already known."""
+        affines = np.empty((len(images), 3, 3))
         flags = np.zeros(len(images), [(name, bool) for name in _FLAGS])
         Z = np.empty((len(images), *self.output_size_, 4), np.uint8)
         for i, image in enumerate(images):
             pose = poses[i] if i in poses else self._pose_if_needed(image)
-            frames[i], flags[i] = self._place(image, pose)
-            Z[i] = self._warp(image, frames[i])
+            affines[i], flags[i] = self._place(image, pose)
+            Z[i] = self._warp(image, affines[i])
         if self.polarity_reference_ is not None:
-            self._turn_by_features(images, Z, frames, flags)
-        return Z, frames, flags
+            self._turn_by_features(images, Z, affines, flags)
+        return Z, affines, flags
 
     def _pose_if_needed(self, image):
         return None if self.mode_ == "none" else self._find(image)
 
     def _place(self, image, pose):
-        """Return an image's frame, by its pose alone, and its flags as a tuple."""
+        """Return an image's affine, from its pose alone, and its flags."""
         flag = np.zeros((), [(name, bool) for name in _FLAGS])
         whole = self.mode_ == "none" or self._absent(pose) or self._fills(pose)
         if whole:
             if self.mode_ != "none":
                 flag["no_object"] = self._absent(pose)
                 flag["full_frame"] = not flag["no_object"]
-            return pose_frame(
+            return pose_affine(
                 _middle(image), 0.0, self._contain(image), self.output_size_
             ), flag
         angle = self._angle(pose, flag)
         zoom = self._clamped_zoom(image, pose, flag)
-        frame = pose_frame(pose.centre, angle, zoom, self.output_size_)
+        affine = pose_affine(pose.centre, angle, zoom, self.output_size_)
         if self._points_left(pose, flag):
-            frame = frame @ self._turn
+            affine = affine @ self._turn
         if self._shape is not None and not flag["isotropic"]:
             flag["unusual"] = not self._shape.fits(pose)
         if flag["unusual"] and self.placement == "ends":
-            how = pose, angle, frame, self.output_size_
-            frame = self._shape.better_frame(image, *how, mirror=self.flip == "mirror")
-        return frame, flag
+            how = pose, angle, affine, self.output_size_
+            affine = self._shape.better_frame(image, *how, mirror=self.flip == "mirror")
+        return affine, flag
 
     def _usable(self, pose):
         return not (self._absent(pose) or self._fills(pose))
 
     def _absent(self, pose):
-        return pose is None or pose.share < self.min_share
+        return pose is None or pose.share < self._part("outline").min_share
 
     def _fills(self, pose):
-        return pose is not None and (pose.share > self.max_share or pose.borders >= 3)
+        most = self._part("outline").max_share
+        return pose is not None and (pose.share > most or pose.borders >= 3)
 
     def _angle(self, pose, flag):
         if self.mode_ != "full":
@@ -527,7 +504,7 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
         return 0.0 if flag["isotropic"] else pose.angle - np.deg2rad(self.rotation)
 
     def _points_left(self, pose, flag):
-        """Whether the third moment says that the part is reversed."""
+        """Whether the part is reversed according to its third moment."""
         rotated = self.mode_ == "full" and not flag["isotropic"]
         if not rotated or self.polarity != "moment":
             return False
@@ -536,12 +513,12 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
 
     def _zoom(self, pose):
         height, width = self.output_size_
-        # A part that is not rotated may lie across the output's shorter side.
+        # A part that is not rotated may point along the output's shorter side.
         length = width if self.mode_ == "full" else min(height, width)
         return self.scale_ * length / (4 * pose.sigma)
 
     def _overflow(self, pose):
-        """How many times too large a part is for the output at ``scale``."""
+        """Return the factor by which a part exceeds the output at ``scale``."""
         height, width = self.output_size_
         if self.mode_ == "full" and not self.isotropic_:
             extent = np.multiply(pose.reach, self.scale * width / 2)
@@ -561,12 +538,12 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
 
     @property
     def _turn(self):
-        return turn_frame(self.output_size_, mirror=self.flip == "mirror")
+        return turn_affine(self.output_size_, mirror=self.flip == "mirror")
 
-    def _warp(self, image, frame):
-        return warp_rgba(image, frame, self.output_size_, border=self.border)
+    def _warp(self, image, affine):
+        return warp_rgba(image, affine, self.output_size_, border=self.border)
 
-    def _turn_by_features(self, images, Z, frames, flags):
+    def _turn_by_features(self, images, Z, affines, flags):
         rotated = self.mode_ == "full" and not self.isotropic_
         fixed = flags["no_object"] | flags["full_frame"] | flags["isotropic"]
         if self.placement == "ends":
@@ -578,22 +555,22 @@ class PCAAligner(TakesImages, TransformerMixin, BaseEstimator):
         agreement = cosines(sides, self.polarity_reference_)
         flags["ambiguous"][rows] = np.abs(agreement) < _MIN_COSINE
         for row in rows[agreement <= -_MIN_COSINE]:
-            frames[row] = frames[row] @ self._turn
-            Z[row] = self._warp(images[row], frames[row])
+            affines[row] = affines[row] @ self._turn
+            Z[row] = self._warp(images[row], affines[row])
 
 
 #: Eigenvalue ratio above which the axis is noise (aspect ratio below about 1.1).
 _MAX_RATIO = 0.83
-#: Standard deviation of the eigenvalue ratio above which outlines are accidents of a
-#: texture: parts have 0.002 (screws) to 0.16 (cookies), paper 0.21 and 0.24.
+#: Standard deviation of the eigenvalue ratio above which the outlines are artefacts of
+#: a texture: parts have 0.002 (screws) to 0.16 (cookies), paper 0.21 and 0.24.
 _MAX_SHAPE_SPREAD = 0.18
-#: Zoom factors beyond this multiple of the training median are limited.
+#: Limit of the zoom relative to the training median, in both directions.
 _MAX_ZOOM = 4.0
-#: Skewness, and cosine to the reference, below which two ends count as alike. Then
-#: the part stays as found: if all photographs show one pose, it stays the same.
+#: Skewness, and cosine to the reference, below which the two ends count as equal. Such
+#: a part is not flipped, so that parts photographed in one pose stay in one pose.
 _MIN_SKEWNESS = 0.05
 _MIN_COSINE = 0.1
-#: Training parts that the usual shape is learned from, at most.
+#: Maximum number of training parts from which the usual shape is learned.
 _LOOKED_AT = 100
 
 

@@ -1,4 +1,4 @@
-"""Which end of a part is which, told by its patch features."""
+"""Distinguish the two ends of a part by its patch features."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ __all__ = ["common_direction", "cosines", "side_vectors"]
 
 
 def side_vectors(F) -> np.ndarray:
-    """Return how the right half of each grid differs from the left.
+    """Return the mean feature difference between right and left half of each grid.
 
     Parameters
     ----------
@@ -16,7 +16,7 @@ def side_vectors(F) -> np.ndarray:
     Returns
     -------
     ndarray of shape (n, c)
-        Mean over the four middle rows of the right half, minus that of the left.
+        Mean over the four middle rows of the right half minus that of the left half.
 
     Examples
     --------
@@ -32,9 +32,9 @@ def side_vectors(F) -> np.ndarray:
 
 
 def common_direction(sides) -> np.ndarray:
-    """Return the mean of vectors, each taken with the sign that makes them agree.
+    """Return the mean of vectors after flipping their signs to agree.
 
-    The longest says which sign, in whatever order they come.
+    The longest vector defines the sign, so the result does not depend on the order.
     """
     reference = sides[np.linalg.norm(sides, axis=1).argmax()]
     for _ in range(3):
@@ -50,7 +50,7 @@ def cosines(sides, reference) -> np.ndarray:
 
 
 def _mean_valid(F):
-    """Mean feature vector (n, c) over the valid patches of (n, h, w, c), else 0."""
+    """Return the mean (n, c) over the valid patches of (n, h, w, c), 0 if none."""
     valid = np.isfinite(F).all(-1)
     total = np.where(valid[..., None], F, 0).sum(axis=(1, 2))
     return total / np.maximum(valid.sum(axis=(1, 2)), 1)[:, None]

@@ -1,23 +1,23 @@
-"""Where a part lies in its image: support, moments, pose. Functions on arrays."""
+"""Find the pose of a part in its image from the moments of its support."""
 
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from skdinoad._arrays.geometry import resize_frame
+from skdinoad._arrays.geometry import resize_affine
 
 __all__ = ["SUPPORTS", "Pose", "find_pose"]
 
 SUPPORTS = ("hull", "filled", "edges", "mask")
 
-#: Longest edge, in pixels, at which edges are sought: larger photographs are reduced,
-#: so that soft outlines turn into edges, fine texture does not, and the cost is the
-#: same for every camera. Moments of an area stay exact to a fraction of a pixel.
+#: Longest side in pixels for edge detection. Larger photographs are reduced, so that
+#: soft outlines become edges, fine texture does not, and the cost is independent of
+#: the camera. Moments of an area stay exact to a fraction of a pixel.
 _WORKING_EDGE = 256
 
-#: Share of the largest outline's area from which on a piece belongs to the part;
-#: crumbs and dust are smaller.
+#: Smallest area of a piece of the part relative to the largest outline; crumbs and
+#: dust are smaller.
 _PIECE = 0.1
 
 #: Distance from the image border, as a share of its edge, that counts as touching.
@@ -26,7 +26,7 @@ _TOUCH = 0.015
 
 @dataclass(frozen=True)
 class Pose:
-    """Second- and third-order shape of a part, in source pixels.
+    """Position and shape of a part up to third-order moments, in source pixels.
 
     Parameters
     ----------
@@ -40,17 +40,17 @@ class Pose:
     ratio : float
         Smaller over larger eigenvalue of the covariance, 0..1; 1 = no direction.
     skewness : float
-        Standardised third moment along the axis; its sign tells the two ends apart.
+        Standardised third moment along the axis; its sign distinguishes the two ends.
     share : float
         Area of the support over the area of the image.
     borders : int
-        How many of the image's four sides the support touches.
+        Number of image borders that the support touches.
     reach : (float, float)
         Farthest point of the support from the centre, along the axis and across it,
         in units of sigma.
     ends, sides : (float, float)
-        Least and largest offset of the support along the axis and across it, in units
-        of sigma.
+        Smallest and largest offset of the support along the axis and across it, in
+        units of sigma.
     """
 
     centre: np.ndarray
@@ -72,11 +72,11 @@ def find_pose(image, *, support, canny, blur, closing, min_contour):
     ----------
     image : ndarray of shape (H, W, 3 or 4), uint8
     support : {"hull", "filled", "edges", "mask"}
-        What weighs in the moments; see PCAAligner.
+        Area or points used for the moments; see PCAAligner.
     canny : (float, float) or "auto"
         Hysteresis thresholds of the edge detector.
     blur, closing : int
-        Kernel sizes before and after the edge detector; 0 = off.
+        Kernel sizes of the blur before and the closing after edge detection; 0 = off.
     min_contour : int
         Contours of fewer points are ignored.
 
@@ -97,13 +97,13 @@ def find_pose(image, *, support, canny, blur, closing, min_contour):
 
 
 def _reduce(image):
-    """Return the image at working size and the frame from there to the source."""
+    """Return the image at working size and the affine from it to the source."""
     size = np.array(image.shape[:2])
     small = np.maximum(1, np.round(size * min(1, _WORKING_EDGE / size.max())))
     small = tuple(int(edge) for edge in small)
     if small != image.shape[:2]:
         image = cv2.resize(image, small[::-1], interpolation=cv2.INTER_AREA)
-    return image, resize_frame(tuple(size), small)
+    return image, resize_affine(tuple(size), small)
 
 
 def _edges(image, canny, blur, closing):
@@ -113,13 +113,13 @@ def _edges(image, canny, blur, closing):
     if isinstance(canny, str):
         gray = cv2.cvtColor(color, cv2.COLOR_RGB2GRAY)
         canny = np.median(gray) * np.array([0.66, 1.33])
-    # On colours, Canny takes the steepest channel at each pixel: a beige nut on
-    # yellow ground has no outline in grey, and a clear one in blue.
+    # On colour images Canny uses the channel with the largest gradient at each pixel:
+    # a beige nut on a yellow background is visible in blue but not in grey.
     edges = cv2.Canny(color, float(canny[0]), float(canny[1]))
     if image.shape[-1] == 4:
         edges[image[..., 3] < 128] = 0
     if closing:
-        # The margin keeps the closing from gluing edges to the image border.
+        # The margin prevents the closing from connecting edges to the image border.
         edges = cv2.copyMakeBorder(edges, *[closing] * 4, cv2.BORDER_CONSTANT)
         kernel = np.ones((closing, closing), np.uint8)
         edges = cv2.morphologyEx(edges, cv2.MORPH_CLOSE, kernel)
@@ -128,7 +128,7 @@ def _edges(image, canny, blur, closing):
 
 
 def _contour_shape(edges, support, min_contour):
-    """Return (points, moments) of the part outlined by edges, or None."""
+    """Return (points, moments) of the part enclosed by edges, or None."""
     contours, _ = cv2.findContours(edges, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     contours = [c for c in contours if len(c) >= min_contour]
     if not contours:
@@ -145,9 +145,9 @@ def _contour_shape(edges, support, min_contour):
 
 
 def _pieces(contours, areas, size):
-    """Return the contours of the part: a faint edge often cuts its outline in pieces.
+    """Return the contours of the part, whose outline may be broken into pieces.
 
-    Small pieces are crumbs; pieces at the image border are something else.
+    Small pieces and pieces at the image border do not belong to the part.
     """
     largest = max(areas)
     return [
@@ -159,7 +159,7 @@ def _pieces(contours, areas, size):
 
 
 def _gaps(points, size):
-    """Distance to the left, top, right and bottom border as shares of the edges."""
+    """Return the relative distances to the left, top, right and bottom border."""
     left, top, width, height = cv2.boundingRect(points)
     return (
         left / size[1],
@@ -184,7 +184,7 @@ def _mask_shape(image):
 
 
 def _point_moments(points):
-    """Area 0 and central moments of a set of points, one unit of weight together."""
+    """Return area 0, centroid and normalised central moments of a set of points."""
     centre = points.mean(axis=0)
     x, y = (points - centre).T
     orders = [(2, 0), (1, 1), (0, 2), (3, 0), (2, 1), (1, 2), (0, 3)]
@@ -192,7 +192,7 @@ def _point_moments(points):
 
 
 def _normalised(m):
-    """Area, centroid and central moments per unit of area; None for zero area."""
+    """Return area, centroid and central moments per area; None for zero area."""
     area = m["m00"]
     if area <= 0:
         return None

@@ -19,31 +19,30 @@ __all__ = ["RegionMask"]
 
 
 class RegionMask(TakesImages, TransformerMixin, BaseEstimator):
-    """Hide all but one region of every image: "score only here".
+    """Restrict training and scoring to a fixed region of all images.
 
-    What lies outside the region, a conveyor, a clock, a hand, is neither learned nor
-    scored, and never matters, whatever is behind in the Pipeline.
+    Everything outside the region, such as a conveyor or a clock, is neither learned nor
+    scored by any later step of the Pipeline.
 
     Parameters
     ----------
     region : ndarray of shape (H, W), path or None, default=None
-        True, or any colour but black in a mask image, where images are to be looked at.
-        Images may be larger or smaller than it if they have its shape. None hides
-        nothing.
+        The region to keep: True, or any colour except black in a mask file. Images may
+        differ from it in size but must have the same aspect ratio. None hides nothing.
 
     Attributes
     ----------
     region_ : ndarray of shape (H, W), bool, or None
-        The region as it was read; it travels with a saved model.
+        The region, which is saved with the model.
     value_range_ : (int, int) or None
-        Values that become 0 and 255, learned from training images of more than 8 bits;
-        None = they have 8.
+        Values that map to 0 and 255, learned from training images of more than 8 bits;
+        None for 8-bit images.
     hidden_pixels_ : bool
         Whether alpha hides pixels of training images.
 
     See Also
     --------
-    ForegroundMask : Finds the object in each image by itself.
+    ForegroundMask : Detects the object in each image automatically.
 
     Examples
     --------
@@ -63,13 +62,13 @@ class RegionMask(TakesImages, TransformerMixin, BaseEstimator):
 
     @isolated_torch_state()
     def fit(self, X: ImagesLike, y: LabelsLike | None = None) -> Self:
-        """Read the region, and compare it with the images.
+        """Read the region and check that it fits the images.
 
         Parameters
         ----------
         X : array, list of images or paths
-            Images as everywhere; rows labelled anomalous in ``y`` are left out.
-            Colours in the order RGB, not OpenCV's BGR: ``image[..., ::-1]``.
+            Training images; rows labelled anomalous in ``y`` are left out. Colour
+            images are RGB; convert OpenCV's BGR with ``image[..., ::-1]``.
         y : None, array-like of shape (n,), or masks of shape (n, H, W)
             +1 normal, -1 anomalous.
 
@@ -80,9 +79,9 @@ class RegionMask(TakesImages, TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError, TypeError
-            If the region is no mask, or empty, or an image has another shape.
+            If the region is invalid or empty, or an image has another aspect ratio.
         FileNotFoundError
-            If the region is a path of no file.
+            If the region is a path and the file does not exist.
         """
         images = as_images(X)
         images = take(images, normal_rows(y, len(images)))
@@ -95,7 +94,7 @@ class RegionMask(TakesImages, TransformerMixin, BaseEstimator):
         return self
 
     def transform(self, X: ImagesLike) -> OneOrList:
-        """Return the images with all but the region transparent.
+        """Return the images with everything outside the region transparent.
 
         Parameters
         ----------
@@ -104,14 +103,14 @@ class RegionMask(TakesImages, TransformerMixin, BaseEstimator):
         Returns
         -------
         Z : ndarray of shape (n, H, W, 4), uint8
-            Alpha 255 = inside; what was transparent stays so. A list of (H, W, 4) if
-            sizes differ.
+            Alpha 255 = inside; transparent pixels stay transparent. A list of (H, W, 4)
+            if sizes differ.
         """
-        return self.transform_frames(X)[0]
+        return self.transform_affines(X)[0]
 
     @isolated_torch_state()
-    def transform_frames(self, X: ImagesLike) -> tuple[OneOrList, np.ndarray]:
-        """Return the images with all but the region transparent, and identity frames.
+    def transform_affines(self, X: ImagesLike) -> tuple[OneOrList, np.ndarray]:
+        """Return the images with only the region visible, and identity affines.
 
         Parameters
         ----------
@@ -120,17 +119,17 @@ class RegionMask(TakesImages, TransformerMixin, BaseEstimator):
         Returns
         -------
         Z : ndarray of shape (n, H, W, 4), uint8, or list of (H, W, 4)
-        frames : ndarray of shape (n, 3, 3), float64
-            Every pixel stays where it is.
+        affines : ndarray of shape (n, 3, 3), float64
+            Identity matrices.
         """
         check_is_fitted(self)
         images = self._images_to_score(X)
         Z = [self._hidden(image, images.name(i)) for i, image in enumerate(images)]
         if not isinstance(X, Images):
             self._warn_without_alpha(images)
-        frames = np.broadcast_to(np.eye(3), (len(Z), 3, 3)).copy()
+        affines = np.broadcast_to(np.eye(3), (len(Z), 3, 3)).copy()
         same = len({image.shape for image in Z}) == 1
-        return (np.stack(Z) if same else Z), frames
+        return (np.stack(Z) if same else Z), affines
 
     def _hidden(self, image, name):
         out, region = with_alpha(image), self._fitting(image, name)
@@ -139,15 +138,15 @@ class RegionMask(TakesImages, TransformerMixin, BaseEstimator):
         return out
 
     def _fitting(self, image, name):
-        """Return the region in the size of an image, None if there is none."""
+        """Return the region at the size of an image, or None if there is no region."""
         if self.region_ is None:
             return None
         size, known = np.array(image.shape[:2]), np.array(self.region_.shape)
         if np.abs(np.subtract(*(size / known))) > 0.02 * (size / known).max():
             raise ValueError(
                 f"{name} has size {tuple(image.shape[:2])}, the region "
-                f"{self.region_.shape}: expected the same shape. Draw the region on "
-                "one of these photographs."
+                f"{self.region_.shape}: expected the same aspect ratio. Draw the "
+                "region on one of these photographs."
             )
         if (size == known).all():
             return self.region_
@@ -162,7 +161,7 @@ def _read(region):
         return None
     mask = _from_file(region) if isinstance(region, (str, Path)) else _checked(region)
     if not mask.any():
-        raise ValueError("region is empty: nothing would be looked at.")
+        raise ValueError("region is empty: nothing would be scored.")
     return mask.copy()
 
 
@@ -177,7 +176,7 @@ def _checked(region):
     try:
         mask = np.asarray(region)
     except ValueError as error:  # rows of different lengths
-        raise ValueError(f"region is no array (H, W): {error}") from error
+        raise ValueError(f"region is not an array (H, W): {error}") from error
     if mask.ndim != 2 or mask.dtype.kind not in "bui":
         raise ValueError(
             f"region has shape {mask.shape}, dtype {mask.dtype}; expected (H, W) "

@@ -1,48 +1,48 @@
-"""How large aligned images are: as many patches as the parts' shape needs."""
+"""Choose the size of aligned images from the shape of the parts."""
 
 import numpy as np
 
 __all__ = ["FILL", "frame_of_parts", "frame_of_photographs", "square"]
 
-#: Pixels of a patch of DINOv2: frames are whole patches, which DinoFeatures keeps.
+#: Patch size of DINOv2. Frames are multiples of it, so that DinoFeatures keeps them.
 _PATCH = 14
 
-#: Patches along a square frame, and in all of a long one: about as many.
+#: Patches per side of a square frame, and total number of patches of a long frame.
 _SQUARE, _LONG = 16, 384
 
 #: Height over width below which a part is long.
 _ASPECT = 0.75
 
-#: Ground on both sides of a long part: thin parts do not lie still to the pixel.
+#: Height of a long frame relative to its parts: the pose of thin parts is inexact.
 _MARGIN = 1.3
 
-#: Share of the output that the farthest point of a part may reach: the outline found
-#: ends a little inside the part.
+#: Share of the output that a part may fill. The detected outline lies slightly inside
+#: the part, which needs a margin.
 FILL = 0.96
 
-#: No image is aligned to more pixels than this, however long it is.
+#: Largest number of pixels of an aligned image.
 _MAX_PIXELS = 2**25
 
 
 def square(wanted) -> tuple:
-    """Return the (height, width) of a frame without a direction."""
+    """Return the (height, width) of a square frame."""
     return (_SQUARE * _PATCH if isinstance(wanted, str) else int(wanted),) * 2
 
 
 def frame_of_parts(poses) -> tuple:
-    """Return the (height, width) of a frame in which level parts lie.
+    """Return the (height, width) of a frame for parts with a horizontal axis.
 
     Parameters
     ----------
     poses : list of Pose
-        Of the training parts. The frame is as high, compared with its width, as the one
-        that is highest for its length.
+        Poses of the training parts. The largest reach along and across the axis sets
+        the aspect ratio of the frame.
 
     Returns
     -------
     (int, int)
-        Whole patches: a square for compact parts, a strip of 384 patches at most for
-        long ones.
+        Multiples of the patch size: a square for compact parts, a strip of at most 384
+        patches for long ones.
 
     Examples
     --------
@@ -62,19 +62,19 @@ def frame_of_parts(poses) -> tuple:
 
 
 def frame_of_photographs(wanted, sizes) -> tuple:
-    """Return the (height, width) that photographs which are not aligned are brought to.
+    """Return the output (height, width) of photographs that are not aligned.
 
     Parameters
     ----------
     wanted : int or "auto"
         The smaller side.
     sizes : array-like of shape (n, 2)
-        (height, width) of the training images, whose median shape is kept.
+        (height, width) of the training images; their median aspect ratio is kept.
 
     Raises
     ------
     ValueError
-        If that would be too many pixels.
+        If the output would have too many pixels.
     """
     sizes = np.asarray(sizes, float)
     shape = np.median(sizes / sizes.min(axis=1, keepdims=True), axis=0)
@@ -82,7 +82,7 @@ def frame_of_photographs(wanted, sizes) -> tuple:
     if size[0] * size[1] > _MAX_PIXELS:
         raise ValueError(
             f"The images are so long that output_size={wanted!r} for the smaller side "
-            f"would make them {size} pixels. Pass output_size=(height, width), or cut "
-            "them in parts."
+            f"would give an output of {size} pixels. Pass output_size=(height, width), "
+            "or cut them into parts."
         )
     return size

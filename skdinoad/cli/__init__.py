@@ -1,4 +1,4 @@
-"""The command ``skdinoad``: it parses, calls the public API and prints."""
+"""The command ``skdinoad``: parse arguments, call the public API, print results."""
 
 import argparse
 import re
@@ -9,7 +9,7 @@ from pathlib import Path
 
 __all__ = ["main"]
 
-#: What ``--method`` may be, and the class it means.
+#: Values of ``--method`` and their classes.
 METHODS = {
     "anomalydino": "AnomalyDINO",
     "dinopatch": "DinoPatch",
@@ -20,8 +20,8 @@ METHODS = {
 }
 
 _EXIT = (
-    "exit status: 0 done, 1 defects found (with --gate), 2 wrong usage or input, 3 no "
-    "defects, but images to review (with --gate)"
+    "exit status: 0 success, 1 defects found (with --gate), 2 usage or input error, 3 "
+    "no defects, but images to review (with --gate)"
 )
 
 
@@ -43,7 +43,7 @@ def main(arguments=None) -> int:
 
 
 def _refuse(parser, unknown):
-    """Complain of arguments that a command does not know, and name what is like it."""
+    """Report unknown arguments and suggest a similar option."""
     known = re.findall(r"--[a-z-]+", parser.format_usage())
     options = [word for word in unknown if word.startswith("-")] or unknown
     like = get_close_matches(options[0].split("=")[0], known, n=1)
@@ -52,7 +52,7 @@ def _refuse(parser, unknown):
 
 
 def _said(message, *where, **how):
-    """Return a warning as one line: who prints no Python reads none."""
+    """Format a warning as one line, without Python source."""
     return f"skdinoad: {message}\n"
 
 
@@ -69,7 +69,7 @@ def _parser():
 
 
 def _command(commands, name, text, run):
-    """Add a subcommand, whose module is imported when it runs."""
+    """Add a subcommand; its module is imported only when it runs."""
     out = commands.add_parser(name, help=text, description=text, epilog=_EXIT)
     out.set_defaults(run=run, parser=out)
     return out
@@ -84,14 +84,16 @@ def _fit(commands):
         "--align",
         choices=["none", "pca", "affine"],
         default="none",
-        help="bring parts of any pose into one first (default: none)",
+        help="align parts to a common pose first (default: none)",
     )
-    out.add_argument("--size", type=int, help="smaller edge of what the network sees")
-    out.add_argument("--roi", type=Path, help="mask image: look only where it is white")
+    out.add_argument("--size", type=int, help="smaller edge of the network's input")
+    out.add_argument(
+        "--roi", type=Path, help="mask image: score only where it is white"
+    )
     out.add_argument(
         "--target-fpr",
         type=_share,
-        help="share of good images that may be flagged, promised by cross-validation",
+        help="largest share of good images flagged, guaranteed by cross-validation",
     )
     out.add_argument(
         "--target-review-rate",
@@ -101,65 +103,67 @@ def _fit(commands):
     out.add_argument(
         "--review",
         type=Path,
-        help="HTML page of all training images, the oddest first, with heat maps",
+        help="HTML page of all training images with heat maps, most anomalous first",
     )
     out.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _score(commands):
-    out = _command(commands, "score", "Score images by a model.", _run_score)
+    out = _command(commands, "score", "Score images with a model.", _run_score)
     out.add_argument("model", type=Path)
     out.add_argument(
         "paths",
         nargs="*",
-        help="files, folders, patterns like 'new/*.png'; @list.txt reads a list, - "
-        "standard input",
+        help="files, folders, patterns like 'new/*.png'; @list.txt reads paths from a "
+        "file, - from standard input",
     )
-    out.add_argument("--csv", type=Path, help="write a row for each image")
+    out.add_argument("--csv", type=Path, help="CSV file with a row for each image")
     out.add_argument(
         "--resume",
         action="store_true",
-        help="with --csv: append, and leave out what has a row there (--watch does)",
+        help="with --csv: append and skip images that already have a row (as --watch)",
     )
-    out.add_argument("--maps", type=Path, help="folder for pictures of heat maps")
+    out.add_argument("--maps", type=Path, help="folder for heat map images")
     out.add_argument("--regions", type=Path, help="JSON file of boxes around defects")
-    out.add_argument("--report", type=Path, help="HTML page to look at")
-    out.add_argument("--json", action="store_true", help="print a JSON object a line")
-    out.add_argument("--gate", action="store_true", help="exit with 1 at a defect")
-    out.add_argument("--strict", action="store_true", help="stop at a broken image")
+    out.add_argument("--report", type=Path, help="HTML report")
+    out.add_argument("--json", action="store_true", help="print a JSON object per line")
+    out.add_argument("--gate", action="store_true", help="exit with 1 on any defect")
+    out.add_argument(
+        "--strict", action="store_true", help="stop at the first unreadable image"
+    )
     out.add_argument("--watch", type=Path, help="folder: score files as they arrive")
     out.add_argument(
         "--idle",
         type=float,
-        help="with --watch: stop after so many seconds without a new file",
+        help="with --watch: stop after this many seconds without a new file",
     )
 
 
 def _serve(commands):
-    out = _command(commands, "serve", "Score images that come over HTTP.", _run_serve)
+    out = _command(commands, "serve", "Score images sent over HTTP.", _run_serve)
     out.add_argument("model", type=Path)
     out.add_argument(
         "--good",
         type=Path,
-        help="good images: the page says when new ones have changed",
+        help="good images for drift monitoring",
     )
     out.add_argument(
-        "--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1)"
+        "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)"
     )
     out.add_argument(
-        "--port", type=int, default=8000, help="0 = any that is free (default: 8000)"
+        "--port", type=int, default=8000, help="0 = any free port (default: 8000)"
     )
     out.add_argument(
         "--queue",
         type=_positive,
         default=64,
-        help="images that may be inside at a time (default: 64)",
+        help="maximum number of pending images (default: 64)",
     )
     out.add_argument(
         "--max-bytes",
         type=_positive,
         default=2**25,
-        help="longest image file that is taken (default: 33554432)",
+        help="maximum size of an image file (default: 33554432)",
     )
 
 
@@ -180,17 +184,17 @@ def _share(text):
 
 
 def _tune(commands):
-    out = _command(commands, "tune", "Choose a model's threshold anew.", _run_tune)
+    out = _command(commands, "tune", "Choose a model's threshold again.", _run_tune)
     out.add_argument("model", type=Path)
     out.add_argument(
-        "--good", type=Path, required=True, help="good images, not learned"
+        "--good", type=Path, required=True, help="good images not used for training"
     )
-    out.add_argument("--bad", type=Path, help="defective images: best F1 between them")
+    out.add_argument("--bad", type=Path, help="defective images: choose the best F1")
     out.add_argument(
         "--target-fpr",
         type=_share,
         help="share of good images that may be flagged (default: 0.05); with --bad "
-        "only beside --target-fnr",
+        "only together with --target-fnr",
     )
     review = out.add_mutually_exclusive_group()
     review.add_argument(
@@ -203,7 +207,7 @@ def _tune(commands):
         type=_share,
         help="with --bad: share of defective images that may be accepted",
     )
-    out.add_argument("-o", "--output", type=Path, help="file to write (default: MODEL)")
+    out.add_argument("-o", "--output", type=Path, help="output file (default: MODEL)")
 
 
 def _compare(commands):
@@ -216,32 +220,33 @@ def _compare(commands):
         "--defect-size",
         type=float,
         default=0.1,
-        help="of planted defects, over the images' shorter edge (default: 0.1)",
+        help="size of planted defects, as a share of the images' shorter edge "
+        "(default: 0.1)",
     )
     out.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _inspect(commands):
-    out = _command(commands, "inspect", "Say what a model is.", _run_inspect)
+    out = _command(commands, "inspect", "Show a model's settings.", _run_inspect)
     out.add_argument("model", type=Path)
     out.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _weights(commands):
-    text = "Say which pretrained weights are found."
+    text = "Show which pretrained weights are found."
     out = _command(commands, "weights", text, _run_weights)
-    out.add_argument("--fetch", action="store_true", help="ask the model hub for them")
+    out.add_argument("--fetch", action="store_true", help="use the model hub")
 
 
 def _cache(commands):
-    text = "Say which features a folder keeps, or delete them."
+    text = "Show or delete the features cached in a folder."
     out = _command(commands, "cache", text, _run_cache)
-    out.add_argument("folder", type=Path, help="what was passed as cache=")
+    out.add_argument("folder", type=Path, help="folder passed as cache=")
     what = out.add_mutually_exclusive_group()
     what.add_argument(
-        "--check", action="store_true", help="read all, name damaged ones"
+        "--check", action="store_true", help="read all files and list damaged ones"
     )
-    what.add_argument("--clear", action="store_true", help="delete features, no others")
+    what.add_argument("--clear", action="store_true", help="delete all cached features")
     out.add_argument("--json", action="store_true", help="print JSON")
 
 

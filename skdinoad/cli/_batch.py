@@ -1,4 +1,4 @@
-"""``score``: any number of images, a few at a time."""
+"""``score``: score any number of images in small batches."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from skdinoad import iter_results
-from skdinoad._inputs.files import told_apart
+from skdinoad._inputs.files import unique_names
 from skdinoad._inputs.images import as_shown
 from skdinoad.cli._paths import check_folders, images_of, load_model
 from skdinoad.datasets._listing import list_images
@@ -23,10 +23,11 @@ from skdinoad.verdicts import DecisionRule, described, threshold_of
 
 __all__ = ["score"]
 
-#: Images scored at a time: memory holds no more of them.
+#: Number of images in memory at a time.
 _CHUNK = 16
 
-#: Seconds between two looks at a watched folder. A file counts once its size stays.
+#: Polling interval of a watched folder in seconds. A file is complete when its size no
+#: longer changes.
 _LOOK = 0.5
 
 _REVIEW = "review_threshold"
@@ -34,13 +35,13 @@ _COLUMNS = ["path", "verdict", "score", "threshold", _REVIEW, "p_value", "error"
 
 
 def score(options) -> int:
-    """Score images, write what was asked for, and print a line for each."""
+    """Score images, write the requested outputs and print a line for each image."""
     if not options.paths and options.watch is None:
         raise ValueError("no image given: pass files, folders, patterns or --watch.")
     _check_resume(options)
     check_folders(options.csv, options.regions, options.report)
     model = load_model(options.model)
-    threshold_of(model)  # without one there are no verdicts
+    threshold_of(model)  # raises an error if there is none
     rule = DecisionRule.of(model)
     columns = _columns(rule)
     before = _scored_before(options, columns)
@@ -66,9 +67,9 @@ def score(options) -> int:
 
 
 def _status(counts, gate):
-    """Say what a reader must not miss, and return the exit status."""
+    """Print a summary of problems and return the exit status."""
     if counts["review"]:
-        print(f"{counts['review']} images are to be reviewed.", file=sys.stderr)
+        print(f"{counts['review']} images need review.", file=sys.stderr)
     if counts["broken"]:
         print(f"{counts['broken']} images could not be scored.", file=sys.stderr)
     if counts["broken"] and (gate or counts.total() == counts["broken"]):
@@ -79,16 +80,16 @@ def _status(counts, gate):
 
 
 def _scored(model, chunks, options):
-    """Yield (path, result) of each path; a broken image is a result with an error."""
+    """Yield (path, result) of each path; broken images give a result with an error."""
     regions = bool(options.regions or options.report)
     how = {"maps": bool(options.maps or regions), "regions": regions}
     for paths in chunks:
         yield from zip(paths, iter_results(model, paths, errors="keep", **how))
-        clear_memory()  # no image comes twice
+        clear_memory()  # no image is scored twice
 
 
 def _row(path, result, rule):
-    """Return what a CSV file and ``--json`` say of an image."""
+    """Return the row of an image for the CSV file and ``--json``."""
     row = dict.fromkeys(_columns(rule))
     row |= {"path": path, "verdict": result.verdict, "error": ""}
     if result.error:
@@ -100,22 +101,22 @@ def _row(path, result, rule):
 
 
 def _told(error):
-    """Return the message of an error on one line."""
+    """Return the message of an error as one line."""
     return " ".join(str(error).split())
 
 
 def _check_resume(options):
     if options.resume and not options.csv:
-        raise ValueError("--resume goes on with a CSV file: pass --csv.")
+        raise ValueError("--resume continues a CSV file: pass --csv.")
     if options.resume and (options.regions or options.report):
         raise ValueError(
-            "--regions and --report hold one whole run, and --resume scores only what "
-            "is left: leave one of them out."
+            "--regions and --report cannot be combined with --resume, which scores "
+            "only the remaining images."
         )
 
 
 def _check_threshold(options, rule, before):
-    """Refuse to mix the verdicts of two models, or of two thresholds, in one file."""
+    """Raise an error if the CSV file has verdicts of another model or threshold."""
     known = ("threshold", rule.threshold), (_REVIEW, rule.review_threshold)
     for name, own in known:
         found = {row[name] for row in before if row.get(name)}
@@ -123,13 +124,13 @@ def _check_threshold(options, rule, before):
         if others:
             raise ValueError(
                 f"{options.csv} holds rows with the {name.replace('_', ' ')} "
-                f"{others[0]}, and that of {options.model} is {own}: another model, or "
-                "tuned since. Pass another --csv."
+                f"{others[0]}, but that of {options.model} is {own}: it is another "
+                "model or was tuned since. Pass another --csv."
             )
 
 
 def _columns(rule):
-    """Return the columns of a CSV file, the review threshold only if there is one."""
+    """Return the columns of the CSV file; the review threshold is optional."""
     reviews = rule.review_threshold is not None
     return [name for name in _COLUMNS if name != _REVIEW or reviews]
 
@@ -137,8 +138,8 @@ def _columns(rule):
 def _scored_before(options, columns):
     """Return the rows of the CSV file to append to.
 
-    A last line without its end, left by a run that was killed, is dropped, and its
-    image is scored again.
+    An incomplete last line, left by a killed run, is dropped, and its image is scored
+    again.
     """
     appends = options.csv and (options.resume or options.watch is not None)
     if not appends or not options.csv.exists():
@@ -153,18 +154,18 @@ def _scored_before(options, columns):
 
 
 def _check_header(path, text, columns):
-    """Refuse to append to a file that holds something else."""
+    """Raise an error if the file to append to has other columns."""
     found, _, _ = text.partition(b"\n")
     if text and found.rstrip(b"\r") != ",".join(columns).encode():
         raise ValueError(
             f"{path} has the columns {found[:200].decode(errors='replace')!r}, "
-            f"expected {','.join(columns)!r}: another file, another model, or tuned "
-            "since. Pass another --csv."
+            f"expected {','.join(columns)!r}: it is another file, or of another model, "
+            "or the model was tuned since. Pass another --csv."
         )
 
 
 def _chunks(paths, options, done):
-    """Yield lists of paths; with ``--watch`` those that arrive, too."""
+    """Yield lists of paths, with ``--watch`` also those of new files."""
     starts = range(0, len(paths), _CHUNK)
     for start in tqdm(starts, "score", unit="batch", disable=len(starts) < 2):
         yield paths[start : start + _CHUNK]
@@ -173,7 +174,7 @@ def _chunks(paths, options, done):
 
 
 def _arriving(folder, known, idle):
-    """Yield lists of files that are new in a folder and no longer grow."""
+    """Yield lists of new, complete files in a folder."""
     sizes, last = {}, time.monotonic()
     while idle is None or time.monotonic() - last < idle:
         there = [str(folder / path) for path in list_images(folder)]
@@ -191,7 +192,7 @@ def _arriving(folder, known, idle):
 
 
 def _sinks(options, model, rule, before, columns):
-    """Yield what was asked for: each has ``add`` and is a context manager."""
+    """Yield the requested outputs, context managers with a method ``add``."""
     yield _Printed(options.json)
     if options.csv:
         append = options.resume or options.watch is not None
@@ -250,13 +251,13 @@ class _Pictures(_Sink):
     def __init__(self, folder, limits, before):
         self.folder, self.limits, self.names = folder, limits, set()
         shown = [row for row in before if row["verdict"] != "broken"]
-        told_apart([Path(row["path"]).stem for row in shown], self.names)
+        unique_names([Path(row["path"]).stem for row in shown], self.names)
 
     def add(self, row, result, image):
         from skdinoad.plotting import save_maps  # matplotlib, only if asked for
 
         if result.heat is not None:
-            names = told_apart([Path(row["path"]).stem], self.names)
+            names = unique_names([Path(row["path"]).stem], self.names)
             how = {"limits": self.limits, "names": names}
             save_maps(self.folder, [image], [result.heat], **how)
 

@@ -11,7 +11,7 @@ __all__ = ["file_digest", "inspect", "weights"]
 
 
 def inspect(options) -> int:
-    """Print what a model is, and what it was made from."""
+    """Print a model's settings and training information."""
     model = load_model(options.model)
     said = {**described(model), **file_digest(options.model)}
     if options.json:
@@ -23,12 +23,12 @@ def inspect(options) -> int:
 
 
 def file_digest(path) -> dict:
-    """Return the digest of a model file, to be told beside what it holds."""
+    """Return the digest of a model file as an entry of its description."""
     return {"file_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
 def weights(options) -> int:
-    """Print which weights each kind of network finds, and where."""
+    """Print which weights are found for each kind of network, and their source."""
     source = {"weights": "hub"} if options.fetch else {}
     for kind in (DinoFeatures(**source), CNNFeatures(standardize=False, **source)):
         try:

@@ -1,4 +1,4 @@
-"""``cache``: what is kept in a folder of features."""
+"""``cache``: show, check or delete cached features."""
 
 import json
 from datetime import datetime
@@ -9,12 +9,12 @@ __all__ = ["cache"]
 
 
 def cache(options) -> int:
-    """Print what features a folder keeps; delete them where that is asked for."""
+    """Print statistics of the cached features; check or delete them on request."""
     store = open_store(options.folder)
     if not store.folder.is_dir():
         raise FileNotFoundError(
-            f"{options.folder} keeps no features: expected the folder that was passed "
-            "as cache= to DinoFeatures or CNNFeatures."
+            f"{options.folder} holds no cached features: expected the folder that was "
+            "passed as cache= to DinoFeatures or CNNFeatures."
         )
     said = _described(store)
     if options.check:
@@ -37,7 +37,7 @@ def _described(store):
 
 
 def _time(entry):
-    """Return when an entry was last used."""
+    """Return the time at which an entry was last used."""
     return datetime.fromtimestamp(entry.used).astimezone().isoformat(timespec="seconds")
 
 

@@ -1,4 +1,4 @@
-"""``serve``: a model behind HTTP."""
+"""``serve``: run the HTTP server."""
 
 import ipaddress
 import socket
@@ -12,7 +12,7 @@ __all__ = ["serve"]
 
 
 def serve(options) -> int:
-    """Listen, say where, and answer until a signal comes."""
+    """Print the address and serve until a stop signal."""
     app = make_app(
         load_model(options.model),
         good=None if options.good is None else good_images(options.good),
@@ -26,8 +26,8 @@ def serve(options) -> int:
         shown = f"[{address}]" if ":" in address else address
         if not ipaddress.ip_address(address).is_loopback:
             print(
-                "Anyone who reaches this address can use the model and see the last "
-                "images: put a proxy with users and TLS in front.",
+                "Anyone who can reach this address can use the model and see the last "
+                "images: use a proxy with authentication and TLS.",
                 file=sys.stderr,
             )
         print(f"Serving {options.model} at http://{shown}:{port}", flush=True)
@@ -36,7 +36,7 @@ def serve(options) -> int:
 
 
 def _listening(host, port):
-    """Return a socket bound to an address, or say why there is none."""
+    """Return a listening socket, or raise an error that names the address."""
     if not 0 <= port < 2**16:
         raise ValueError(f"--port {port}: expected 0..65535.")
     try:
@@ -44,7 +44,7 @@ def _listening(host, port):
         listening = socket.create_server((host, port), family=family)
     except OSError as error:
         raise OSError(f"cannot listen at {host}, port {port}: {error}") from error
-    # For those who connect, too: else the end of an answer waits 40 ms for the client
-    # to acknowledge its beginning.
+    # Inherited by connections. Otherwise the end of a response waits 40 ms for the
+    # client to acknowledge its start.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listening

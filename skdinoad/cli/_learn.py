@@ -27,7 +27,7 @@ from skdinoad.verdicts import described, review_threshold_of, threshold_of
 
 __all__ = ["compare", "fit", "tune"]
 
-#: Share of good images that ``tune`` lets be flagged where nothing is said.
+#: Default share of good images that ``tune`` allows to be flagged.
 _FPR = 0.05
 
 
@@ -35,14 +35,14 @@ def fit(options) -> int:
     """Learn from good images and save the model."""
     if options.target_review_rate is not None and options.target_fpr is None:
         raise ValueError(
-            "--target-review-rate counts rejected images too: pass --target-fpr, the "
-            "rate of those."
+            "--target-review-rate includes rejected images: also pass --target-fpr, "
+            "their rate."
         )
     check_folders(options.output, options.review)
     paths = good_images(options.folder)
     start = time.perf_counter()
     model = _estimator(options).fit(paths)
-    threshold = _threshold(model)  # a model that judges nothing is not saved
+    threshold = _threshold(model)  # do not save a model without a threshold
     save(model, options.output)
     known = described(model)
     said = {
@@ -74,13 +74,13 @@ def fit(options) -> int:
 
 
 def _false_alarms(known):
-    """Say how many good images will be flagged, and how sure that is."""
+    """Return a sentence on the expected false alarms and their uncertainty."""
     low, high = known["false_alarm_interval"]
     wanted = known.get("target_fpr")
     aim = "" if wanted is None else f" The threshold aims at {wanted:.1%} false alarms."
     return (
         f"{known['held_out_flagged']} of {known['held_out_images']} held-out good "
-        f"images would be flagged: the rate of false alarms lies between {low:.1%} and "
+        f"images would be flagged: the false alarm rate is between {low:.1%} and "
         f"{high:.1%} (90 % interval).{aim}"
     )
 
@@ -90,9 +90,9 @@ def _threshold(model):
         return threshold_of(model)
     except ValueError as error:
         raise ValueError(
-            "no threshold, since no good image could be held out, and so no model is "
-            "saved: learn from two good images or more (exact copies count as one). "
-            "From a single one learn in Python: fit, set offset_, save."
+            "no threshold, because no good image could be held out; the model was not "
+            "saved. Pass at least two good images (exact copies count as one). To "
+            "learn from a single image use Python: fit, set offset_, save."
         ) from error
 
 
@@ -141,21 +141,21 @@ def tune(options) -> int:
 
 
 def _check_targets(options):
-    """Refuse rates that exclude, or lack, each other or --bad."""
+    """Raise an error for invalid combinations of --bad and target rates."""
     fpr, rate = options.target_fpr, options.target_review_rate
     with_bad, fnr = options.bad is not None, options.target_fnr is not None
     if with_bad and not fnr and (fpr is not None or rate is not None):
         name = "--target-fpr" if fpr is not None else "--target-review-rate"
         raise ValueError(
-            f"--bad chooses the best F1 between good and defective images, {name} "
-            "a rate of good ones: leave one of the two out."
+            f"--bad chooses the threshold of the best F1, {name} one by the rate of "
+            "good images: pass only one of them."
         )
     if fnr and not with_bad:
-        raise ValueError("--target-fnr is a share of defects: pass some as --bad.")
+        raise ValueError("--target-fnr is a share of defects: pass defects as --bad.")
     if rate is not None and rate < (fpr or _FPR):
         raise ValueError(
-            f"--target-review-rate {rate} counts rejected images too: expected at "
-            f"least --target-fpr, {fpr or _FPR}."
+            f"--target-review-rate {rate} includes rejected images: expected at least "
+            f"--target-fpr, {fpr or _FPR}."
         )
 
 
@@ -169,28 +169,28 @@ def _thresholds(options, good, bad):
     if options.target_review_rate is not None:
         review = _by_rate(good, options.target_review_rate, "--target-review-rate")
     elif options.target_fnr is not None:
-        # The most normal defects: what is above the highest allowed one is accepted.
+        # Images that score above the allowed share of defects are accepted.
         highest = -_by_rate(-bad, options.target_fnr, "--target-fnr", "defective")
         review = float(max(threshold, np.nextafter(highest, np.inf)))
     return threshold, review
 
 
 def _set(judging, threshold, review):
-    """Give a model its thresholds; one that is not asked for any more goes."""
+    """Set the thresholds of a model; remove a review threshold not chosen again."""
     judging.offset_ = threshold
     if review is not None:
         judging.review_offset_ = review
     elif hasattr(judging, "review_offset_"):
         del judging.review_offset_
         print(
-            "skdinoad tune: the review threshold belonged to another choice and is "
-            "gone; pass --target-review-rate or --target-fnr for a new one.",
+            "skdinoad tune: the previous review threshold was removed; pass "
+            "--target-review-rate or --target-fnr for a new one.",
             file=sys.stderr,
         )
 
 
 def _below(threshold, good, bad):
-    """Say how many of the images given score below a threshold."""
+    """Return a text with the numbers of given images below a threshold."""
     text = f"{(good < threshold).sum()} of these {len(good)} good images"
     if bad is not None:
         text += f" and {(bad < threshold).sum()} of {len(bad)} defective ones"
@@ -198,7 +198,7 @@ def _below(threshold, good, bad):
 
 
 def _warn_of_learned(model, paths):
-    """Say which images the model knows already: it finds them better than any other."""
+    """Warn about training images, whose scores are too high to set a threshold."""
     *before, detector = _flatten(model)
     known, learned = set(getattr(detector, "_contents", ())), 0
     for path in paths:
@@ -209,25 +209,25 @@ def _warn_of_learned(model, paths):
     if learned:
         print(
             f"skdinoad tune: the model learned from {learned} of these {len(paths)} "
-            "good images. It scores them higher than any other, so that this threshold "
-            "is too high: pass good images that it has not seen.",
+            "good images. It scores them higher than new images, so this threshold is "
+            "too high: pass good images that it has not seen.",
             file=sys.stderr,
         )
 
 
 def _by_rate(scores, rate, name="--target-fpr", kind="good"):
-    """Return the score below which a new one of its kind falls with a probability."""
+    """Return the threshold below which new images of a kind score at a given rate."""
     rank = conformal_rank(len(scores), rate)
     if rank < 1:
         raise ValueError(
             f"{name} {rate} needs {normals_needed(rate)} {kind} images, got "
-            f"{len(scores)}. Pass more, or a larger rate."
+            f"{len(scores)}. Pass more images, or a larger rate."
         )
     return float(np.sort(scores)[rank - 1])
 
 
 def _by_f1(good, bad):
-    """Return the threshold with the best F1 of defects, between two scores."""
+    """Return the threshold with the best F1 of defects, halfway between two scores."""
     scores = np.concatenate([good, bad])
     truth = np.repeat([False, True], [len(good), len(bad)])
     precision, recall, levels = precision_recall_curve(truth, -scores)

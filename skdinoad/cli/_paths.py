@@ -1,4 +1,4 @@
-"""Which images a command line means, and the model it names."""
+"""Find the images and load the model named on the command line."""
 
 import glob
 import sys
@@ -12,23 +12,23 @@ __all__ = ["check_folders", "good_images", "images_of", "load_model"]
 
 
 def check_folders(*files):
-    """Complain of a file to write whose folder is not there, before any work."""
+    """Raise an error if the folder of an output file is missing, before any work."""
     for file in files:
         if file is not None and not file.absolute().parent.is_dir():
             raise FileNotFoundError(
-                f"{file} cannot be written: there is no folder {file.parent}. Make it "
-                "first."
+                f"{file} cannot be written: there is no folder {file.parent}. Create "
+                "it first."
             )
 
 
 def good_images(folder) -> list:
-    """Return the good images of a folder: flat, or in MVTec AD's layout.
+    """Return the good images of a flat folder or one in MVTec AD's layout.
 
     Examples
     --------
     >>> good_images("no_such_folder")
     Traceback (most recent call last):
-    FileNotFoundError: no_such_folder is no folder.
+    FileNotFoundError: no_such_folder is not a folder.
     """
     folder = Path(folder)
     if (folder / "train").is_dir():
@@ -47,19 +47,19 @@ def good_images(folder) -> list:
 
 
 def images_of(arguments) -> list:
-    """Return the image paths that arguments name, each once, in their order.
+    """Return the unique image paths named by arguments, in order.
 
     Parameters
     ----------
     arguments : list of str
-        Files, folders, patterns; "@file" names a list, "-" reads one from standard
-        input: a path a line.
+        Files, folders, patterns; "@file" reads a list of paths from a file and "-" from
+        standard input, one path per line.
 
     Raises
     ------
     FileNotFoundError
-        If a folder holds no image, or a pattern fits none. A file that does not exist
-        is kept: it becomes a row with its reason.
+        If a folder holds no image, or a pattern matches none. A missing file raises no
+        error here; it becomes a result with an error.
     """
     paths = [path for argument in arguments for path in _of(argument)]
     return list(dict.fromkeys(paths))
@@ -78,7 +78,7 @@ def _of(argument):
     else:
         return [argument]
     if not found:
-        raise FileNotFoundError(f"{argument} holds, or fits, no image.")
+        raise FileNotFoundError(f"{argument} holds or matches no image.")
     return found
 
 
@@ -87,8 +87,10 @@ def _lines(text):
 
 
 def load_model(path):
-    """Return the estimator of a file that ``skdinoad.save`` has written."""
+    """Load an estimator saved by ``skdinoad.save``."""
     model = load(path)
     if not hasattr(model, "score_samples"):
-        raise ValueError(f"{str(path)!r} holds a {type(model).__name__}, no detector.")
+        raise ValueError(
+            f"{str(path)!r} holds a {type(model).__name__}, not a detector."
+        )
     return model

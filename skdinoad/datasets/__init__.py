@@ -1,4 +1,4 @@
-"""Images to try things on: rendered parts, planted defects, folders on disk."""
+"""Data sets: rendered parts, planted defects and loaders for folders on disk."""
 
 from skdinoad.datasets._defects import DEFECT_KINDS, plant_defect, plant_defects
 from skdinoad.datasets._folder import load_folder, load_images

@@ -1,4 +1,4 @@
-"""Defects planted in good images, with the mask of what was changed."""
+"""Plant synthetic defects in good images and return their masks."""
 
 from collections.abc import Sequence
 from numbers import Real
@@ -23,34 +23,35 @@ def plant_defect(
     where: np.ndarray | None = None,
     random_state: RandomState = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return a copy of an image with a defect, and where it is.
+    """Plant a synthetic defect in a copy of an image and return its mask.
 
     Parameters
     ----------
     image : ndarray of shape (H, W, 3), uint8
     kind : {"scratch", "blob", "cutpaste", "missing"}
-        A line of the opposite brightness; a soft spot of another colour; a piece of
-        the same image, turned, in another place; a round piece removed and filled from
-        what is around it; of eight random places the one with most detail.
+        "scratch": a line of the opposite brightness. "blob": a soft spot of another
+        colour. "cutpaste": a piece of the same image, rotated and pasted elsewhere.
+        "missing": a round piece removed and inpainted from its surroundings, at the
+        most detailed of eight random positions.
     size : float
-        Extent over the shorter edge of the image.
+        Extent of the defect relative to the shorter edge of the image.
     where : ndarray of shape (H, W), bool, or None
-        Where the defect's centre may be: on the part, say. None: anywhere but at the
-        edges.
+        Allowed positions of the defect's centre, for example the pixels of the part.
+        None allows all positions except close to the edges.
     random_state : int, RandomState or None
-        Draws place and direction.
+        Seed for position and direction.
 
     Returns
     -------
     defective : ndarray of shape (H, W, 3), uint8
     mask : ndarray of shape (H, W), bool
-        True where pixels were changed on purpose.
+        True for pixels that the defect changed.
 
     Raises
     ------
     ValueError
-        If the kind is unknown, the image of another form or too small, or ``where``
-        empty or of another shape.
+        If the kind is unknown, the image is invalid or too small, or ``where`` is empty
+        or differs from the image in shape.
 
     Examples
     --------
@@ -83,17 +84,18 @@ def plant_defects(
     random_state: RandomState = 0,
     **how: Any,
 ) -> tuple[OneOrList, OneOrList]:
-    """Return copies of good images, each with a defect, and where these are.
+    """Plant one synthetic defect in a copy of each image and return the masks.
 
     Parameters
     ----------
     X : array, list of images or paths
         Good images without transparency.
     kinds : sequence of str
-        One after the other, from the first again; see :func:`plant_defect`.
+        Kinds of defects, used in turn and repeated; see :func:`plant_defect`.
     random_state : int, RandomState or None
+        Seed for positions and directions.
     **how
-        ``size`` and ``where`` of :func:`plant_defect`.
+        ``size`` and ``where``, passed to :func:`plant_defect`.
 
     Returns
     -------
@@ -124,7 +126,7 @@ def plant_defects(
 def _as_kinds(kinds):
     kinds = kinds.tolist() if isinstance(kinds, np.ndarray) else kinds
     if not isinstance(kinds, Sequence) or not len(kinds):
-        raise ValueError(f"kinds={kinds!r}: expected one or some of {DEFECT_KINDS}.")
+        raise ValueError(f"kinds={kinds!r}: expected one or more of {DEFECT_KINDS}.")
     return (kinds,) if isinstance(kinds, str) else kinds
 
 
@@ -201,5 +203,5 @@ _DRAW = {
     "missing": _missing,
 }
 
-#: What ``plant_defect`` can plant.
+#: Kinds of defects of ``plant_defect``.
 DEFECT_KINDS = tuple(_DRAW)

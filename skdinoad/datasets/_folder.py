@@ -1,4 +1,4 @@
-"""A category folder in MVTec AD's layout, as lists of paths."""
+"""List the images of a folder, or of a category folder in MVTec AD's layout."""
 
 import os
 from collections import Counter
@@ -31,7 +31,7 @@ __all__ = [
 
 
 def load_images(folder: FilePath) -> np.ndarray:
-    """List the images of a flat folder, and of the folders in it; none is read.
+    """List the image files of a folder and its subfolders without reading them.
 
     Parameters
     ----------
@@ -40,20 +40,20 @@ def load_images(folder: FilePath) -> np.ndarray:
     Returns
     -------
     paths : ndarray of shape (n,), str
-        Sorted; what every ``fit`` and ``predict`` takes.
+        Sorted paths, accepted as X by every ``fit`` and ``predict``.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such folder, or no image in it.
+        If the folder does not exist or holds no image.
     ValueError
-        If it is a category in MVTec AD's layout, whose test images would be taken for
-        good ones.
+        If it is a category in MVTec AD's layout, because its test images would be
+        taken for good ones.
 
     Warns
     -----
     UserWarning
-        If other files than images lie there; they are left out.
+        If files that are not images were left out.
 
     Examples
     --------
@@ -63,9 +63,9 @@ def load_images(folder: FilePath) -> np.ndarray:
     files = list_images(folder)
     if below(files, "test") or below(files, TRUTH):
         raise ValueError(
-            f"{folder} holds folders 'test' or 'ground_truth' besides others: a "
-            "category in MVTec AD's layout, which load_folder reads. For its good "
-            "images alone pass the folder of these."
+            f"{folder} holds folders 'test' or 'ground_truth' besides others: this is "
+            "a category in MVTec AD's layout, which load_folder reads. To list only "
+            "its good images, pass their folder."
         )
     if not files:
         there = sorted(path.name for path in Path(folder).iterdir())
@@ -75,32 +75,32 @@ def load_images(folder: FilePath) -> np.ndarray:
 
 
 def load_folder(folder: FilePath) -> Bunch:
-    """List the images of a category folder in MVTec AD's layout; none is read.
+    """List the images of a category folder in MVTec AD's layout without reading them.
 
     Parameters
     ----------
     folder : str or path
         ``train/good/*``, ``test/good/*``, ``test/<kind>/*`` and, optionally,
-        ``ground_truth/<kind>/<stem>_mask.png`` or ``<stem>.png``. There may be more
-        folders in ``good`` and ``<kind>``; a mask lies in the same ones as its image.
+        ``ground_truth/<kind>/<stem>_mask.png`` or ``<stem>.png``. ``good`` and
+        ``<kind>`` may hold subfolders; masks must use the same subfolders as their
+        images.
 
     Returns
     -------
     Bunch
         ``train``: array of paths of normal images. ``validation``: array of paths of
-        further normal images, mostly empty. ``test``: array of paths. ``y``: +1 / -1
-        for each of ``test``. ``kinds``: array of what it shows, "good" or the kind of
-        defect. ``masks``: :class:`LazyMasks` of ``test``.
+        further normal images, usually empty. ``test``: array of paths. ``y``: array of
+        labels +1 / -1 of ``test``. ``kinds``: array of "good" or the kind of defect of
+        each test image. ``masks``: :class:`LazyMasks` of ``test``.
 
     Raises
     ------
     FileNotFoundError
-        If ``train/good`` or ``test`` is missing or holds no image, or a link leads
-        nowhere.
+        If ``train/good`` or ``test`` is missing or holds no image, or a link is broken.
     ValueError
-        If it is not clear what an image shows (it lies in ``test`` itself, in a folder
-        "good" of a kind of defect, or by a link among good and defective images), or
-        which of two images a mask belongs to.
+        If the label of an image is ambiguous (it lies directly in ``test``, in a folder
+        "good" inside a kind of defect, or is linked as both good and defective), or if
+        a mask matches two images.
 
     Warns
     -----
@@ -110,10 +110,10 @@ def load_folder(folder: FilePath) -> Bunch:
 
     Notes
     -----
-    Names are compared without case and without spaces at their ends; "ok" and "normal"
-    mean "good". Links are followed. Hidden files and folders do not count, nor do
-    those that systems make by themselves: ``.ipynb_checkpoints``, ``__MACOSX``,
-    ``Thumbs.db``.
+    Names are compared case-insensitively and without leading and trailing spaces; "ok"
+    and "normal" mean "good". Links are followed. Hidden files and folders are ignored,
+    and so are those created by operating systems and tools: ``.ipynb_checkpoints``,
+    ``__MACOSX``, ``Thumbs.db``.
 
     Examples
     --------
@@ -137,9 +137,10 @@ def load_folder(folder: FilePath) -> Bunch:
 
 
 def bunch_of(root, train, test, kinds, masks, validation=()):
-    """Return what all loaders return; the masks of good images are not looked at.
+    """Build the Bunch that all loaders return; masks of good images are not used.
 
-    Paths are relative to ``root``; ``kinds=None`` and ``masks=None``: not published.
+    Paths are relative to ``root``. Pass ``kinds=None`` and ``masks=None`` for test sets
+    without published labels.
     """
     train, test, validation = (
         np.array([str(Path(root) / path) for path in paths], dtype=str)
@@ -161,12 +162,12 @@ def bunch_of(root, train, test, kinds, masks, validation=()):
 
 
 def normals_in(root, files, part):
-    """Return the images below ``part/good``; say how many others lie in ``part``."""
+    """Return the images below ``part/good``; warn about others in ``part``."""
     good = below(files, part, GOOD)
     others = [path for path in below(files, part) if path not in good]
     if good and others:
         warn(
-            f"Images in {Path(root) / part}, but in no folder called good, were left "
+            f"Images in {Path(root) / part}, but in no folder named good, were left "
             f"out: {len(others)} ({shown(others)}).",
             UserWarning,
         )
@@ -174,39 +175,39 @@ def normals_in(root, files, part):
 
 
 def kinds_of(root, test):
-    """Return what each test image shows, by the first folder it lies in.
+    """Return the kind of each test image, which is the name of its first folder.
 
-    ``test`` has the place of each below the folder of all test images.
+    ``test`` maps each path to its path relative to the folder of all test images.
     """
     for path, place in test.items():
         if len(place.parts) == 1:
             raise ValueError(
-                f"{Path(root) / path} is in no folder: {path.parent}/good or "
-                f"{path.parent}/<kind> says what it is."
+                f"{Path(root) / path} is in no folder: move it to {path.parent}/good "
+                f"or {path.parent}/<kind>."
             )
         kind, *inner = place.parts[:-1]
         if not is_good(kind) and any(map(is_good, inner)):
             raise ValueError(
                 f"Is {Path(root) / path} good, or a defect of the kind {kind!r}? "
-                "Expected <kind>/..., good/...: the first folder says what it is."
+                "Expected <kind>/... or good/...: the first folder gives the label."
             )
     kinds = [place.parts[0].strip() for place in test.values()]
     return ["good" if is_good(kind) else kind for kind in kinds]
 
 
 def masks_of(root, test, masks, *names):
-    """Return the mask files of each test image, None where there are none.
+    """Return the mask files of each test image, or None if there are none.
 
     Parameters
     ----------
     root : path
     test : dict of Path to Path
-        The place of each image below the folder of all images.
+        Path of each image relative to the folder of all images.
     masks : dict of Path to Path
-        The place of each mask below the folder of all masks, without its suffix.
+        Path of each mask relative to the folder of all masks, without its suffix.
     *names : str
-        What the mask of an image is called, "{}" being its stem; the first that is
-        there counts.
+        Patterns of mask names, where "{}" is the image's stem; the first pattern with
+        an existing mask is used.
     """
     exact, folded = _by_name(masks, Path.as_posix), _by_name(masks, fold)
     found = []
@@ -233,7 +234,7 @@ def _check_shared(root, images, found):
         rivals = [i for i, files in zip(images, found) if files and mask in files]
         raise ValueError(
             f"The mask {Path(root) / mask} could belong to {len(rivals)} images: "
-            f"{shown(rivals)}. Give each image a name of its own, and its mask too."
+            f"{shown(rivals)}. Give each image and its mask a unique name."
         )
 
 
@@ -241,18 +242,19 @@ def _tell_unused(root, masks):
     if masks:
         warn(
             f"Masks below {root} belong to no image: {len(masks)} ({shown(masks)}). "
-            "Expected the same folders and the same name as the image's.",
+            "Expected the same folders and the same name as the image.",
             UserWarning,
         )
 
 
 def _check_one_label(good, bad):
-    """Refuse files that links show both as good and as a defect."""
+    """Raise an error if links list one file as both good and defective."""
     known = {os.path.realpath(path): path for path in good}
     for path in bad:
         if (real := os.path.realpath(path)) in known:
             raise ValueError(
-                f"{path} is a defect and {known[real]} is good, but they are one file."
+                f"{path} is a defect and {known[real]} is good, but both are the same "
+                "file."
             )
 
 
@@ -260,6 +262,6 @@ def _tell_none_good(root, kinds):
     if "good" not in kinds:
         warn(
             f"No test image of {root} is good; there are {sorted(set(kinds))[:5]}. If "
-            "one of these means good, call its folder so.",
+            "one of these means good, rename its folder to good.",
             UserWarning,
         )

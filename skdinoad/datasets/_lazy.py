@@ -1,4 +1,4 @@
-"""Masks that stay in their files until they are looked at."""
+"""Masks that are read from their files on access."""
 
 from collections.abc import Iterable, Sequence
 from typing import overload
@@ -14,24 +14,24 @@ __all__ = ["LazyMasks"]
 
 
 class LazyMasks(Sequence):
-    """A sequence of masks (H, W), bool, true = anomalous, each read when asked for.
+    """Sequence of masks (H, W), bool, True = anomalous, each read on access.
 
-    Goes wherever masks go: as ``y`` of ``fit``, of scorers and of a search. An index
-    array or slice gives lazy masks again; scikit-learn's searches make lists of them,
-    one fold at a time.
+    Accepted wherever masks are: as ``y`` of ``fit``, of scorers and of a search. An
+    index array or slice returns lazy masks; scikit-learn's searches convert them to
+    lists, one fold at a time.
 
     Parameters
     ----------
     images : sequence of str
-        The images' paths: a mask has the size of its image.
+        Paths of the images, which give the sizes of the masks.
     files : list
-        For each image the paths of its masks, as :func:`read_mask` reads them: what
-        any of them marks counts; () where nothing is anomalous, None where that is
-        unknown: looking at such a mask is an error.
+        For each image the paths of its mask files, read by :func:`read_mask` and
+        combined by union. () if nothing is anomalous; None if the mask is unknown, in
+        which case access raises an error.
     anomalous : sequence of bool, default=None
-        Which images are known to be anomalous. Masks of these that mark nothing are an
-        error when looked at: the image would be taken for a good one. None: the masks
-        alone say.
+        Whether each image is known to be anomalous. Access to an empty mask of such an
+        image raises an error, because the image would be taken for a good one. None
+        disables this check.
 
     Attributes
     ----------
@@ -62,7 +62,7 @@ class LazyMasks(Sequence):
         if not len(self._images) == len(self._files) == len(self._anomalous):
             raise ValueError(
                 f"{len(self._images)} images, {len(self._files)} lists of masks, "
-                f"{len(self._anomalous)} marks of anomalous; expected one of each."
+                f"{len(self._anomalous)} entries of anomalous; expected equal numbers."
             )
 
     @property
@@ -95,7 +95,7 @@ class LazyMasks(Sequence):
             mask |= _of_size(mask.shape, file, path)
         if self._anomalous[index] and not mask.any():
             raise ValueError(
-                f"The image {path!r} is anomalous, but nothing is marked in its mask "
+                f"The image {path!r} is anomalous, but nothing is marked in "
                 f"{', '.join(map(repr, files))}. Mark the defect, or remove the file."
             )
         return mask
@@ -107,6 +107,7 @@ def _of_size(shape, file, path):
     if mask.shape != shape:
         raise ValueError(
             f"The mask {str(file)!r} has {mask.shape[1]} x {mask.shape[0]} pixels, its "
-            f"image {path!r} {shape[1]} x {shape[0]}; expected the same, both upright."
+            f"image {path!r} {shape[1]} x {shape[0]}; expected the same size after "
+            "EXIF rotation."
         )
     return mask

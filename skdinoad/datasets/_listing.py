@@ -1,4 +1,4 @@
-"""The images below a data set's folder, and what lies there that is none."""
+"""List the image files below a folder, and warn about other files."""
 
 import os
 import unicodedata
@@ -9,7 +9,7 @@ from skdinoad._compat.caller import warn
 
 __all__ = ["GOOD", "TRUTH", "below", "fold", "is_good", "list_images", "shown"]
 
-#: What a folder of good images, and one of masks, may be called; see ``fold``.
+#: Accepted names of folders of good images and of masks; see ``fold``.
 GOOD = frozenset({"good", "ok", "normal"})
 TRUTH = frozenset({"ground_truth", "ground-truth", "ground truth", "groundtruth"})
 
@@ -19,12 +19,12 @@ _IMAGES = {
     ".tiff", ".webp", ".avif", ".gif", ".tga", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf",
     ".jpx", ".pbm", ".pgm", ".ppm", ".pnm",
 }
-#: Notes and annotations often lie beside images; nobody takes them for one.
+#: Notes and annotations beside images, skipped without a warning.
 _NOTES = {
     ".txt", ".md", ".rst", ".csv", ".tsv", ".json", ".xml", ".yaml", ".yml", ".toml",
     ".ini", ".html", ".log", ".db",
 }
-#: What systems put into folders by themselves, besides names that begin with a dot.
+#: Files and folders created by operating systems, besides names starting with a dot.
 _LITTER = {
     "__macosx", "thumbs", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir",
     "#recycle", "#snapshot", "$recycle.bin", "system volume information", "lost+found",
@@ -34,18 +34,18 @@ _LITTER = {
 
 
 def list_images(root, *names):
-    """Return the image files below a folder, sorted, as paths relative to it.
+    """Return the sorted image files below a folder, as relative paths.
 
-    Links are followed, but not in a circle; hidden files and folders and those that
-    systems make by themselves (thumbnails, checkpoints) do not count. One warning
-    says which other files were left out, one which folders hold no image.
+    Links are followed except in cycles. Hidden files and folders and those created by
+    systems (thumbnails, checkpoints) are ignored. Warnings list other files that were
+    left out and folders without images.
 
     Parameters
     ----------
     root : path
     *names : str or set of str
-        Only child folders of these names are looked at, as :func:`fold` compares
-        them; a set has several spellings of one name. None given: everything.
+        Child folders to search, compared by :func:`fold`; a set holds alternative
+        spellings of one name. Without names, everything is searched.
 
     Returns
     -------
@@ -54,11 +54,11 @@ def list_images(root, *names):
     Raises
     ------
     FileNotFoundError
-        If there is no such folder, or a link below leads nowhere.
+        If the folder does not exist, or a link below it is broken.
     """
     root = Path(root)
     if not root.is_dir():
-        raise FileNotFoundError(f"{root} is no folder.")
+        raise FileNotFoundError(f"{root} is not a folder.")
     images, others, empty = [], [], []
     for folder, inner, files in _folders(root, names):
         paths = [(folder / name).relative_to(root) for name in files]
@@ -73,18 +73,18 @@ def list_images(root, *names):
 
 
 def below(paths, *names):
-    """Return the paths whose first folders have these names, and their places there.
+    """Return the paths below folders of given names, with their relative paths.
 
     Parameters
     ----------
     paths : list of Path
     *names : str or set of str
-        A set has several spellings of one name.
+        Names of the first folders; a set holds alternative spellings of one name.
 
     Returns
     -------
     dict of Path to Path
-        For each of these paths what follows behind the named folders.
+        Maps each matching path to its path relative to the named folders.
 
     Examples
     --------
@@ -104,16 +104,16 @@ def below(paths, *names):
 
 
 def fold(path) -> str:
-    """Return a path as names are compared: without case and spaces at the ends.
+    """Normalise a path for comparison: casefolded, with outer spaces stripped.
 
-    Letters with accents, of which systems write some in two ways, become equal too.
+    The two Unicode encodings of accented letters become equal, too.
     """
     text = unicodedata.normalize("NFC", Path(path).as_posix()).casefold()
     return "/".join(part.strip() for part in text.split("/"))
 
 
 def is_good(name) -> bool:
-    """Whether a folder, or a label, of this name stands for good images."""
+    """Whether a folder name or label denotes good images."""
     return fold(name) in GOOD
 
 
@@ -127,7 +127,7 @@ def shown(paths) -> str:
 
 
 def _folders(root, names):
-    """Yield (folder, names of its folders, names of its files) of all to look at."""
+    """Yield (folder, names of its folders, names of its files) of all to search."""
     real = os.path.realpath(root)
     above = {real, *map(str, Path(real).parents)}
     if not names:
@@ -142,8 +142,8 @@ def _folders(root, names):
 def _walk(folder, above):
     """Yield (folder, names of its folders, names of its files) of all below.
 
-    ``above`` has the true paths of the folders that it lies in: a link to one of them
-    leads round in a circle, and to nothing new.
+    ``above`` holds the real paths of the parent folders; a link to one of them is a
+    cycle and is skipped.
     """
     real = os.path.realpath(folder)
     if real in above:
@@ -167,8 +167,8 @@ def _entries(folder):
             files.append(name)
         else:
             raise FileNotFoundError(
-                f"{path} is neither a file nor a folder: perhaps a link to something "
-                "that is gone. Repair or remove it."
+                f"{path} is neither a file nor a folder; it may be a broken link. "
+                "Repair or remove it."
             )
     return folders, files
 
@@ -190,8 +190,8 @@ def _tell_others(root, files):
     counts = Counter(path.suffix.lower() or "without a suffix" for path in files)
     kinds = ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common())
     warn(
-        f"Files below {root} were left out, because they are no images of a kind that "
-        f"is read: {kinds} ({shown(files)}). Convert them to PNG, or move them away.",
+        f"Files below {root} were left out, because their format is not supported: "
+        f"{kinds} ({shown(files)}). Convert them to PNG, or move them away.",
         UserWarning,
     )
 

@@ -1,4 +1,4 @@
-"""Mask files: which pixels are marked, however the file was saved."""
+"""Read mask files of any image format as booleans."""
 
 from pathlib import Path
 
@@ -10,10 +10,10 @@ from skdinoad._typing import FilePath
 
 __all__ = ["read_mask"]
 
-#: Formats that change colours a little where they save.
+#: Formats with lossy compression.
 _LOSSY = {"JPEG", "MPO", "JPEG2000", "AVIF"}
 
-#: The same inside of TIFF files.
+#: Lossy compression schemes inside TIFF files.
 _LOSSY_INSIDE = {"jpeg", "tiff_jpeg", "webp"}
 
 
@@ -24,20 +24,20 @@ def read_mask(path: FilePath) -> np.ndarray:
     ----------
     path : str or path
         An image of one page. Black is background; every other colour, of 1 to 32 bits,
-        marks a pixel. In formats that lose detail (JPEG, JPEG 2000, AVIF, lossy WebP)
-        a pixel must be brighter than half of the brightest. Where alpha varies, what
-        cannot be seen is background, and if all that can be seen has one colour, that
-        colour marks, black included.
+        marks a pixel. In lossy formats (JPEG, JPEG 2000, AVIF, lossy WebP) a marked
+        pixel must be brighter than half of the maximum. If alpha varies, transparent
+        pixels are background; if all visible pixels have one colour, they are marked,
+        even if black.
 
     Returns
     -------
     ndarray of shape (H, W), bool
-        True = anomalous. Upright, as the file's EXIF data say.
+        True = anomalous. Rotated according to the EXIF orientation.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        If there is no such file, or it is no image, damaged, of several pages, or
+        If the file does not exist, or is not an image, damaged, has several pages or
         marks every pixel.
 
     Examples
@@ -61,14 +61,14 @@ def read_mask(path: FilePath) -> np.ndarray:
     if mask.all():
         raise ValueError(
             f"{name} marks every pixel; expected black (0) where nothing is anomalous. "
-            "Are its colours swapped? If all of the image is defective, leave one "
-            "pixel black."
+            "Is the mask inverted? If the whole image is defective, leave one pixel "
+            "black."
         )
     return mask
 
 
 def _marked(pixels, lossy):
-    """Return which pixels (H, W, c) are marked, c = 1, 3, or 4 with alpha."""
+    """Return the mask (H, W) of marked pixels (H, W, c), c = 1, 3, or 4 with alpha."""
     colours, visible = pixels[..., :3], np.ones(pixels.shape[:2], bool)
     alpha = pixels[..., 3] if pixels.shape[-1] == 4 else visible
     if alpha.min() < alpha.max():
@@ -90,7 +90,7 @@ def _is_lossy(path):
 
 
 def _is_lossy_webp(data):
-    """Whether the first chunk with pixels is a lossy one; others may come before."""
+    """Whether the first chunk with pixels is lossy; other chunks may precede it."""
     at = 12
     while (kind := data[at : at + 4]) not in (b"VP8 ", b"VP8L", b""):
         size = int.from_bytes(data[at + 4 : at + 8], "little")

@@ -1,4 +1,4 @@
-"""Public data sets, each in the folders its authors ship it in."""
+"""Loaders of public data sets, in the folder layouts of their authors."""
 
 import csv
 import json
@@ -111,7 +111,7 @@ def load_mvtec_ad2(
     train = _some(folder / "train/good", normals_in(folder, files, "train"))
     validation = normals_in(folder, files, "validation")
     found = _some(folder / part, below(files, part))
-    if test != "public":  # labels and masks are its authors' alone
+    if test != "public":  # labels and masks are not published
         return bunch_of(folder, train, found, None, None, validation)
     truth = below(files, part, TRUTH)
     good_first = sorted(found, key=lambda path: not is_good(path.parts[1]))
@@ -135,8 +135,8 @@ def load_mvtec_loco(root: FilePath, category: str) -> Bunch:
     -------
     Bunch
         As of :func:`load_folder`, with normal images in ``validation``. A mask is the
-        union of its image's regions; the saturation thresholds of the authors' own
-        metric (sPRO) are not read.
+        union of its image's regions; the saturation thresholds of the authors' metric
+        (sPRO) are not read.
 
     Raises
     ------
@@ -158,7 +158,7 @@ def load_mvtec_loco(root: FilePath, category: str) -> Bunch:
 
 
 def load_mvtec_3d(root: FilePath, category: str) -> Bunch:
-    """List the colour images of a category of MVTec 3D-AD; heights are not read.
+    """List the colour images of a category of MVTec 3D-AD, without the depth data.
 
     Parameters
     ----------
@@ -190,7 +190,7 @@ def load_mvtec_3d(root: FilePath, category: str) -> Bunch:
     marked = _beside_kind(below(truth, "test"))
     named = {path: place.with_suffix("") for path, place in marked.items()}
     kinds = kinds_of(folder, test)
-    # Good images have empty masks there, which nobody looks at.
+    # Good images have empty mask files, which are never read.
     masks = masks_of(folder, test, named, "{}")
     validation = normals_in(folder, colour, "validation")
     return bunch_of(folder, train, test, kinds, masks, validation)
@@ -199,7 +199,7 @@ def load_mvtec_3d(root: FilePath, category: str) -> Bunch:
 def load_real_iad(
     root: FilePath, category: str, *, size: int = 1024, split: str = "realiad_jsons"
 ) -> Bunch:
-    """List the images of a category of Real-IAD, by the authors' lists.
+    """List the images of a category of Real-IAD, using the authors' splits.
 
     Parameters
     ----------
@@ -208,22 +208,22 @@ def load_real_iad(
     category : str
         "audiojack", "bottle_cap", ...
     size : {256, 512, 1024}
-        Which of the folders of images.
+        Image size, which selects the folder of images.
     split : str
-        Which of the folders of lists: "realiad_jsons", five views of each part;
-        "realiad_jsons_sv", a single view; "realiad_jsons_fuiad_0.1", ... have defects
-        among the training images, which are left out.
+        Folder of the authors' lists: "realiad_jsons" has five views of each part,
+        "realiad_jsons_sv" a single view. "realiad_jsons_fuiad_0.1", ... have defects
+        among the training images; these are left out.
 
     Returns
     -------
     Bunch
-        As of :func:`load_folder`, and ``groups``, the part that each of ``train``
-        shows: views of one part should not be on both sides of a fold.
+        As of :func:`load_folder`, plus ``groups``, the part shown in each image of
+        ``train``. Use it in cross-validation to keep all views of a part in one fold.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such list, or no image in it.
+        If the list does not exist or holds no image.
 
     References
     ----------
@@ -240,7 +240,7 @@ def load_real_iad(
     train = [row for row in known["train"] if row["anomaly_class"] == normal]
     test = known["test"]
     if not train or not test:
-        raise FileNotFoundError(f"{listed} lists no image to learn from, or to score.")
+        raise FileNotFoundError(f"{listed} lists no training image or no test image.")
     kinds = [row["anomaly_class"] for row in test]
     kinds = ["good" if kind == normal else kind for kind in kinds]
     masks = [row["mask_path"] and (Path(prefix, row["mask_path"]),) for row in test]
@@ -267,7 +267,7 @@ def load_visa(
     category : str
         "candle", "capsules", ...
     split : {"1cls", "2cls_fewshot", "2cls_highshot"}
-        The authors' lists. Anomalous training images of the last two are left out.
+        The authors' splits. Anomalous training images of the last two are left out.
 
     Returns
     -------
@@ -337,24 +337,24 @@ def load_btad(root: FilePath, category: str) -> Bunch:
 def load_kolektor_sdd(
     root: FilePath, *, test_share: float = 0.5, random_state: RandomState = 0
 ) -> Bunch:
-    """List the images of KolektorSDD, which has no split of its own for one class.
+    """List the images of KolektorSDD, with a random one-class split by commutator.
 
     Parameters
     ----------
     root : str or path
         Holds ``kos01`` to ``kos50``, one folder for each commutator.
     test_share : float
-        Share of the commutators to test on. All images of one are on the same side:
-        its eight sides look more alike than those of two.
+        Share of the commutators in the test set. All images of a commutator are in the
+        same set, because its eight sides look similar.
     random_state : int
-        Draws them.
+        Seed of the split.
 
     Returns
     -------
     Bunch
-        As of :func:`load_folder`, and ``groups``, the commutator of each of ``train``.
-        ``train`` holds the images with an empty mask of the others; their defective
-        ones are not used. The masks of all images are looked at.
+        As of :func:`load_folder`, plus ``groups``, the commutator of each image of
+        ``train``. ``train`` holds the defect-free images of the remaining commutators;
+        their defective images are not used. All masks are read.
 
     Raises
     ------
@@ -384,25 +384,25 @@ def load_kolektor_sdd(
 
 
 def category_folder(root, category):
-    """Return a category's folder, or say which there are."""
+    """Return the folder of a category, or raise an error that lists the categories."""
     folder = Path(root) / category
     if not folder.is_dir():
         there = Path(root).iterdir() if Path(root).is_dir() else ()
         names = sorted(path.name for path in there if path.is_dir())
         raise FileNotFoundError(
-            f"{folder} is no folder; below {str(root)!r} there are {names}. Data sets "
-            "are never downloaded: unpack them there."
+            f"{folder} is not a folder; below {str(root)!r} there are {names}. Data "
+            "sets are never downloaded: unpack them there."
         )
     return folder
 
 
 def _beside_kind(paths):
-    """Return places without the folder that tells colour from masks."""
+    """Drop the folder "rgb" or "gt" from the relative paths."""
     return {path: place.parent.parent / place.name for path, place in paths.items()}
 
 
 def _kinds_by_mask(root, paths, masks):
-    """Return "bad" for images whose mask marks something, "good" for the others."""
+    """Return "bad" for images with a non-empty mask and "good" for the others."""
     for path, files in zip(paths, masks):
         if files is None:
             raise FileNotFoundError(f"{root / path} has no mask {path.stem}_label.bmp.")
@@ -412,7 +412,7 @@ def _kinds_by_mask(root, paths, masks):
 
 
 def _some(folder, paths):
-    """Return the paths of a folder's images; there must be one."""
+    """Return the paths, or raise an error if there are none."""
     if not paths:
         raise FileNotFoundError(f"{folder} holds no image.")
     return paths

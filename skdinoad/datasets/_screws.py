@@ -12,7 +12,7 @@ __all__ = ["SCREW_DEFECTS", "make_screws"]
 
 SCREW_DEFECTS = ("no_washer", "shortened", "second_washer", "scratch")
 
-#: The part is drawn lying on its side on a canvas of this (height, width).
+#: Height and width of the canvas, on which the screw is drawn horizontally.
 _CANVAS = (160, 420)
 _AXIS = 80  # row of the screw's axis
 _HEAD, _SHAFT, _TIP = (40, 80), (80, 340), 372  # columns
@@ -26,7 +26,7 @@ def make_screws(
     size: int = 256,
     random_state: RandomState = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Render screws with washers on a textured ground, each in a random pose.
+    """Render screws with washers on a textured background, each in a random pose.
 
     Parameters
     ----------
@@ -37,14 +37,14 @@ def make_screws(
     size : int
         Height and width of the images.
     random_state : int, RandomState or None
-        Draws pose (any angle, shifts and sizes within a few per cent), thread
-        phase, ground and noise.
+        Seed for pose (any angle; shift and scale vary by a few per cent), thread phase,
+        background and noise.
 
     Returns
     -------
     X : ndarray of shape (n, size, size, 3), uint8
     masks : ndarray of shape (n, size, size), bool
-        True where the defect is, or where what is missing should be.
+        True at the defect, or at the expected position of a missing piece.
 
     Examples
     --------
@@ -75,7 +75,7 @@ def _render(defect, size, rng):
 
 
 def _random_pose(size, rng):
-    """Return the (2, 3) affine from the canvas to the image."""
+    """Return the (2, 3) affine matrix from canvas to image."""
     height, width = _CANVAS
     zoom = 0.72 * size / width * rng.uniform(0.95, 1.05)
     shift = rng.uniform(-0.04, 0.04, 2) * size
@@ -85,7 +85,7 @@ def _random_pose(size, rng):
 
 
 def _ground(size, rng):
-    """Grey cardboard: soft spots of several sizes."""
+    """Return a background like grey cardboard, with soft spots of several sizes."""
     ground = np.full((size, size), 90.0)
     for cell, strength in ((4, 4), (16, 3)):
         noise = rng.normal(0, strength, (size // cell + 2, size // cell + 2))
@@ -97,7 +97,7 @@ def _ground(size, rng):
 
 
 def _draw(defect, rng):
-    """Draw one part on the canvas: colour (h, w, 3), alpha and defect mask (h, w)."""
+    """Draw one part; return colour (h, w, 3), alpha and defect mask (h, w)."""
     color = np.zeros((*_CANVAS, 3), np.float32)
     alpha = np.zeros(_CANVAS, np.uint8)
     end = _SHORT if defect == "shortened" else _SHAFT[1]
@@ -117,7 +117,7 @@ def _draw(defect, rng):
 
 
 def _bar(color, alpha, columns, radius, gray):
-    """A cylinder seen from the side: bright along its axis, dark at its rims."""
+    """Draw a cylinder from the side, bright along its axis and dark at its rims."""
     rows = slice(_AXIS - radius, _AXIS + radius)
     height = np.arange(-radius, radius)[:, None] / radius
     shade = gray * (0.45 + 0.55 * np.sqrt(1 - np.minimum(height**2, 1)))

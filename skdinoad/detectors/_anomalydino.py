@@ -18,7 +18,7 @@ from skdinoad._arrays.masks import (
     warn_of_empty_masks,
     without_ground,
 )
-from skdinoad._compat.sklearn import Interval, Options, StrOptions
+from skdinoad._compat.sklearn import Interval, StrOptions
 from skdinoad._compat.torch import isolated_torch_state
 from skdinoad._inputs.grids import name_of
 from skdinoad._typing import (
@@ -30,11 +30,13 @@ from skdinoad._typing import (
     Self,
     TextureLike,
 )
+from skdinoad.alignment import ForegroundMask
+from skdinoad.banks import MemoryBank
 from skdinoad.detectors._memory import (
     BankDetector,
     check_channels,
+    concatenated_layers,
     mean_patches,
-    side_by_side,
 )
 from skdinoad.detectors._rotations import chosen_angles
 from skdinoad.detectors._zero_shot import ScoresBatches
@@ -52,10 +54,10 @@ class AnomalyDINO(ScoresBatches, BankDetector):
     .. math:: d_i = \min_{r \in M} (1 - \cos(t_i, r)),
 
     the image's score the mean of the largest 2 % (equations 3 and 4; 1 % in the
-    paper). Each layer of the network is compared by itself, and distances are divided
-    by what is usual in that layer before they are averaged; with one layer they are the
-    paper's. Nothing is trained and no pose is needed; one good image is enough to
-    start. Images of any sizes may be mixed.
+    paper). Each layer of the network has its own bank; distances are divided by the
+    mean held-out distance of the layer before they are averaged. With one layer they
+    are the paper's. Nothing is trained, and the pose of the part does not matter. One
+    good image is enough to start. Images of different sizes may be mixed.
 
     Parameters
     ----------
@@ -63,10 +65,10 @@ class AnomalyDINO(ScoresBatches, BankDetector):
         Extractor of the patch features. None means ``DinoFeatures()`` for images,
         and takes feature grids as they are.
     texture : "auto", CNNFeatures or None, default="auto"
-        Features of a CNN that are compared too, as one more layer that counts as much
-        as all others together. "auto" is ``CNNFeatures(standardize="levels")`` beside
-        the weights of ``skdinoad[offline]``, where it was measured to find more
-        defects, and None beside all others. ``texture__...`` can be searched if an
+        Features of a CNN as an additional layer, with the same weight as all other
+        layers together. "auto" is ``CNNFeatures(standardize="levels")`` for the weights
+        of ``skdinoad[offline]``, where it detects more defects, and None for all other
+        weights. ``texture__...`` can be searched if an
         extractor is given.
     rotations : str or sequence of float, default="auto"
         Angles in degrees at which training images enter the bank, or one of "auto",
@@ -76,47 +78,27 @@ class AnomalyDINO(ScoresBatches, BankDetector):
         by a tenth. "auto" is "agnostic" for up to 8 images, beyond which they show the
         poses themselves and copies cost more than they give. Turn nothing where
         orientation is the defect. The images as they are, angle 0, are always there.
-    masking : {"auto", True, False}, default="auto"
-        Whether the ground of test images is left out: patches whose score on the first
-        principal component of the image says background. "auto" decides once, in
-        ``fit``: on if the masks of the training images look like one object with ground
-        around it. The bank holds the ground either way.
-    mask_threshold : float or "relative", default="relative"
-        Score on the component above which a patch is foreground. "relative" is 0.24
-        times the median length of the tokens: about 10 for genuine DINOv2 ViT-S.
-    mask_morphology : {"grid", "raster"}, default="grid"
-        How the mask is dilated and closed; "raster" is the official code's way, on the
-        flattened mask.
-    masked_score : {"skip", "zero"}, default="skip"
-        What a masked patch contributes. "skip": nothing, if fewer patches are left than
-        the top fraction asks for, the mean goes over those. "zero": a distance of 0,
-        as in the official code.
-    n_neighbors : int, default=1
-        Distances to so many nearest vectors are averaged.
-    bank_size : int, float or None, default=4000
-        Most vectors that the bank keeps; a float is a share of them all, None keeps
-        all. A coreset of a tenth costs no accuracy in the benchmarks.
-    sampling : {"coreset", "random"}, default="coreset"
-        How they are chosen: greedy k-centre or at random.
-    bank_dtype : {"float32", "float16"}, default="float32"
-        Storage of the bank; distances are computed in float32 from it.
-    search : {"exact", "approximate"}, default="exact"
-        "approximate" asks an index of faiss (``pip install 'skdinoad[faiss]'``).
-    nearest_images : int or None, default=None
-        An image is compared with the vectors of so many training images alone, those
-        most like it as a whole: whose mean patch has the highest cosine similarity.
-        For thousands of training images with ``bank_size=None``, of several products
-        say: the cost of a score then does not grow with their number. None compares
-        with all.
-    smoothing_sigma : float, default=4
-        Standard deviation, in pixels of the image given, of a Gaussian over the map.
-        It is for the eye and for pixel metrics; the image score does not see it. Maps
-        of feature grids are not smoothed.
-    aggregate : {"top", "max", "mean", "p99"}, default="top"
-        How patch scores become the image score; "top" averages the largest.
-    top_fraction : float, default=0.02
-        Share of all the image's patches, masked or not, that "top" averages: the
-        largest one below 100 patches.
+    masking : "auto", None, "official" or ForegroundMask, default="auto"
+        Whether the background of test images is left out: patches whose score on the
+        first principal component of the image says background. "auto" decides once, in
+        ``fit``: yes if the masks of the training images look like one object on a
+        background. None never masks. A :class:`~skdinoad.ForegroundMask` says threshold
+        and morphology, and by its own ``masking`` whether to mask; its ``features`` are
+        not used. "official" always masks, as the official code does, and stands for
+        ``ForegroundMask(masking=True, threshold=10, morphology="raster")``. The bank
+        holds the background in any case. A masked patch has no score; if fewer patches
+        are left than ``aggregate`` asks for, the mean is over those. With the
+        morphology "raster" it has a score of 0, as in the official code.
+    bank : MemoryBank or None, default=None
+        Size, sampling, storage and search of the memory bank; None means
+        ``MemoryBank()``. ``bank__size`` and the like can be searched either way.
+    map_smoothing : float, default=0.006
+        Standard deviation of a Gaussian over the heat map, as a share of the image's
+        height. Image scores do not depend on it. Maps of feature grids are not
+        smoothed.
+    aggregate : float, "max", "mean" or "p99", default=0.02
+        How patch scores become the image score. A share in (0, 1] takes the mean of
+        the largest ones: this share of all patches, masked or not, and at least one.
     map_layers : "auto" or sequence of int, default="auto"
         Layers whose distances heat maps show, of those that ``features`` takes; the
         image's score is the mean over all. "auto" follows what is known of the
@@ -128,7 +110,7 @@ class AnomalyDINO(ScoresBatches, BankDetector):
     device : str, default="auto"
         Where distances are computed; "auto" takes a GPU if there is one.
     random_state : int, RandomState instance or None, default=None
-        Only ``sampling="random"`` and ``search="approximate"`` use it.
+        Only a bank with ``sampling="random"`` or ``search="approximate"`` uses it.
     verbose : bool, default=False
         Show progress bars.
 
@@ -141,7 +123,7 @@ class AnomalyDINO(ScoresBatches, BankDetector):
         Whether alpha hides pixels of training images.
     features_ : DinoFeatures or None
         The fitted extractor; it knows the digest of the weights.
-    bank_ : MemoryBank
+    bank_ : PatchVectors
         ``bank_.vectors`` (m, l * c) are the nominal vectors, of unit length in each of
         l layers,
         ``bank_.image`` (m,) the training image that each comes from, and
@@ -214,7 +196,7 @@ class AnomalyDINO(ScoresBatches, BankDetector):
     >>> from skdinoad import AnomalyDINO
     >>> rng = np.random.default_rng(0)
     >>> F = rng.normal(1, 0.1, (3, 4, 4, 8)).astype(np.float32)   # 3 good images
-    >>> detector = AnomalyDINO(masking=False).fit(F)
+    >>> detector = AnomalyDINO(masking=None).fit(F)
     >>> bool(detector.score_samples(F[:, ::-1]).min() > -1e-6)   # upside down: known
     True
     >>> detector.predict(-F[:1])
@@ -227,27 +209,14 @@ class AnomalyDINO(ScoresBatches, BankDetector):
             StrOptions({"auto", "agnostic", "informed", "none"}),
             "array-like",
         ],
-        "masking": [StrOptions({"auto"}), Options(bool, {True, False})],
-        "mask_threshold": [
-            StrOptions({"relative"}),
-            Interval(Real, 0, None, closed="left"),
-        ],
-        "mask_morphology": [StrOptions({"grid", "raster"})],
-        "masked_score": [StrOptions({"skip", "zero"})],
-        "n_neighbors": [Interval(Integral, 1, None, closed="left")],
-        "bank_size": [
-            None,
-            Interval(Integral, 1, None, closed="left"),
-            Interval(Real, 0, 1, closed="neither"),
-        ],
-        "sampling": [StrOptions({"coreset", "random"})],
-        "bank_dtype": [StrOptions({"float32", "float16"})],
-        "search": [StrOptions({"exact", "approximate"})],
-        "nearest_images": [None, Interval(Integral, 1, None, closed="left")],
-        "smoothing_sigma": [Interval(Real, 0, 1000, closed="both")],
+        "masking": [StrOptions({"auto", "official"}), ForegroundMask, None],
+        "bank": [MemoryBank, None],
+        "map_smoothing": [Interval(Real, 0, 1, closed="both")],
         "device": [str],
         "random_state": ["random_state"],
     }
+
+    _default_parts = {"bank": MemoryBank}
 
     def __init__(
         self,
@@ -256,19 +225,10 @@ class AnomalyDINO(ScoresBatches, BankDetector):
         texture: TextureLike = "auto",
         rotations: Literal["auto", "informed", "agnostic", "none"]
         | Sequence[float] = "auto",
-        masking: Literal["auto"] | bool = "auto",
-        mask_threshold: Literal["relative"] | float = "relative",
-        mask_morphology: Literal["grid", "raster"] = "grid",
-        masked_score: Literal["skip", "zero"] = "skip",
-        n_neighbors: int = 1,
-        bank_size: float | None = 4000,
-        sampling: Literal["coreset", "random"] = "coreset",
-        bank_dtype: Literal["float32", "float16"] = "float32",
-        search: Literal["exact", "approximate"] = "exact",
-        nearest_images: int | None = None,
-        smoothing_sigma: float = 4.0,
-        aggregate: Aggregate = "top",
-        top_fraction: float = 0.02,
+        masking: Literal["auto", "official"] | ForegroundMask | None = "auto",
+        bank: MemoryBank | None = None,
+        map_smoothing: float = 0.006,
+        aggregate: Aggregate = 0.02,
         map_layers: Literal["auto"] | Sequence[int] = "auto",
         target_fpr: float = 0.05,
         device: str = "auto",
@@ -280,18 +240,9 @@ class AnomalyDINO(ScoresBatches, BankDetector):
         self.map_layers = map_layers
         self.rotations = rotations
         self.masking = masking
-        self.mask_threshold = mask_threshold
-        self.mask_morphology = mask_morphology
-        self.masked_score = masked_score
-        self.n_neighbors = n_neighbors
-        self.bank_size = bank_size
-        self.sampling = sampling
-        self.bank_dtype = bank_dtype
-        self.search = search
-        self.nearest_images = nearest_images
-        self.smoothing_sigma = smoothing_sigma
+        self.bank = bank
+        self.map_smoothing = map_smoothing
         self.aggregate = aggregate
-        self.top_fraction = top_fraction
         self.target_fpr = target_fpr
         self.device = device
         self.random_state = random_state
@@ -340,8 +291,8 @@ class AnomalyDINO(ScoresBatches, BankDetector):
         --------
         >>> from skdinoad import AnomalyDINO
         >>> detector = AnomalyDINO.from_paper(shots=1, category="screw")
-        >>> detector.masking, detector.mask_threshold, detector.features.image_size
-        (True, 10.0, 448)
+        >>> detector.masking, detector.bank.size, detector.features.image_size
+        ('official', None, 448)
         """
         if category is not None and category not in MASKED | UNMASKED:
             raise ValueError(
@@ -355,16 +306,13 @@ class AnomalyDINO(ScoresBatches, BankDetector):
         size = image_size or (448 if shots else 672)
         official = {
             "features": DinoFeatures(
-                image_size=size, resize="crop", layers="last", norm=True
+                image_size=size, cropping="patches", layers="last", norm=True
             ),
             "texture": None,
             "rotations": "agnostic" if shots else "none",
-            "masking": category in MASKED,
-            "mask_threshold": 10.0,
-            "mask_morphology": "raster",
-            "masked_score": "zero",
-            "bank_size": None,
-            "top_fraction": 0.01,
+            "masking": "official" if category in MASKED else None,
+            "bank": MemoryBank(size=None),
+            "aggregate": 0.01,
         }
         return cls(**{**official, **parameters})
 
@@ -374,8 +322,9 @@ class AnomalyDINO(ScoresBatches, BankDetector):
 
         Verdicts on masking and rotation stay those of the first fit. If all images
         together would give the same, and as long as the bank keeps all vectors, scores
-        and threshold then equal those of one fit on all images. Beyond ``bank_size``
-        it is thinned again, and the held-out scores of the earlier images stay.
+        and threshold then equal those of one fit on all images. Beyond the bank's
+        ``size`` it is thinned again, and the held-out scores of the earlier images
+        stay.
 
         Parameters
         ----------
@@ -400,6 +349,10 @@ class AnomalyDINO(ScoresBatches, BankDetector):
 
     # -- the parts of a detector ------------------------------------------------------
 
+    def _validate_params(self):
+        super()._validate_params()
+        self._masking()._validate_params()
+
     def _default_features(self):
         return DinoFeatures()
 
@@ -413,37 +366,38 @@ class AnomalyDINO(ScoresBatches, BankDetector):
         self._begin()
         self._extend(X, images)
 
-    def _score_grid(self, F):
+    def score_grids(self, F: np.ndarray) -> np.ndarray:
         known = self.bank_.vectors.shape[1]
         check_channels("An image", F.shape[-2] * F.shape[-1], known)
-        D = [self._distances(side_by_side(grid)) for grid in F]
+        D = [self._distances(concatenated_layers(grid)) for grid in F]
         return np.stack([self._fused(self._fill(grid)) for grid in D])
 
-    def _holdout_grids(self):
+    def holdout_grids(self) -> Sequence[np.ndarray] | np.ndarray | None:
         held = [self._images[i].held for i in self._distinct()]
         return [self._fused(self._fill(D)) for D in held]
 
     def _aggregate(self, D):
         return super()._aggregate(D, whole=True)
 
-    def _map(self, grid, frame, size):
-        heat = super()._map(grid, frame, size)
-        inside = None if self.masked_score == "zero" else heat > 0
-        return smooth_pixels(heat, self._sigma(self.smoothing_sigma), inside=inside)
+    def _map(self, grid, affine, size):
+        heat = super()._map(grid, affine, size)
+        inside = None if self._scores_masked_as_zero() else heat > 0
+        sigma = self._sigma(self.map_smoothing * size[0])
+        return smooth_pixels(heat, sigma, inside=inside)
 
     def _batches(self, X, task):
-        """Yield features with NaN for the ground; say once whose mask was empty."""
+        """Yield features with NaN for the background; warn once of empty masks."""
         batches = super()._batches(X, task)
         if task == "fit" or not self.masking_:
             yield from batches
             return
         empty, row = [], 0
-        for F, frames in batches:
+        for F, affines in batches:
             masks = [self._mask(grid) for grid in F]
             empty += [name_of(X, row + i) for i, m in enumerate(masks) if not m.any()]
             row += len(masks)
             masked = [without_ground(grid, mask) for grid, mask in zip(F, masks)]
-            yield (np.stack(masked) if isinstance(F, np.ndarray) else masked), frames
+            yield (np.stack(masked) if isinstance(F, np.ndarray) else masked), affines
         warn_of_empty_masks(empty, row)
 
     # -- private: reading images ------------------------------------------------------
@@ -451,12 +405,12 @@ class AnomalyDINO(ScoresBatches, BankDetector):
     def _read(self, X):
         """Return what is needed of each image; its raw features are dropped."""
         images, row = [], -1
-        for F, frames in super()._batches(X, "fit"):
-            for grid, frame in zip(F, frames):
+        for F, affines in super()._batches(X, "fit"):
+            for grid, affine in zip(F, affines):
                 row += 1
                 self._check_features(grid)
                 if np.isfinite(grid).any():
-                    images.append(self._record(row, grid, frame))
+                    images.append(self._record(row, grid, affine))
                     self._n_layers = grid.shape[2]
         known = getattr(self, "bank_", None)
         channels = None if known is None else known.vectors.shape[1]
@@ -464,24 +418,37 @@ class AnomalyDINO(ScoresBatches, BankDetector):
             channels = channels or image.grid.shape[-1]
             name = name_of(X, image.row)
             check_channels(name, image.grid.shape[-1], channels)
-        self._take_stock(X, [image.row for image in images])
+        self._register_training_images(X, [image.row for image in images])
         return images
 
-    def _record(self, row, grid, frame):
+    def _record(self, row, grid, affine):
         grid = np.asarray(grid, np.float32)
-        wanted = self.masking or getattr(self, "masking_", False)
-        mask = self._mask(grid) if wanted else None
-        auto = self.masking == "auto"
+        wanted = self._masking()
+        mask = self._mask(grid) if wanted.masking or self._masks() else None
+        auto = wanted.masking == "auto"
         seen = mask_statistics(grid[:, :, -1], mask) if auto else None
-        grid = side_by_side(grid)
+        grid = concatenated_layers(grid)
         about = {"valid": np.isfinite(grid).all(-1), "mask": mask, "statistics": seen}
         about["whole"] = mean_patches(grid, about["valid"], mask)
-        return Bunch(row=row, grid=grid, frame=frame, **about)
+        return Bunch(row=row, grid=grid, affine=affine, **about)
 
     def _mask(self, grid):
         """Return which patches show the object, as the last layer sees it."""
         self._check_features(grid)
-        return foreground(grid[:, :, -1], self.mask_threshold, self.mask_morphology)
+        how = self._masking()
+        return foreground(grid[:, :, -1], how.threshold, how.morphology)
+
+    def _masking(self):
+        """Return what ``masking`` stands for."""
+        if self.masking == "official":
+            return ForegroundMask(masking=True, threshold=10.0, morphology="raster")
+        if self.masking in ("auto", None):
+            return ForegroundMask(masking=self.masking or False)
+        return self.masking
+
+    def _masks(self):
+        """Return whether masking was decided on before."""
+        return getattr(self, "masking_", False)
 
     def _to_score(self, image):
         """Return which patches of an image get a score."""
@@ -490,12 +457,16 @@ class AnomalyDINO(ScoresBatches, BankDetector):
 
     def _verdict(self, images):
         """Return whether to mask, and what speaks for it."""
-        if self.masking != "auto":
-            return self.masking, None
+        wanted = self._masking().masking
+        if wanted != "auto":
+            return wanted, None
         statistics = median_of([image.statistics for image in images])
         return masking_helps(statistics), statistics
 
     def _fill(self, D):
-        """Give masked patches the distance that masked_score asks for."""
-        fill = self.masking_ and self.masked_score == "zero" and np.isfinite(D).any()
-        return np.nan_to_num(D) if fill else D
+        """Give masked patches a distance of 0, if they have one."""
+        fill = self.masking_ and self._scores_masked_as_zero()
+        return np.nan_to_num(D) if fill and np.isfinite(D).any() else D
+
+    def _scores_masked_as_zero(self):
+        return self._masking().morphology == "raster"

@@ -1,4 +1,4 @@
-"""Dinomaly: a decoder that can rebuild the features of good images only."""
+"""Dinomaly: a decoder that reconstructs the features of good images only."""
 
 import hashlib
 from numbers import Integral, Real
@@ -11,14 +11,13 @@ from skdinoad._arrays.maps import aggregate, enlarged, smooth_pixels
 from skdinoad._compat.sklearn import Interval, StrOptions
 from skdinoad._inputs.grids import name_of
 from skdinoad._training.augment import Copies
-from skdinoad._training.detector import COUNT, SPAN, TrainedDetector
+from skdinoad._training.detector import TrainedDetector
 from skdinoad._training.loop import iterations, warm_cosine
 from skdinoad._training.stable_adamw import StableAdamW
 from skdinoad._training.tokens import TokenGrids, check_like, gather, pack
 from skdinoad._typing import (
     Aggregate,
     FeaturesLike,
-    Precision,
     RandomState,
 )
 from skdinoad.detectors._checkpoints import LoadsOfficial
@@ -30,16 +29,19 @@ from skdinoad.networks import (
     rebuild,
     reconstruction_loss,
 )
+from skdinoad.training import Training
 
 __all__ = ["Dinomaly"]
 
-#: What ``preset`` stands for; each can be given as a parameter of its own.
+#: What ``preset`` stands for; most can be given as a parameter of their own.
 _PAPER = {
     "depth": 8,
     "n_iter": 5000,
     "batch_size": 16,
     "warm_up": 100,
     "mining_ramp": 1000,
+    "learning_rate": 2e-3,
+    "weight_decay": 1e-4,
     "dropout": 0.2,
     "neck": 0,
     "recenter": False,
@@ -71,6 +73,9 @@ _OPTIMIZERS = {
     "dinomaly2": {"amsgrad": False, "eps": 1e-10, "last": 1.0},
 }
 
+#: Share of patches, those rebuilt best, whose gradient is damped, and by which factor.
+_MINED, _MINING_FACTOR = 0.9, 0.1
+
 #: The neck learns at this share of the rate, or large networks break down.
 _NECK_RATE = 0.1
 
@@ -78,7 +83,7 @@ _NECK_RATE = 0.1
 _OFFICIAL_EXTRACTOR = {
     "model": "vit_base_patch14_reg4_dinov2.lvd142m",
     "image_size": (448, 448),
-    "crop_size": 392,
+    "cropping": 392,
     "interpolation": "bilinear",
 }
 _EXTRACTORS = {
@@ -89,7 +94,7 @@ _EXTRACTORS = {
 
 
 class Dinomaly(LoadsOfficial, TrainedDetector):
-    r"""Rebuild the features of the network's middle; what cannot be rebuilt is odd.
+    r"""Reconstruct features of the network's middle; the error is the anomaly score.
 
     The mean of eight blocks' tokens passes a noisy bottleneck, an MLP with dropout,
     and a decoder of linear-attention blocks, whose outputs must match the blocks'
@@ -109,48 +114,22 @@ class Dinomaly(LoadsOfficial, TrainedDetector):
         "middle" in two groups; feature grids are taken as they are, and then without
         the class token.
     preset : {"fast", "paper", "dinomaly2"}, default="fast"
-        What ``features``, ``depth``, ``n_iter``, ``batch_size``, ``warm_up``,
-        ``mining_ramp``, ``dropout``, ``neck`` and ``recenter`` are where they are
-        None. "fast", for a CPU: ViT-S at 224 x 224 pixels, 2 decoder blocks, 600
-        iterations of 4 images. "paper", for a GPU: ViT-B with registers, 448 pixels of
-        which the central 392 are seen, 8 blocks, 5000 iterations of 16 images (for one
-        product; the paper has 10 000 for several). "dinomaly2", for a GPU and several
-        products: as "paper" with recentred targets, a neck of 256 channels, dropout
-        0.4 and 40 000 iterations of an optimiser without AMSGrad, whose rate stays up.
+        What ``features``, ``training``, ``depth``, ``dropout`` and ``recenter`` are
+        where they are None. "fast", for a CPU: ViT-S at 224 x 224 pixels, 2 decoder
+        blocks, 600 iterations of 4 images. "paper", for a GPU: ViT-B with registers,
+        448 pixels of which the central 392 are seen, 8 blocks, 5000 iterations of 16
+        images (for one product; the paper has 10 000 for several). "dinomaly2", for a
+        GPU and several products: as "paper" with recentred targets, a neck of 256
+        channels, dropout 0.4 and 40 000 iterations of an optimiser without AMSGrad,
+        whose rate stays up.
     groups : int, default=1
         Groups of layers that lie side by side in the channels of feature grids. An
         extractor tells by itself.
     depth : int or None, default=None
         Decoder blocks, a multiple of the number of groups.
-    n_iter : int or None, default=None
-        Iterations of training altogether.
-    batch_size : int or None, default=None
-        Images in one iteration.
-    learning_rate : float, default=2e-3
-        Highest learning rate; it rises from 0 and falls in a cosine to a tenth.
-    warm_up : int, float or None, default=None
-        Iterations of the rise; a float is a share of ``n_iter``. None: the preset's,
-        a tenth of ``n_iter`` at most.
     dropout : float or None, default=None
         Rate in the bottleneck. None: the preset's, 0.2; 0.4 in the paper for the most
         varied data.
-    neck : int or None, default=None
-        Channels of a linear layer in front of the bottleneck, as in Dinomaly2, which
-        learns at a tenth of the rate; 0 = none. None: the preset's, 0.
-    mining_fraction : float, default=0.9
-        Share of patches, those rebuilt best, whose gradient is damped.
-    mining_factor : float, default=0.1
-        Factor on their gradient; 1 switches mining off.
-    mining_ramp : int, float or None, default=None
-        Iterations in which the share rises from 0; a float is a share of ``n_iter``.
-        None: the preset's, a fifth of ``n_iter`` at most.
-    weight_decay : float, default=1e-4
-        Decay of all weights, in units of the learning rate.
-    grad_clip : float, default=0.1
-        Largest norm of the gradient.
-    input_scaling : {None, "standard"}, default=None
-        "standard" brings each channel of the bottleneck's input to mean 0 and variance
-        1. Learns faster in the first hundred iterations; not in the paper.
     recenter : bool or None, default=None
         Subtract the class token from the features to rebuild and normalise them, as
         Dinomaly2 does; needs an extractor that gives class tokens. None: the preset's,
@@ -159,6 +138,10 @@ class Dinomaly(LoadsOfficial, TrainedDetector):
         Copies of each image to learn from: the eight right-angled poses, or seven
         random crops. They pass the network once. For few images, and only where
         turned or cut parts are normal.
+    training : Training or None, default=None
+        Iterations, batches, learning rate, time limit and precision of training; None
+        means ``Training()``, the preset's values. ``training__n_iter`` and the like can
+        be searched either way.
     holdout : int, float or None, default=3
         Where threshold and display limits come from. An int is a number of folds: as
         many further networks, each trained without one fold and asked about it. A
@@ -167,30 +150,17 @@ class Dinomaly(LoadsOfficial, TrainedDetector):
     map_size : int or None, default=256
         Side of the map over which patch scores are reduced to the image's; None
         reduces the patch grid itself.
-    aggregate : {"top", "max", "mean", "p99"}, default="top"
-        How that map becomes the image score; "top" averages the largest.
-    top_fraction : float, default=0.01
-        Share of the map that "top" averages.
-    smoothing_sigma : float, default=1.38
-        Standard deviation of a Gaussian over the heat map, in units of 1/256 of the
-        image's height; the official kernel of 5 x 5 pixels has this one. The image
-        score does not see it; maps of feature grids are not smoothed.
+    aggregate : float, "max", "mean" or "p99", default=0.01
+        How patch scores become the image score. A share in (0, 1] takes the mean of
+        this share of them, the largest ones, at least one.
+    map_smoothing : float, default=0.0054
+        Standard deviation of a Gaussian over the heat map, as a share of the image's
+        height; that of the official kernel of 5 x 5 pixels on 256 x 256. Image scores
+        do not depend on it. Maps of feature grids are not smoothed.
     target_fpr : float, default=0.05
         Wanted rate of false alarms: the share of good images that ``predict`` may
         flag. ``offset_`` is an estimate of this quantile from the held-out scores;
         :class:`~skdinoad.ThresholdTunerCV` gives a threshold with a guarantee.
-    max_time : float or None, default=None
-        Seconds of training, the folds' networks included, after which it stops with
-        what is learned; the features' time is not counted.
-    warm_start : bool, default=False
-        Whether ``fit`` goes on with the training of the last ``fit``, on the same
-        images, until ``n_iter`` iterations are done altogether: in the same process
-        exactly as if it had not stopped, from a file with the weights alone. With other
-        images, features, depth, seed or holdout it starts anew, with a warning.
-    precision : {"auto", "float32", "bfloat16"}, default="auto"
-        Of the matrix products in training; scores are always computed in float32.
-        "auto" is bfloat16 on a CPU that multiplies it by itself, where training takes
-        half the time, and float32 elsewhere.
     device : str, default="auto"
         Where the decoder runs; "auto" takes a GPU if there is one.
     random_state : int, RandomState instance or None, default=0
@@ -240,7 +210,7 @@ class Dinomaly(LoadsOfficial, TrainedDetector):
     -----
     The image score is taken from a map of 256 x 256 pixels as in the official code;
     the heat map lies where the patches are, and is 0 where an extractor with
-    ``crop_size`` does not look. Scores with another ``map_size`` have another scale.
+    ``cropping`` does not look. Scores with another ``map_size`` have another scale.
     That map is mirrored at its border, where the official code pads with zeros and
     darkens two pixels. Attention divides by its sum plus 1e-6, which the official code
     takes without: 1e-6 of a sum of some hundreds.
@@ -263,10 +233,10 @@ class Dinomaly(LoadsOfficial, TrainedDetector):
     Examples
     --------
     >>> import numpy as np
-    >>> from skdinoad import Dinomaly
+    >>> from skdinoad import Dinomaly, Training
     >>> rng = np.random.default_rng(0)
     >>> F = 1 + rng.normal(size=(8, 4, 4, 64), scale=0.1)   # features of 8 good images
-    >>> detector = Dinomaly(depth=1, n_iter=60).fit(F)
+    >>> detector = Dinomaly(depth=1, training=Training(n_iter=60)).fit(F)
     >>> defect = F[:1].copy()
     >>> defect[0, 1, 2, :32] = -1
     >>> detector.predict(defect)
@@ -276,23 +246,17 @@ class Dinomaly(LoadsOfficial, TrainedDetector):
     _parameter_constraints = {
         **TrainedDetector._parameter_constraints,
         "preset": [StrOptions(set(PRESETS))],
+        "training": [Training, None],
         "groups": [Interval(Integral, 1, None, closed="left")],
-        "depth": COUNT,
-        "learning_rate": [Interval(Real, 0, 3e38, closed="neither")],
-        "warm_up": SPAN,
+        "depth": [None, Interval(Integral, 1, None, closed="left")],
         "dropout": [None, Interval(Real, 0, 1, closed="left")],
-        "neck": [None, Interval(Integral, 0, None, closed="left")],
-        "mining_fraction": [Interval(Real, 0, 1, closed="left")],
-        "mining_factor": [Interval(Real, 0, 1, closed="both")],
-        "mining_ramp": SPAN,
-        "weight_decay": [Interval(Real, 0, None, closed="left")],
-        "grad_clip": [Interval(Real, 0, None, closed="neither")],
-        "input_scaling": [None, StrOptions({"standard"})],
         "recenter": [None, "boolean"],
         "augmentation": [None, StrOptions({"dihedral", "crops"})],
         "map_size": [None, Interval(Integral, 3, None, closed="left")],
-        "smoothing_sigma": [Interval(Real, 0, 1000, closed="both")],
+        "map_smoothing": [Interval(Real, 0, 1, closed="both")],
     }
+
+    grad_clip = 0.1
 
     _presets = PRESETS
     _weights_name = "decoder_"
@@ -305,29 +269,15 @@ class Dinomaly(LoadsOfficial, TrainedDetector):
         preset: Literal["fast", "paper", "dinomaly2"] = "fast",
         groups: int = 1,
         depth: int | None = None,
-        n_iter: int | None = None,
-        batch_size: int | None = None,
-        learning_rate: float = 2e-3,
-        warm_up: float | None = None,
         dropout: float | None = None,
-        neck: int | None = None,
-        mining_fraction: float = 0.9,
-        mining_factor: float = 0.1,
-        mining_ramp: float | None = None,
-        weight_decay: float = 1e-4,
-        grad_clip: float = 0.1,
-        input_scaling: Literal["standard"] | None = None,
         recenter: bool | None = None,
         augmentation: Literal["dihedral", "crops"] | None = None,
+        training: Training | None = None,
         holdout: float | None = 3,
         map_size: int | None = 256,
-        aggregate: Aggregate = "top",
-        top_fraction: float = 0.01,
-        smoothing_sigma: float = 1.38,
+        aggregate: Aggregate = 0.01,
+        map_smoothing: float = 0.0054,
         target_fpr: float = 0.05,
-        max_time: float | None = None,
-        warm_start: bool = False,
-        precision: Precision = "auto",
         device: str = "auto",
         random_state: RandomState = 0,
         verbose: bool = False,
@@ -336,29 +286,15 @@ class Dinomaly(LoadsOfficial, TrainedDetector):
         self.preset = preset
         self.groups = groups
         self.depth = depth
-        self.n_iter = n_iter
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.warm_up = warm_up
         self.dropout = dropout
-        self.neck = neck
-        self.mining_fraction = mining_fraction
-        self.mining_factor = mining_factor
-        self.mining_ramp = mining_ramp
-        self.weight_decay = weight_decay
-        self.grad_clip = grad_clip
-        self.input_scaling = input_scaling
         self.recenter = recenter
         self.augmentation = augmentation
+        self.training = training
         self.holdout = holdout
         self.map_size = map_size
         self.aggregate = aggregate
-        self.top_fraction = top_fraction
-        self.smoothing_sigma = smoothing_sigma
+        self.map_smoothing = map_smoothing
         self.target_fpr = target_fpr
-        self.max_time = max_time
-        self.warm_start = warm_start
-        self.precision = precision
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
@@ -381,23 +317,23 @@ class Dinomaly(LoadsOfficial, TrainedDetector):
         if self.map_size is not None:
             patch = getattr(self.features_, "patch_size_", 14)
             D = [enlarged(grid, self.map_size, patch) for grid in D]
-        return aggregate(D, self.aggregate, self.top_fraction)
+        return aggregate(D, self.aggregate)
 
-    def _map(self, grid, frame, size):
-        heat = super()._map(grid, frame, size)
+    def _map(self, grid, affine, size):
+        heat = super()._map(grid, affine, size)
         # Where nothing was scored nothing may seep in, or out.
-        sigma = self._sigma(self.smoothing_sigma * size[0] / 256)
+        sigma = self._sigma(self.map_smoothing * size[0])
         return smooth_pixels(heat, sigma, inside=heat > 0)
 
     # -- private: features ------------------------------------------------------------
 
     def _read_batch(self, batch):
-        """Return a batch's grids, which know the tokens before them, and frames."""
+        """Return a batch's grids, which know the tokens before them, and affines."""
         if not hasattr(self.features_, "transform_tokens"):
-            F, frames = super()._read_batch(batch)
-            return TokenGrids(F), frames
-        grids, prefix, frames = self.features_.transform_tokens(batch)
-        return TokenGrids(grids, prefix), frames
+            F, affines = super()._read_batch(batch)
+            return TokenGrids(F), affines
+        grids, prefix, affines = self.features_.transform_tokens(batch)
+        return TokenGrids(grids, prefix), affines
 
     def _gather(self, X):
         """Return the tokens of all training images and their copies, as float16."""
@@ -450,22 +386,18 @@ class Dinomaly(LoadsOfficial, TrainedDetector):
         """Return a number of iterations; the preset's is a share of them at most."""
         n_iter = self._setting("n_iter")
         span = iterations(self._setting(name), n_iter)
-        given = getattr(self, name) is not None
+        given = self._given_setting(name) is not None
         return span if given else min(span, int(most * n_iter))
 
     def _identity(self, data):
         content = hashlib.sha1(data.tokens.numpy(), usedforsecurity=False).hexdigest()
         names = ("depth", "neck", "recenter")
-        shape = (self.n_groups_, *map(self._setting, names))
-        return (content, *shape, self.input_scaling)
+        return (content, self.n_groups_, *map(self._setting, names))
 
     def _new_network(self, data, rows):
         depth, channels = self._setting("depth"), data.tokens.shape[-1]
         kind = {"neck": self._setting("neck")}
-        network = Reconstructor(channels, self.n_groups_, depth, **kind)
-        if self.input_scaling is not None:
-            network.standardise(data.tokens[rows], data.valid[rows])
-        return network
+        return Reconstructor(channels, self.n_groups_, depth, **kind)
 
     def _from_weights(self, weights):
         return Reconstructor.like(weights, self.n_groups_)
@@ -477,12 +409,12 @@ class Dinomaly(LoadsOfficial, TrainedDetector):
         how = {k: _OPTIMIZERS[self.preset][k] for k in ("amsgrad", "eps")}
         return StableAdamW(groups[: 1 + bool(own)], **how)
 
-    def _risen(self):
+    def _warm_up_iterations(self):
         return self._span("warm_up", most=0.1)
 
     def _rate(self, i):
-        n_iter, peak = self._setting("n_iter"), self.learning_rate
-        warm_up = self._risen()
+        n_iter, peak = self._setting("n_iter"), self._setting("learning_rate")
+        warm_up = self._warm_up_iterations()
         final = peak * _OPTIMIZERS[self.preset]["last"]
         return warm_cosine(i, n_iter, warm_up=warm_up, peak=peak, final=final)
 
@@ -500,10 +432,8 @@ class Dinomaly(LoadsOfficial, TrainedDetector):
             valid = None if whole else data.valid[batch].to(device)
             target, rebuilt = self._rebuild(network, tokens, valid, low)
             valid = None if whole else valid[:, p:]
-            share = self.mining_fraction * min(1, i / max(1, ramp))
-            return reconstruction_loss(
-                target, rebuilt, valid, share, self.mining_factor
-            )
+            share = _MINED * min(1, i / max(1, ramp))
+            return reconstruction_loss(target, rebuilt, valid, share, _MINING_FACTOR)
 
         return loss
 
@@ -524,7 +454,7 @@ class Dinomaly(LoadsOfficial, TrainedDetector):
         D = D.clamp(min=0).masked_fill(~valid[:, self._n_prefix :], torch.nan)
         return D.cpu().numpy()
 
-    def _judge(self, network, data, row):
+    def _score_row(self, network, data, row):
         """Return the distances (h, w) of one training image by a network."""
         tokens, valid = data.tokens[row : row + 1].float(), data.valid[row : row + 1]
         return self._distances(network, tokens, valid).reshape(self._shape[:2])

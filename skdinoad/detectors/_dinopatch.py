@@ -1,7 +1,7 @@
 """DinoPatch: the nearest nominal vector at the same place."""
 
 from collections.abc import Sequence
-from numbers import Integral, Real
+from numbers import Real
 from typing import Literal
 
 import numpy as np
@@ -12,13 +12,7 @@ from skdinoad._arrays.projection import fit_projection, project
 from skdinoad._compat.sklearn import Interval, StrOptions
 from skdinoad._compat.torch import isolated_torch_state, resolve_device
 from skdinoad._inputs.grids import empty_grids
-from skdinoad._neighbors import (
-    k_centre_images,
-    k_centre_local,
-    nearest,
-    nearest_local,
-    squared_norms,
-)
+from skdinoad._neighbors import LocatedVectors
 from skdinoad._typing import (
     Aggregate,
     FeaturesLike,
@@ -27,13 +21,15 @@ from skdinoad._typing import (
     Self,
     TextureLike,
 )
+from skdinoad.banks import LocalBank
+from skdinoad.detectors._cleaning import ScoreCleaning
 from skdinoad.detectors._layered import LayeredDetector
 from skdinoad.features import DinoFeatures
 
 __all__ = ["DinoPatch"]
 
 #: Parameters that shape what the bank holds.
-_FIXED = ("metric", "n_components", "pca", "bank_dtype")
+_FIXED = ("bank__metric", "bank__n_components", "bank__pca", "bank__dtype")
 
 
 class DinoPatch(LayeredDetector):
@@ -46,11 +42,12 @@ class DinoPatch(LayeredDetector):
     .. math:: D_{yx} = \min_{k,\,|dy| \le r,\,|dx| \le r}
               d(F_{yx},\, B_{y+dy,\,x+dx,\,k})
 
-    with *r* = ``neighborhood``. Each layer of the network has its own bank, and
-    distances are divided by what is usual in that layer before they are averaged.
-    A normal thing in a wrong place is thus found, which a
-    bank without locations cannot see; in exchange the images must show the part in
-    one pose: put a :class:`~skdinoad.PCAAligner` in front, or allow a larger *r*.
+    with *r* the bank's ``neighborhood``. Each layer of the network has its own bank;
+    distances are divided by the mean held-out distance of the layer before they are
+    averaged. A normal detail in a wrong place is found, which a bank without locations
+    cannot see; in exchange the images must show the part in
+    one pose: put a :class:`~skdinoad.PCAAligner` in front, or allow
+    a larger *r*.
 
     Parameters
     ----------
@@ -59,50 +56,29 @@ class DinoPatch(LayeredDetector):
         and takes feature grids as they are. ``features__image_size`` and the like
         can be searched either way.
     texture : "auto", CNNFeatures or None, default="auto"
-        Features of a CNN that are compared too, as one more layer that counts as much
-        as all others together. "auto" is ``CNNFeatures(standardize="levels")`` beside
-        the weights of ``skdinoad[offline]``, where it was measured to find more
-        defects, and None beside all others. ``texture__...`` can be searched if an
+        Features of a CNN as an additional layer, with the same weight as all other
+        layers together. "auto" is ``CNNFeatures(standardize="levels")`` for the weights
+        of ``skdinoad[offline]``, where it detects more defects, and None for all other
+        weights. ``texture__...`` can be searched if an
         extractor is given.
-    metric : {"euclidean", "cosine"}, default="euclidean"
-        Distance d; cosine is 1 - cos. Scores of the two are not comparable.
-    neighborhood : int, default=1
-        Radius r in patches. 0 compares with the same location only; the grid's size
-        or more compares with all locations.
-    global_weight : float, default=0
-        Weight *w* of the distance to the nearest vector of all locations: D becomes
-        (1 - w) times the local distance plus w times the global one.
+    bank : LocalBank or None, default=None
+        Reach, distance, size and storage of the memory banks; None means
+        ``LocalBank()``. ``bank__neighborhood`` and the like can be searched either way.
     baseline : {None, "subtract", "divide"}, default=None
         Discount locations that vary among normal images, by the mean distance there
         between each normal image and the others.
-    smoothing_sigma : float, default=0
-        Standard deviation, in patches, of a Gaussian over the valid scores.
-    threshold_quantile : float or None, default=None
-        Scores below this quantile of the held-out normal scores are set to 0.
-    opening, closing : int, default=0
-        With a threshold: diameter in patches of the ellipse that removes specks
-        from, and fills holes in, the area above it.
-    aggregate : {"top", "max", "mean", "p99"}, default="top"
-        How patch scores become the image score; "top" averages the largest.
-    top_fraction : float, default=0.02
-        Share of patches that "top" averages, at least one patch.
+    score_smoothing : float, default=0
+        Standard deviation of a Gaussian over the patch scores, as a share of the
+        grid's height: image score and heat map are made from the smoothed ones.
+    cleaning : ScoreCleaning or None, default=None
+        Sets low patch scores, and small specks of high ones, to 0; None = nothing.
+    aggregate : float, "max", "mean" or "p99", default=0.02
+        How patch scores become the image score. A share in (0, 1] takes the mean of
+        this share of them, the largest ones, at least one.
     map_layers : "auto" or sequence of int, default="auto"
         Layers whose distances heat maps show, of those that ``features`` takes; the
         image's score is the mean over all. "auto" follows what is known of the
         weights (``features_.map_layers_``).
-    max_images : int or None, default=None
-        Most images that the bank keeps: those that greedy k-centre chooses.
-    n_prototypes : int or None, default=None
-        Most vectors that the bank keeps at each location, by greedy k-centre there; 2
-        at least, or nothing would be left for a training image held out.
-    n_components : int or None, default=None
-        Principal components to which features are reduced; one more number keeps how
-        far a vector lies beside them.
-    pca : {"shared", "local"}, default="shared"
-        One basis for all locations, or one for each; "local" allows
-        ``neighborhood=0`` only.
-    bank_dtype : {"float32", "float16"}, default="float32"
-        Storage of the bank; distances are computed in float32 from it.
     target_fpr : float, default=0.05
         Wanted rate of false alarms: the share of good images that ``predict`` may
         flag. ``offset_`` is an estimate of this quantile from the held-out scores;
@@ -121,15 +97,14 @@ class DinoPatch(LayeredDetector):
         Whether alpha hides pixels of training images.
     features_ : DinoFeatures or None
         The fitted extractor; it knows the digest of the weights.
-    bank_ : ndarray of shape (l, h, w, m, c), float32 or float16
-        The m nominal vectors of each location, for each of l layers.
+    bank_ : LocatedVectors
+        ``bank_.vectors`` (l, h, w, m, c) are the m nominal vectors of each location,
+        for each of l layers; ``bank_.valid`` (h, w, m) is False where an image's patch
+        was invalid; ``bank_.image`` (h, w, m) is the training image that each vector
+        comes from, of exact copies the first.
     layer_scales_ : ndarray of shape (l,), float32
         Mean distance of held-out good images in each layer, by which it is divided; 1
         if there is one layer.
-    bank_valid_ : ndarray of shape (h, w, m), bool
-        False where an image's patch was invalid.
-    bank_image_ : ndarray of shape (h, w, m), int
-        The training image that each vector comes from; of exact copies, the first.
     holdout_scores_ : ndarray of shape (n,)
         ``score_samples`` of each training image by a bank without it; exact copies
         are left out together and count once. A reduced bank is not chosen anew for
@@ -148,7 +123,7 @@ class DinoPatch(LayeredDetector):
     baseline_ : ndarray of shape (2, h, w), float32
         Mean held-out distance at each location, as the score sees it and as maps do.
     threshold_ : ndarray of shape (2,), or None
-        Patch scores that ``threshold_quantile`` stands for, likewise.
+        Patch scores that the quantile of ``cleaning`` stands for, likewise.
     map_limits_ : (float, float)
         Display range for heat maps, from held-out normal maps.
     pixel_threshold_ : float
@@ -165,10 +140,6 @@ class DinoPatch(LayeredDetector):
     valid patch within reach. Post-processing happens on the patch grid, the map is
     its bilinear enlargement: what is shown is what is scored.
 
-    The bank takes l * h * w * c * 4 bytes per image: 0.4 MB for each layer at 224
-    pixels with ViT-S. What each way of making it smaller costs in accuracy stands in
-    the benchmarks.
-
     References
     ----------
     The method: kroezem, "DinoPatch", github.com/kroezem/DinoPatch, whose README is
@@ -179,10 +150,10 @@ class DinoPatch(LayeredDetector):
     Examples
     --------
     >>> import numpy as np
-    >>> from skdinoad import DinoPatch
+    >>> from skdinoad import DinoPatch, LocalBank
     >>> F = np.zeros((3, 2, 2, 8), dtype=np.float32)   # features of 3 good images
     >>> F[:, 0, 0, 0] = [0.0, 0.1, 0.2]
-    >>> detector = DinoPatch(neighborhood=0).fit(F)
+    >>> detector = DinoPatch(bank=LocalBank(neighborhood=0)).fit(F)
     >>> defect = F[:1].copy()
     >>> defect[0, 1, 1, :2] = [3.0, 4.0]
     >>> detector.predict_map(defect)
@@ -194,65 +165,38 @@ class DinoPatch(LayeredDetector):
 
     _parameter_constraints = {
         **LayeredDetector._parameter_constraints,
-        "metric": [StrOptions({"euclidean", "cosine"})],
-        "neighborhood": [Interval(Integral, 0, None, closed="left")],
-        "global_weight": [Interval(Real, 0, 1, closed="both")],
-        "max_images": [None, Interval(Integral, 1, None, closed="left")],
-        "n_prototypes": [None, Interval(Integral, 2, None, closed="left")],
-        "n_components": [None, Interval(Integral, 1, None, closed="left")],
-        "pca": [StrOptions({"shared", "local"})],
-        "bank_dtype": [StrOptions({"float32", "float16"})],
-        "device": [str],
+        "bank": [LocalBank, None],
         "baseline": [None, StrOptions({"subtract", "divide"})],
-        "smoothing_sigma": [Interval(Real, 0, 1000, closed="both")],
-        "threshold_quantile": [None, Interval(Real, 0, 1, closed="both")],
-        "opening": [Interval(Integral, 0, 999, closed="both")],
-        "closing": [Interval(Integral, 0, 999, closed="both")],
+        "score_smoothing": [Interval(Real, 0, 1, closed="both")],
+        "cleaning": [ScoreCleaning, None],
+        "device": [str],
     }
+
+    _default_parts = {"bank": LocalBank}
 
     def __init__(
         self,
         *,
         features: FeaturesLike = None,
         texture: TextureLike = "auto",
-        metric: Literal["euclidean", "cosine"] = "euclidean",
-        neighborhood: int = 1,
-        global_weight: float = 0,
+        bank: LocalBank | None = None,
         baseline: Literal["subtract", "divide"] | None = None,
-        smoothing_sigma: float = 0,
-        threshold_quantile: float | None = None,
-        opening: int = 0,
-        closing: int = 0,
-        aggregate: Aggregate = "top",
-        top_fraction: float = 0.02,
+        score_smoothing: float = 0,
+        cleaning: ScoreCleaning | None = None,
+        aggregate: Aggregate = 0.02,
         map_layers: Literal["auto"] | Sequence[int] = "auto",
-        max_images: int | None = None,
-        n_prototypes: int | None = None,
-        n_components: int | None = None,
-        pca: Literal["shared", "local"] = "shared",
-        bank_dtype: Literal["float32", "float16"] = "float32",
         target_fpr: float = 0.05,
         device: str = "auto",
         verbose: bool = False,
     ) -> None:
         self.features = features
         self.texture = texture
-        self.map_layers = map_layers
-        self.metric = metric
-        self.neighborhood = neighborhood
-        self.global_weight = global_weight
+        self.bank = bank
         self.baseline = baseline
-        self.smoothing_sigma = smoothing_sigma
-        self.threshold_quantile = threshold_quantile
-        self.opening = opening
-        self.closing = closing
+        self.score_smoothing = score_smoothing
+        self.cleaning = cleaning
         self.aggregate = aggregate
-        self.top_fraction = top_fraction
-        self.max_images = max_images
-        self.n_prototypes = n_prototypes
-        self.n_components = n_components
-        self.pca = pca
-        self.bank_dtype = bank_dtype
+        self.map_layers = map_layers
         self.target_fpr = target_fpr
         self.device = device
         self.verbose = verbose
@@ -294,100 +238,67 @@ class DinoPatch(LayeredDetector):
     def _default_features(self):
         return DinoFeatures()
 
-    def _fit_grid(self, F):
-        if self._has_local_basis() and (self.neighborhood or self.global_weight):
+    def fit_grids(self, F: np.ndarray) -> None:
+        wanted = self._part("bank")
+        if self._has_local_basis() and (wanted.neighborhood or wanted.global_weight):
             raise ValueError(
                 "pca='local' gives each location coordinates of its own: "
-                f"neighborhood={self.neighborhood} and global_weight="
-                f"{self.global_weight} must both be 0."
+                f"neighborhood={wanted.neighborhood} and global_weight="
+                f"{wanted.global_weight} must both be 0."
             )
-        self._fitted = {name: getattr(self, name) for name in _FIXED}
+        self._fitted = self._settings(_FIXED)
         self._shape, self._bases = F.shape[1:], None
-        if self.n_components is not None:
-            self._bases = _bases(self._scaled(F), self.pca, self.n_components)
+        if wanted.n_components is not None:
+            F_scaled = self._scaled(F)
+            self._bases = _bases(F_scaled, wanted.pca, wanted.n_components)
         h, w, n_layers, _ = self._shape
         self.bank_, self._held = None, np.empty((0, n_layers, h, w), np.float32)
         self._extend(F)
 
-    def _score_grid(self, F):
+    def score_grids(self, F: np.ndarray) -> np.ndarray:
         D = self._fused(self._nearest(self._prepared(F)))
         return self._finish(D, self.baseline_)
 
-    def _holdout_grids(self):
+    def holdout_grids(self) -> Sequence[np.ndarray] | np.ndarray | None:
         return self._holdout
 
     # -- private: merging -------------------------------------------------------------
 
-    def _keeping_all(self):
+    def _clone_for_merge(self):
         """Return an unfitted copy that keeps features as they are, and little else."""
-        kept = {"metric": "euclidean", "bank_dtype": "float32", "neighborhood": 0}
-        none = dict.fromkeys(("max_images", "n_prototypes", "n_components"))
-        return clone(self).set_params(global_weight=0, **kept, **none)
+        kept = {"metric": "euclidean", "dtype": "float32", "neighborhood": 0}
+        kept |= dict.fromkeys(("max_images", "n_prototypes", "n_components"))
+        return clone(self).set_params(bank=LocalBank(global_weight=0, **kept))
 
     def _join(self, parts):
         """Learn from the features that whole banks hold."""
         for i, part in enumerate(parts):
             self._check_shape(part._shape, parts[0]._shape, f"detectors[{i}]")
-            if part._bases is not None or part.bank_.shape[3] < len(part._held):
+            if part._bases is not None or part.bank_.n_images < len(part._held):
                 raise ValueError(
                     f"detectors[{i}] keeps a reduced bank (max_images, n_prototypes, "
                     "n_components), from which features cannot be had: use fit_sharded."
                 )
-        grids = (part._stored(i) for part in parts for i in range(len(part._held)))
+        grids = (part.bank_.of(i) for part in parts for i in range(len(part._held)))
         F = empty_grids(len(self._first), parts[0]._shape)
         for row, grid in enumerate(grids):
             F[row] = grid[0]
-        self._fit_grid(F)
+        self.fit_grids(F)
 
     # -- private: the bank ------------------------------------------------------------
 
-    def _in_dtype(self, bank):
-        """Return a bank in its dtype, which must hold every number."""
-        most = np.finfo(self.bank_dtype).max
-        if self.bank_dtype != "float32" and (np.abs(bank) > most).any():
-            raise ValueError(
-                f"bank_dtype={self.bank_dtype!r} holds no features beyond {most:.0f}: "
-                "pass bank_dtype='float32'."
-            )
-        return bank.astype(self.bank_dtype, copy=False)
-
     def _extend(self, F):
         """Add images (n, h, w, l, c) to the bank, score each by one without it."""
-        known, P = len(self._held), self._prepared(F)
-        bank, valid = _as_bank(P)
-        image = np.broadcast_to(self._first[known:], valid.shape)
-        parts = self._in_dtype(bank), valid, image
-        if known:
-            old = self.bank_, self.bank_valid_, self.bank_image_
-            parts = [np.concatenate(p, axis=a) for *p, a in zip(old, parts, (3, 2, 2))]
-        self.bank_, self.bank_valid_, self.bank_image_ = self._reduced(*parts)
-        self._squares = squared_norms(self.bank_, self.bank_valid_)
+        wanted, known, P = self._part("bank"), len(self._held), self._prepared(F)
+        bank = LocatedVectors.of_grids(P, self._first[known:], wanted.dtype)
+        valid = bank.valid
+        bank = self.bank_.extend(bank) if known else bank
+        self.bank_ = bank.reduced(wanted.max_images, wanted.n_prototypes)
         # The bank may be P itself, seen otherwise, whose invalid patches are 0 by now.
         seen = np.moveaxis(valid, 2, 0)[:, None]
         new = np.where(seen, self._hold_out(F, P, known), np.float32(np.nan))
         self._held = np.concatenate([self._held_again(known), new])
         self._learn_from_holdout()
-
-    def _reduced(self, bank, valid, image):
-        """Keep the images, then the vectors of each location, that are wanted.
-
-        One choice serves all layers.
-        """
-        m = bank.shape[3]
-        if self.max_images is not None and self.max_images < m:
-            keep = k_centre_images(_side_by_side(bank), self.max_images)
-            bank, valid, image = (
-                bank[:, :, :, keep],
-                valid[:, :, keep],
-                image[:, :, keep],
-            )
-            m = self.max_images
-        if self.n_prototypes is not None and self.n_prototypes < m:
-            index = k_centre_local(_side_by_side(bank), valid, self.n_prototypes)
-            bank = np.take_along_axis(bank, index[None, ..., None], 3)
-            valid = np.take_along_axis(valid, index, 2)
-            image = np.take_along_axis(image, index, 2)
-        return [np.ascontiguousarray(part) for part in (bank, valid, image)]
 
     def _hold_out(self, F, P, known):
         """Return the distances of new images to a bank without them, (n, l, h, w)."""
@@ -403,54 +314,42 @@ class DinoPatch(LayeredDetector):
 
     def _held_again(self, known):
         """Return the same for the images known before, now that others came."""
-        reduced = self.max_images is not None or self.n_prototypes is not None
+        wanted = self._part("bank")
+        reduced = wanted.max_images is not None or wanted.n_prototypes is not None
         if reduced or not known:
             return self._held
-        grids = (self._stored(i) for i in range(known))
+        grids = (self.bank_.of(i) for i in range(known))
         return np.concatenate(
             [self._nearest(P, own=self._first[[i]]) for i, P in enumerate(grids)]
         )
 
-    def _stored(self, i):
-        """Return the features of training image i from the bank, (1, h, w, l, c)."""
-        P = self.bank_[:, :, :, i].transpose(1, 2, 0, 3).astype(np.float32)
-        P[~self.bank_valid_[:, :, i]] = np.nan
-        return P[np.newaxis]
-
     def _refit_without(self, F, i):
         """Distances of image i when its like took no part in the local bases either."""
         copies = self._first == self._first[i]
-        n = min(self.n_components, len(F) - copies.sum() - 1)
+        n = min(self._part("bank").n_components, len(F) - copies.sum() - 1)
         if n < 1:
             return np.full((1, *self._held.shape[1:]), np.nan, np.float32)
         F = self._scaled(F)
         bases = _bases(F[~copies], "local", n)
-        bank, valid = _as_bank(_projected(F[~copies], bases))
-        query, squares = _projected(F[i : i + 1], bases), squared_norms(bank, valid)
-        D = [
-            nearest_local(np.ascontiguousarray(query[..., j, :]), bank[j], squares[j])
-            for j in range(len(bank))
-        ]
-        return self._in_metric(np.stack(D, axis=1))
+        others = self._first[~copies]
+        bank = LocatedVectors.of_grids(_projected(F[~copies], bases), others, "float32")
+        return self._in_metric(bank.distances(_projected(F[i : i + 1], bases)))
 
     def _learn_from_holdout(self):
-        """Learn from the held-out distances what is usual where."""
+        """Set scales, baseline and threshold from held-out distances."""
         held = self._held[self._distinct()]
-        self._learn_scales(
-            held,
-            lambda j: self.bank_[j, self.bank_valid_],
-            len(self.bank_),
-            squared=self.metric == "cosine",
-        )
+        metric, bank = self._part("bank").metric, self.bank_
+        usual = lambda j: bank.vectors[j, bank.valid]  # noqa: E731
+        self._learn_scales(held, usual, len(bank.vectors), squared=metric == "cosine")
         D = self._fused(held)
         self.threshold_ = self._holdout = None
         self.baseline_, own = _leave_one_out_means(D)
         if not np.isfinite(D).any():
             return
         D = self._finish(D, own)
-        if self.threshold_quantile is not None:
-            q = self.threshold_quantile
-            self.threshold_ = np.nanquantile(D, q, axis=(0, 2, 3))
+        if self.cleaning is not None:
+            quantile = self.cleaning.quantile
+            self.threshold_ = np.nanquantile(D, quantile, axis=(0, 2, 3))
             D = self._clean(D)
         self._holdout = D
 
@@ -460,11 +359,12 @@ class DinoPatch(LayeredDetector):
         return self._shape
 
     def _has_local_basis(self):
-        return self.n_components is not None and self.pca == "local"
+        wanted = self._part("bank")
+        return wanted.n_components is not None and wanted.pca == "local"
 
     def _scaled(self, F):
         """Return unit vectors for the cosine metric."""
-        return F if self.metric == "euclidean" else unit(F)
+        return F if self._part("bank").metric == "euclidean" else unit(F)
 
     def _prepared(self, F):
         F = self._scaled(F)
@@ -472,45 +372,21 @@ class DinoPatch(LayeredDetector):
 
     def _nearest(self, P, own=None):
         """Return the distances (n, l, h, w) to the bank, near and anywhere."""
+        wanted = self._part("bank")
+        weight, device = wanted.global_weight, resolve_device(self.device)
         own = None if own is None else np.asarray(own)
-        layers = np.moveaxis(np.asarray(P, np.float32), 3, 0)
-        layers = [np.ascontiguousarray(layer) for layer in layers]
-        return np.stack([self._of_layer(j, P, own) for j, P in enumerate(layers)], 1)
-
-    def _of_layer(self, j, P, own):
-        """Return the distances (n, h, w) of features (n, h, w, c) of one layer."""
-        weight = self.global_weight
-        D = self._global(j, P, own) if weight else 0
+        D = 0
         if weight < 1:
-            local = nearest_local(
-                P,
-                self.bank_[j],
-                self._squares[j],
-                radius=self.neighborhood,
-                own=own,
-                owner=self.bank_image_,
-                device=resolve_device(self.device),
-            )
-            D = (1 - weight) * self._in_metric(local) + weight * D
+            how = {"radius": wanted.neighborhood, "own": own, "device": device}
+            D = (1 - weight) * self._in_metric(self.bank_.distances(P, **how))
+        if weight:
+            anywhere = self.bank_.distances_anywhere(P, own=own, device=device)
+            D = D + weight * self._in_metric(anywhere)
         return D
 
     def _in_metric(self, D):
         """Between unit vectors 1 - cos is half the squared distance."""
-        return D if self.metric == "euclidean" else D**2 / 2
-
-    def _global(self, j, P, own):
-        """Return the distance of each patch to the nearest vector of all locations."""
-        bank, image = self.bank_[j].reshape(-1, P.shape[-1]), self.bank_image_.ravel()
-        D = np.full(P.shape[:3], np.nan, np.float32)
-        for i, valid in enumerate(np.isfinite(P).all(-1)):
-            squares = self._squares[j].ravel()
-            if own is not None:
-                squares = np.where(image == own[i], np.float32(np.inf), squares)
-            device = resolve_device(self.device)
-            squared, _ = nearest(P[i][valid], bank, squares, device=device)
-            D[i][valid] = np.sqrt(squared[:, 0])
-        D[np.isinf(D)] = np.nan
-        return self._in_metric(D)
+        return D if self._part("bank").metric == "euclidean" else D**2 / 2
 
     def _finish(self, D, baseline):
         """Discount, smooth and clean distances (n, 2, h, w)."""
@@ -518,29 +394,14 @@ class DinoPatch(LayeredDetector):
             D = np.maximum(D - baseline, 0)
         elif self.baseline == "divide":
             D = D / np.maximum(baseline, np.finfo(np.float32).eps)
-        D = smooth(D.reshape(-1, *D.shape[2:]), self.smoothing_sigma).reshape(D.shape)
+        sigma = self.score_smoothing * D.shape[2]
+        D = smooth(D.reshape(-1, *D.shape[2:]), sigma).reshape(D.shape)
         return D if self.threshold_ is None else self._clean(D)
 
     def _clean(self, D):
-        how = self.opening, self.closing
+        how = self.cleaning.opening, self.cleaning.closing
         parts = zip(D.swapaxes(0, 1), self.threshold_)
         return np.stack([clean(part, limit, *how) for part, limit in parts], axis=1)
-
-
-def _as_bank(P):
-    """Return features (n, h, w, l, c) as a bank (l, h, w, n, c), and what is valid.
-
-    Invalid ones become 0, in the features too where they lie in memory as the bank.
-    """
-    bank = np.ascontiguousarray(P.transpose(3, 1, 2, 0, 4))
-    valid = np.isfinite(bank).all((0, -1))
-    bank[:, ~valid] = 0
-    return bank, valid
-
-
-def _side_by_side(bank):
-    """Return a bank (l, h, w, m, c) as one layer of l * c channels."""
-    return bank[0] if len(bank) == 1 else np.concatenate(list(bank), axis=-1)
 
 
 def _bases(F, pca, n):

@@ -1,4 +1,4 @@
-"""Distances of several layers: each layer by itself, then their mean."""
+"""Distances of several layers: each layer separately, then their mean."""
 
 import numpy as np
 
@@ -12,20 +12,19 @@ __all__ = ["LayeredDetector"]
 
 
 class LayeredDetector(BaseDetector):
-    """Base class of the detectors that compare patches, each layer by itself.
+    """Base class of the detectors that compare the patches of each layer separately.
 
     Features of an image are (h, w, l, c) here. A subclass computes distances (l, h, w),
     gives those of good images held out to ``_learn_scales``, and returns what
     ``_fused`` makes of distances: each layer's are divided by their mean over the
     held-out images, which makes layers comparable, and averaged twice: over all layers
-    for the image's score, over ``map_layers`` for its heat map. Late layers know best
-    whether an image is odd, but their patches have looked all around, so that they do
-    not tell where.
+    for the image's score, over ``map_layers`` for its heat map. Late layers detect
+    best but localise poorly, because attention mixes patches.
 
     With one layer distances stay as they are, and the two are the same.
 
-    ``texture`` says which CNN's features are one more layer, whose distances count as
-    much as those of all others together; feature grids have none.
+    ``texture`` adds the features of a CNN as another layer, with the same weight as all
+    other layers together. Feature grids have no texture.
     """
 
     _parameter_constraints = {
@@ -53,12 +52,12 @@ class LayeredDetector(BaseDetector):
         return features if texture is None else TexturedFeatures.of(features, texture)
 
     def _read_batch(self, batch):
-        """Return features (h, w, l, c) of a few images, and frames."""
-        F, frames = super()._read_batch(batch)
+        """Return features (h, w, l, c) of a few images, and affines."""
+        F, affines = super()._read_batch(batch)
         if isinstance(F, np.ndarray) and F.dtype != object:
-            return F.reshape(len(F), *self._apart(F.shape[1:])), frames
+            return F.reshape(len(F), *self._apart(F.shape[1:])), affines
         grids = [np.asarray(grid) for grid in F]
-        return [grid.reshape(self._apart(grid.shape)) for grid in grids], frames
+        return [grid.reshape(self._apart(grid.shape)) for grid in grids], affines
 
     def _apart(self, shape):
         """Return the shape of a grid (h, w, l * c) with its layers apart."""
@@ -74,7 +73,7 @@ class LayeredDetector(BaseDetector):
     # -- fusion -----------------------------------------------------------------------
 
     def _learn_scales(self, held, vectors_of, n, squared):
-        """Learn what each layer's distance of a good image usually is.
+        """Set the scale of each layer: the mean distance of good images.
 
         Parameters
         ----------
@@ -125,13 +124,13 @@ class LayeredDetector(BaseDetector):
 
     def _aggregate(self, D, **how):
         scores = [grid[0] for grid in D]
-        return aggregate(scores, self.aggregate, self.top_fraction, **how)
+        return aggregate(scores, self.aggregate, **how)
 
     def _shown(self, D):
         return [grid[1] for grid in D]
 
-    def _map(self, grid, frame, size):
-        return super()._map(grid[1], frame, size)
+    def _map(self, grid, affine, size):
+        return super()._map(grid[1], affine, size)
 
 
 def _spread(vectors, squared):

@@ -1,4 +1,4 @@
-"""A memory bank of all places, and the images it comes from, each held out."""
+"""The memory bank of AnomalyDINO: build, subsample, query, hold images out."""
 
 from numbers import Real
 
@@ -10,21 +10,21 @@ from tqdm.auto import tqdm
 from skdinoad._arrays.geometry import rotated
 from skdinoad._arrays.maps import unit
 from skdinoad._compat.torch import resolve_device
-from skdinoad._neighbors import MemoryBank, import_faiss
+from skdinoad._neighbors import PatchVectors, import_faiss
 from skdinoad.detectors._layered import LayeredDetector
 from skdinoad.detectors._rotations import chosen_angles, merged_angles, worth_turning
 
-__all__ = ["BankDetector", "check_channels", "mean_patches", "side_by_side"]
+__all__ = ["BankDetector", "check_channels", "concatenated_layers", "mean_patches"]
 
 #: Parameters that shape what the bank holds.
-_FIXED = ("rotations", "masking", "bank_dtype")
+_FIXED = ("rotations", "masking", "bank__dtype")
 
 #: What is kept of each training image beside its vectors.
 _KEPT = ("valid", "mask", "statistics", "whole")
 
 
 class BankDetector(LayeredDetector):
-    """What AnomalyDINO does behind the network: fill a bank, thin it, ask it.
+    """Memory-bank logic of AnomalyDINO: build, subsample, query.
 
     An image is a Bunch here: ``grid`` (h, w, l * c) of unit vectors; ``valid``,
     ``mask`` and ``scored`` (h, w); ``statistics`` of the mask; ``whole`` as
@@ -33,23 +33,24 @@ class BankDetector(LayeredDetector):
     """
 
     def _check_search(self):
-        if self.search == "exact":
+        bank = self._part("bank")
+        if bank.search == "exact":
             return
         import_faiss()  # its absence should not show after minutes of work
-        if self.nearest_images is not None:
+        if bank.nearest_images is not None:
             raise ValueError(
-                f"nearest_images={self.nearest_images} with search='approximate': an "
+                f"nearest_images={bank.nearest_images} with search='approximate': an "
                 "index holds the vectors of all images. Leave one of the two out."
             )
 
     def _begin(self):
         self.rotation_gain_ = None
-        self._fitted = {name: getattr(self, name) for name in _FIXED}
+        self._fitted = self._settings(_FIXED)
 
-    def _keeping_all(self):
+    def _clone_for_merge(self):
         """Return an unfitted copy whose bank is all that one fit would see."""
         self._check_search()
-        whole = {"bank_size": None, "bank_dtype": "float32", "search": "exact"}
+        whole = {"bank__size": None, "bank__dtype": "float32", "bank__search": "exact"}
         if np.array_equal(self.rotations, "informed"):
             whole["rotations"] = "agnostic"
         return clone(self).set_params(**whole)
@@ -57,8 +58,6 @@ class BankDetector(LayeredDetector):
     def _join(self, parts):
         """Do what is left to do behind the network."""
         self._images = [Bunch(**image) for part in parts for image in part._images]
-        if any("mask" not in image for image in self._images):
-            raise ValueError("A detector of an earlier version: fit it again.")
         self.masking_, self.mask_statistics_ = self._verdict(self._images)
         for image in self._images:
             image.scored = self._to_score(image)
@@ -69,8 +68,12 @@ class BankDetector(LayeredDetector):
         if self.angles_ == (0,):
             bank = self._without_turns(bank)
         grids = [grid for part in parts for grid in part._known_grids()]
-        judge = not can_turn or bank.turned.any()
-        self._settle(bank, grids, judge=judge and all(g is not None for g in grids))
+        decide_rotations = not can_turn or bank.turned.any()
+        self._settle(
+            bank,
+            grids,
+            decide_rotations=decide_rotations and all(g is not None for g in grids),
+        )
 
     def _joined_bank(self, parts):
         banks, self._n_layers = [part.bank_ for part in parts], parts[0]._n_layers
@@ -79,7 +82,7 @@ class BankDetector(LayeredDetector):
             check_channels("A detector", bank.vectors.shape[1], expected)
         self._seen = sum(part._seen for part in parts)
         firsts = np.cumsum([0] + [len(part._images) for part in parts])
-        return MemoryBank.merge(banks, firsts, self.bank_dtype)
+        return PatchVectors.merge(banks, firsts, self._part("bank").dtype)
 
     # -- private: the bank ------------------------------------------------------------
 
@@ -87,24 +90,25 @@ class BankDetector(LayeredDetector):
         """Add images to the bank, and score each of them by a bank without it."""
         grids = self._known_grids() + [image.grid for image in images]
         first = len(self._images)
-        bank = MemoryBank.join(self._parts(X, images, first), self._n_layers)
+        bank = PatchVectors.join(self._pictures(X, images, first), self._n_layers)
         self._seen += len(bank)
         bank = self.bank_.extend(bank) if first else bank
         for image in images:
             about = {name: image[name] for name in _KEPT}
             scored = self._to_score(image)
             self._images.append(Bunch(scored=scored, held=None, **about))
-        self._settle(bank, grids, judge=not first)
+        self._settle(bank, grids, decide_rotations=not first)
 
-    def _settle(self, bank, grids, *, judge):
+    def _settle(self, bank, grids, *, decide_rotations):
         """Keep what is wanted of a bank of all images, and hold out each of them.
 
-        An image whose grid is None stays as it was held out before. ``judge``: whether
-        to decide on turned copies, if that is asked for.
+        An image whose grid is None keeps its held-out distances. ``decide_rotations``:
+        whether to decide on turned copies, if ``rotations="informed"``.
         """
-        if judge and np.array_equal(self.rotations, "informed"):
+        if decide_rotations and np.array_equal(self.rotations, "informed"):
             bank = self._keep_useful_turns(bank, grids)
-        if self.sampling == "random" or self.search == "approximate":
+        wanted = self._part("bank")
+        if wanted.sampling == "random" or wanted.search == "approximate":
             # What is drawn, is drawn by rows: not by the order of images.
             bank = bank.in_order(np.argsort(np.argsort(self._contents, kind="stable")))
         self.bank_ = self._thinned(bank)
@@ -113,7 +117,7 @@ class BankDetector(LayeredDetector):
                 self._images[i].held = self._hold_out(self.bank_, i, grid)
         held = [self._images[i].held for i in self._distinct()]
         self._learn_scales(held, self.bank_.layer, self._n_layers, squared=True)
-        if self.search == "approximate":
+        if wanted.search == "approximate":
             self.bank_.indexed(check_random_state(self.random_state).randint(2**31))
 
     def _known_grids(self):
@@ -128,9 +132,11 @@ class BankDetector(LayeredDetector):
             grids.append(grid)
         return grids
 
-    def _parts(self, X, images, first):
+    def _pictures(self, X, images, first):
         """Return (vectors, image, turned) of each picture, those as given first."""
-        parts = [self._part(image.grid, first + i) for i, image in enumerate(images)]
+        parts = [
+            self._vectors_of(image.grid, first + i) for i, image in enumerate(images)
+        ]
         turns = [angle for angle in self.angles_ if angle]
         if turns:
             numbered = enumerate(images, start=first)
@@ -139,20 +145,23 @@ class BankDetector(LayeredDetector):
                 pixels = X[image.row]
                 copies = [rotated(pixels, angle) for angle in turns]
                 F, _ = self._read_batch(copies)
-                parts += [self._part(side_by_side(g), i, turned=True) for g in F]
+                parts += [
+                    self._vectors_of(concatenated_layers(g), i, turned=True) for g in F
+                ]
         return parts
 
-    def _part(self, grid, i, *, turned=False):
+    def _vectors_of(self, grid, i, *, turned=False):
         vectors = grid[np.isfinite(grid).all(-1)]
-        return vectors.astype(self.bank_dtype), i, turned
+        return vectors.astype(self._part("bank").dtype), i, turned
 
     def _thinned(self, bank):
-        if self.bank_size is None:
+        wanted = self._part("bank")
+        if wanted.size is None:
             return bank
-        share = isinstance(self.bank_size, Real) and self.bank_size < 1
-        size = round(self.bank_size * self._seen) if share else self.bank_size
-        state = check_random_state(self.random_state)
-        return bank.thinned(max(1, size), self.sampling, state, verbose=self.verbose)
+        share = isinstance(wanted.size, Real) and wanted.size < 1
+        size = round(wanted.size * self._seen) if share else wanted.size
+        how = wanted.sampling, check_random_state(self.random_state)
+        return bank.thinned(max(1, size), *how, verbose=self.verbose)
 
     def _keep_useful_turns(self, bank, grids):
         """Drop the turned copies unless they bring held-out images nearer."""
@@ -189,8 +198,9 @@ class BankDetector(LayeredDetector):
         bank = self.bank_ if bank is None else bank
         valid = np.isfinite(grid).all(-1)
         D = np.full((self._n_layers, *valid.shape), np.nan, np.float32)
-        how = {"k": self.n_neighbors, "device": resolve_device(self.device)}
-        if self.nearest_images is not None and valid.any():
+        wanted = self._part("bank")
+        how = {"k": wanted.n_neighbors, "device": resolve_device(self.device)}
+        if wanted.nearest_images is not None and valid.any():
             bank = self._nearest_images(bank, grid[valid], without)
         # Between unit vectors 1 - cos is half the squared distance.
         D[:, valid] = bank.squared_distances(grid[valid], without=without, **how) / 2
@@ -199,15 +209,16 @@ class BankDetector(LayeredDetector):
     def _nearest_images(self, bank, vectors, without):
         """Return the part of a bank that comes from the images most like this one."""
         images = np.setdiff1d(bank.image, [] if without is None else without)
-        if len(images) <= self.nearest_images:
+        most = self._part("bank").nearest_images
+        if len(images) <= most:
             return bank
         seen = int(self.masking_)
         wholes = np.stack([self._images[i].whole[seen] for i in images])
         order = np.argsort(-(wholes @ _mean_patch(vectors)), kind="stable")
-        return bank.select(np.isin(bank.image, images[order[: self.nearest_images]]))
+        return bank.select(np.isin(bank.image, images[order[:most]]))
 
 
-def side_by_side(grid):
+def concatenated_layers(grid):
     """Return features (h, w, l, c) of unit length as (h, w, l * c)."""
     return unit(np.asarray(grid, np.float32)).reshape(*grid.shape[:2], -1)
 

@@ -60,12 +60,13 @@ class SubspaceAD(LayeredDetector):
     rotations : {"auto", "none", "agnostic"} or sequence of float, default="auto"
         Angles in degrees at which copies of the training images join them. "auto"
         turns up to 8 images by multiples of 45 degrees, "agnostic" any number.
-    smoothing_sigma : float, default=4.0
-        Standard deviation, in pixels of the image, of a Gaussian over heat maps.
-    aggregate : {"top", "max", "mean", "p99"}, default="top"
-        How patch scores become the image score; "top" averages the largest.
-    top_fraction : float, default=0.01
-        Share of patches that "top" averages, at least one patch.
+    map_smoothing : float, default=0.006
+        Standard deviation of a Gaussian over the heat map, as a share of the image's
+        height. Image scores do not depend on it. Maps of feature grids are not
+        smoothed.
+    aggregate : float, "max", "mean" or "p99", default=0.01
+        How patch scores become the image score. A share in (0, 1] takes the mean of
+        this share of them, the largest ones, at least one.
     map_layers : "auto" or sequence of int, default="auto"
         Layers whose distances heat maps show, of those that ``features`` takes; the
         image's score is the mean over all.
@@ -161,7 +162,7 @@ class SubspaceAD(LayeredDetector):
         ],
         "normalize": ["boolean"],
         "rotations": [StrOptions({"auto", "agnostic", "none"}), "array-like"],
-        "smoothing_sigma": [Interval(Real, 0, 1000, closed="both")],
+        "map_smoothing": [Interval(Real, 0, 1, closed="both")],
     }
 
     def __init__(
@@ -171,9 +172,8 @@ class SubspaceAD(LayeredDetector):
         n_components: float = 0.99,
         normalize: bool = True,
         rotations: Literal["auto", "agnostic", "none"] | Sequence[float] = "auto",
-        smoothing_sigma: float = 4.0,
-        aggregate: Aggregate = "top",
-        top_fraction: float = 0.01,
+        map_smoothing: float = 0.006,
+        aggregate: Aggregate = 0.01,
         map_layers: Literal["auto"] | Sequence[int] = "auto",
         target_fpr: float = 0.05,
         verbose: bool = False,
@@ -182,9 +182,8 @@ class SubspaceAD(LayeredDetector):
         self.n_components = n_components
         self.normalize = normalize
         self.rotations = rotations
-        self.smoothing_sigma = smoothing_sigma
+        self.map_smoothing = map_smoothing
         self.aggregate = aggregate
-        self.top_fraction = top_fraction
         self.map_layers = map_layers
         self.target_fpr = target_fpr
         self.verbose = verbose
@@ -243,7 +242,7 @@ class SubspaceAD(LayeredDetector):
             check_channels(X)
         ordered, rows, known = in_order(X)
         folds, kept, number = self._moments(X, ordered, rows, known)
-        self._take_stock(X, kept, known)
+        self._register_training_images(X, kept, known)
         whole = self._moments_of_all = _sum_of(folds)
         self.mean_, self.components_ = self._subspaces(whole)
         # A single image leaves nothing to hold out: then its own residuals tell how
@@ -255,18 +254,19 @@ class SubspaceAD(LayeredDetector):
             [held[i] for i in self._distinct()], None, len(whole), squared=True
         )
 
-    def _score_grid(self, F):
+    def score_grids(self, F: np.ndarray) -> np.ndarray:
         subspaces = self.mean_, self.components_
         return np.stack([self._fused(self._residuals(grid, *subspaces)) for grid in F])
 
-    def _holdout_grids(self):
+    def holdout_grids(self) -> Sequence[np.ndarray] | np.ndarray | None:
         if self._held is None:
             return None
         return [self._fused(self._held[i]) for i in self._distinct()]
 
-    def _map(self, grid, frame, size):
-        heat = super()._map(grid, frame, size)
-        return smooth_pixels(heat, self._sigma(self.smoothing_sigma), inside=heat > 0)
+    def _map(self, grid, affine, size):
+        heat = super()._map(grid, affine, size)
+        sigma = self._sigma(self.map_smoothing * size[0])
+        return smooth_pixels(heat, sigma, inside=heat > 0)
 
     # -- private: merging -------------------------------------------------------------
 
@@ -383,8 +383,6 @@ def _check_layers(name, shape, expected):
 
 
 def _check_joinable(name, part, first, angles):
-    if not hasattr(part, "_moments_of_all"):
-        raise ValueError(f"{name} is of an earlier version: fit it again.")
     shapes = [(len(p.mean_), len(p.mean_[0])) for p in (part, first)]
     _check_layers(name, *shapes)
     if part.angles_ != angles:

@@ -136,8 +136,8 @@ class ScoresBatches:
         if not return_maps:
             return scores
         sizes = [size_of(X, i) for i in range(len(X))]
-        frames = [image.frame for image in images]
-        maps = [worker._map(*parts) for parts in zip(D, frames, sizes)]
+        affines = [image.affine for image in images]
+        maps = [worker._map(*parts) for parts in zip(D, affines, sizes)]
         return scores, np.stack(maps) if len(set(sizes)) == 1 else maps
 
     def _class_tokens(self, X):
@@ -151,7 +151,7 @@ class ScoresBatches:
         return self.features_.transform_tokens(X)[1][:, 0]
 
     def _mutual(self, images, fraction, windows):
-        """Return what :meth:`_score_grid` does, of images compared with each other.
+        """Return what :meth:`score_grids` does, of images compared with each other.
 
         Each layer's distances are scaled by their mean over this very batch.
         """

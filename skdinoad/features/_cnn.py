@@ -5,7 +5,6 @@ from numbers import Integral
 from pathlib import Path
 from typing import Literal
 
-import joblib
 import numpy as np
 import torch
 from sklearn.preprocessing import StandardScaler
@@ -13,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skdinoad._arrays.maps import unit
 from skdinoad._compat.sklearn import Interval, StrOptions
-from skdinoad._compat.torch import isolated_torch_state, resolve_device, resolve_dtype
+from skdinoad._compat.torch import isolated_torch_state
 from skdinoad._inputs.estimators import whole_numbers
 from skdinoad._typing import ImagesLike, LabelsLike, Self, Size
 from skdinoad.features._backbones import load_backbone
@@ -25,6 +24,7 @@ from skdinoad.features._levels import (
     level_strides,
     on_grid,
 )
+from skdinoad.features._parts import CacheLike, Runtime
 
 __all__ = ["CNNFeatures"]
 
@@ -66,23 +66,13 @@ class CNNFeatures(Extractor):
         size. Rounded to whole cells of the deepest level.
     interpolation : {"bicubic", "bilinear", "nearest"}, default="bicubic"
         How pixels are resized; antialiased but for "nearest".
-    dtype : {"float32", "bfloat16", "float16"}, default="float32"
-        Precision of the network; features are float32 always.
-    device : str, default="auto"
-        "auto" takes a GPU if there is one.
-    batch_size : int, default=8
-        Images per forward pass.
-    min_valid : float, default=0.5
-        A cell is invalid (NaN) if a smaller share of its pixels has alpha >= 128.
-    cache : None, False, path or joblib.Memory, default=None
+    runtime : Runtime or None, default=None
+        Engine, precision, device and batch size of the forward pass; None means
+        ``Runtime()``. ``runtime__batch_size`` and the like can be searched either way.
+    cache : None, False, path, joblib.Memory or DiskCache, default=None
         Where features are kept, per image and by content: None in this process (up
-        to 1 GiB), False nowhere, else on disk.
-    cache_size : int, str or None, default=None
-        What the features in that folder may take together: bytes, or a text such as
-        "500MB", "2GB" or "1.5GiB". Those that were longest unused make room for new
-        ones, in every process that is given a limit. None: no limit.
-    verbose : bool, default=False
-        Show a progress bar.
+        to 1 GiB), False nowhere, else on disk; a :class:`~skdinoad.DiskCache` limits
+        the size of its folder.
 
     Attributes
     ----------
@@ -147,13 +137,8 @@ class CNNFeatures(Extractor):
         padding: Literal["model", "reflect"] = "model",
         image_size: Size | None = 224,
         interpolation: Literal["bicubic", "bilinear", "nearest"] = "bicubic",
-        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
-        device: str = "auto",
-        batch_size: int = 8,
-        min_valid: float = 0.5,
-        cache: str | Path | Literal[False] | joblib.Memory | None = None,
-        cache_size: int | str | None = None,
-        verbose: bool = False,
+        runtime: Runtime | None = None,
+        cache: CacheLike = None,
     ) -> None:
         self.model = model
         self.weights = weights
@@ -163,13 +148,8 @@ class CNNFeatures(Extractor):
         self.padding = padding
         self.image_size = image_size
         self.interpolation = interpolation
-        self.dtype = dtype
-        self.device = device
-        self.batch_size = batch_size
-        self.min_valid = min_valid
+        self.runtime = runtime
         self.cache = cache
-        self.cache_size = cache_size
-        self.verbose = verbose
 
     @isolated_torch_state()
     def fit(self, X: ImagesLike | None = None, y: LabelsLike | None = None) -> Self:
@@ -294,7 +274,7 @@ class CNNFeatures(Extractor):
 
     def _maps(self, x):
         """Return the maps of all levels, (n, c, h, w) each; gradients may pass."""
-        device, dtype = resolve_device(self.device), resolve_dtype(self.dtype)
+        device, dtype = self._device_and_dtype()
         x, reflect = x.to(device=device, dtype=dtype), self.padding == "reflect"
         return level_maps(self._backbone().network, x, self.layers_, reflect=reflect)
 

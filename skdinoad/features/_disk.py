@@ -53,7 +53,7 @@ def as_bytes(size) -> int:
     out = int(float(found[1]) * _unit(found[2].lower())) if found else 0
     if out < 1:
         raise ValueError(
-            f"cache_size={size!r}: expected a number of bytes, or a text such as "
+            f"max_size={size!r}: expected a number of bytes, or a text such as "
             "'500MB', '2GB' or '1.5GiB'."
         )
     return out

@@ -1,6 +1,6 @@
-"""What all extractors share: images in, grids of features and their frames out."""
+"""Base class of the extractors."""
 
-from numbers import Integral, Real
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -9,25 +9,25 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
-from tqdm.auto import tqdm
 
-from skdinoad._arrays.geometry import is_size, resize_frame
+from skdinoad._arrays.geometry import is_size, resize_affine
 from skdinoad._compat.sklearn import Interval, Options, StrOptions
 from skdinoad._compat.torch import isolated_torch_state, resolve_device, resolve_dtype
-from skdinoad._inputs.estimators import TakesImages
+from skdinoad._inputs.estimators import HasParts, TakesImages
 from skdinoad._inputs.images import as_images, take
 from skdinoad._inputs.labels import normal_rows
 from skdinoad._typing import ImagesLike, OneOrList
 from skdinoad.features._backbones import get_backbone
+from skdinoad.features._parts import DiskCache, Runtime
 from skdinoad.features._preprocess import invalidate, resize
 from skdinoad.features._store import image_key, open_store
 
 __all__ = ["Extractor"]
 
-#: A panorama one pixel high must not ask for millions of patches.
+#: Maximum number of patches; extreme aspect ratios could need millions.
 _MAX_PATCHES = 2**16
 
-#: What a model should have been.
+#: Description of the expected network, for messages.
 _KINDS = {
     "vit": "plain Vision Transformer that takes images of any size; expected a Vision "
     "Transformer such as 'vit_small_patch14_dinov2.lvd142m'. CNNFeatures takes CNNs.",
@@ -36,39 +36,34 @@ _KINDS = {
 }
 
 
-class Extractor(TakesImages, TransformerMixin, BaseEstimator):
+class Extractor(HasParts, TakesImages, TransformerMixin, BaseEstimator):
     """Base class of the extractors: a frozen network that sees images in batches.
 
-    A subclass has the parameters below, says the ``_kind`` of its network, and writes
+    A subclass has the parameters below, sets the ``_kind`` of its network, and
+    implements
 
     - ``fit``, beginning with ``_load()``;
-    - ``_plan(size)`` -> the pixels (height, width) to resize an image to, and the grid
-      (h, w) that comes of it;
+    - ``_plan(size)`` -> the pixels (height, width) to resize an image to, and the
+      resulting grid (h, w);
     - ``_run(images, resized, grid)`` -> float32 features (n, p + h * w, c) of images of
-      one size, p tokens of the whole image before those of the grid;
-    - ``_shaping()`` -> all else that shapes the features.
+      one size, with p prefix tokens before those of the grid;
+    - ``_shaping()`` -> all other settings that affect the features.
 
-    Features are kept per image as ``_run`` gives them; what ``_finish(grid)`` makes of
-    them is not.
+    The cache stores the result of ``_run`` per image; ``_finish(grid)`` is applied
+    after the cache.
     """
 
     _most_patches = _MAX_PATCHES
 
-    #: Models that were saved before there was such a parameter have none.
-    cache_size: int | str | None = None
+    _default_parts = {"runtime": Runtime}
 
     _parameter_constraints: dict[str, Any] = {
         "model": [str],
         "weights": [str, Path],
         "image_size": [Interval(Integral, 1, None, closed="left"), tuple, list, None],
         "interpolation": [StrOptions({"bicubic", "bilinear"})],
-        "dtype": [StrOptions({"float32", "bfloat16", "float16"})],
-        "device": [str],
-        "batch_size": [Interval(Integral, 1, None, closed="left")],
-        "min_valid": [Interval(Real, 0, 1, closed="both")],
-        "cache": [None, Options(bool, {False}), str, Path, joblib.Memory],
-        "cache_size": [None, Interval(Integral, 1, None, closed="left"), str],
-        "verbose": ["boolean"],
+        "runtime": [Runtime, None],
+        "cache": [None, Options(bool, {False}), str, Path, joblib.Memory, DiskCache],
     }
 
     def transform(self, X: ImagesLike) -> OneOrList:
@@ -77,9 +72,9 @@ class Extractor(TakesImages, TransformerMixin, BaseEstimator):
         Parameters
         ----------
         X : array, list of images or paths
-            Images as everywhere: uint8 0..255, uint16 or float 0..1, (n, H, W[, 1 | 3 |
-            4]), a list of images of any sizes, or file paths.
-            Colours in the order RGB, not OpenCV's BGR: ``image[..., ::-1]``.
+            uint8 0..255, uint16 or float 0..1 of shape (n, H, W[, 1 | 3 | 4]), a list
+            of images of any sizes, or file paths. Colour images are RGB; convert
+            OpenCV's BGR with ``image[..., ::-1]``.
 
         Returns
         -------
@@ -87,11 +82,11 @@ class Extractor(TakesImages, TransformerMixin, BaseEstimator):
             NaN vector = invalid patch. A list of (h, w, c) arrays if the grids differ
             in size.
         """
-        return self.transform_frames(X)[0]
+        return self.transform_affines(X)[0]
 
     @isolated_torch_state()
-    def transform_frames(self, X: ImagesLike) -> tuple[OneOrList, np.ndarray]:
-        """Return the patch features of images and where the patches lie.
+    def transform_affines(self, X: ImagesLike) -> tuple[OneOrList, np.ndarray]:
+        """Return the patch features of images and their affines.
 
         Parameters
         ----------
@@ -101,22 +96,22 @@ class Extractor(TakesImages, TransformerMixin, BaseEstimator):
         Returns
         -------
         F : ndarray of shape (n, h, w, c), float32, or list of (h, w, c)
-        frames : ndarray of shape (n, 3, 3), float64
-            Patch index (x, y, 1) -> pixel of the image given in.
+        affines : ndarray of shape (n, 3, 3), float64
+            Affine matrices from patch index (x, y, 1) to pixel of the input image.
 
         Raises
         ------
         TypeError, ValueError
-            If an image cannot be read (naming its row or path), or the weights found
-            now are not those of ``fit`` (naming both digests).
+            If an image cannot be read (the message names its row or path), or the
+            weights differ from those of ``fit`` (the message names both digests).
         """
-        grids, _, frames = self._read(X)
+        grids, _, affines = self._read(X)
         same = len({grid.shape for grid in grids}) == 1
-        return (np.stack(grids) if same else grids), frames
+        return (np.stack(grids) if same else grids), affines
 
     @isolated_torch_state()
     def prepared(self, X: ImagesLike) -> tuple[OneOrList, np.ndarray]:
-        """Return images as the network takes them, for detectors that move pixels.
+        """Return preprocessed images, for detectors that deform images.
 
         Parameters
         ----------
@@ -126,47 +121,44 @@ class Extractor(TakesImages, TransformerMixin, BaseEstimator):
         Returns
         -------
         x : ndarray of shape (n, H, W, 3), float32
-            Resized and normalised; NaN where a pixel is invalid. A list of arrays if
-            they differ in size.
-        frames : ndarray of shape (n, 3, 3), float64
-            Pixel (x, y, 1) of the resized image -> pixel of the image given in.
+            Resized and normalised; invalid pixels are NaN. A list of arrays if they
+            differ in size.
+        affines : ndarray of shape (n, 3, 3), float64
+            Affine matrices from pixel (x, y, 1) of the resized image to pixel of the
+            input image.
 
         Raises
         ------
         ValueError
-            If the extractor crops or tiles: what is cut off could not be moved.
+            If the extractor crops or tiles images.
         """
         check_is_fitted(self, "weights_digest_")
-        parts = getattr(self, "resize", "stretch") == "crop" or any(
-            getattr(self, name, None) for name in ("crop_size", "tile_size")
-        )
-        if parts:
+        if any(getattr(self, name, None) is not None for name in ("cropping", "tiles")):
             raise ValueError(
                 "This extractor crops images or cuts them into tiles, and here they "
-                "are moved whole: pass resize='stretch', crop_size=None and "
-                "tile_size=None."
+                "are moved whole: pass cropping=None and tiles=None."
             )
-        grids, frames = [], []
+        grids, affines = [], []
         for image in self._images_to_score(X):
             size = image.shape[:2]
             resized = self._plan(size)[0]
             pixels = self._pixels([image], resized)[0].float().cpu()
             pixels = pixels.permute(1, 2, 0).numpy()
-            grids.append(invalidate(pixels, image, self.min_valid))
-            frames.append(resize_frame(size, resized))
+            grids.append(invalidate(pixels, image))
+            affines.append(resize_affine(size, resized))
         same = len({grid.shape for grid in grids}) == 1
-        return (np.stack(grids) if same else grids), np.stack(frames)
+        return (np.stack(grids) if same else grids), np.stack(affines)
 
     # -- private ----------------------------------------------------------------------
 
     def _normals(self, X, y):
-        """Return the normal images, whose range of values is learned; None if none."""
+        """Return the normal images and learn their value range; None without X."""
         self.value_range_ = None
         if X is None:
             return None
         images = as_images(X)
         images = take(images, normal_rows(y, len(images)))
-        if not images.has_reader:  # a detector scales what it hands over
+        if not images.has_reader:  # detectors pass images that are already scaled
             images = images.by_own_range()
             self.value_range_ = images.own_range
         return images
@@ -174,49 +166,48 @@ class Extractor(TakesImages, TransformerMixin, BaseEstimator):
     @property
     def images_at_once(self) -> int:
         """How many images are read together."""
-        return self.batch_size
+        return self._part("runtime").batch_size
 
     def _load(self):
-        """Check the parameters, record which weights are used, return the network."""
+        """Check the parameters, record the weights and return the network."""
         self._validate_params()
-        for name in ("image_size", "crop_size"):
+        for name in ("image_size", "cropping"):
             value = getattr(self, name, None)
             if isinstance(value, (tuple, list)) and not is_size(value):
                 raise ValueError(
                     f"{name}={value!r}: expected an edge, (height, width) in whole "
                     "pixels, or None."
                 )
-        open_store(self.cache, self.cache_size)  # or the error, before any work
+        open_store(self.cache)  # or the error, before any work
         backbone = self._backbone()
         if backbone.kind != self._kind:
-            raise ValueError(f"model={self.model!r} is no {_KINDS[self._kind]}")
+            raise ValueError(f"model={self.model!r} is not a {_KINDS[self._kind]}")
         self.weights_digest_ = backbone.digest
         self.weights_name_ = f"{backbone.known.name} [{backbone.known.source}]"
         return backbone
 
     def _backbone(self):
-        device, dtype = resolve_device(self.device), resolve_dtype(self.dtype)
-        return get_backbone(self.model, self.weights, device, dtype)
+        return get_backbone(self.model, self.weights, *self._device_and_dtype())
+
+    def _device_and_dtype(self):
+        """Return where the network computes, and in which precision."""
+        runtime = self._part("runtime")
+        return resolve_device(runtime.device), resolve_dtype(runtime.dtype)
 
     def _read(self, X):
-        """Return grids, tokens before them, and frames, batch by batch."""
+        """Return grids, prefix tokens and affines, computed batch by batch."""
         images = self._images_to_score(X)
         extract = self._extractor()
         batches = torch.arange(len(images)).split(self.images_at_once)
-        # A single batch is over in a moment, and would only make bars flicker.
-        quiet = not self.verbose or len(batches) == 1
-        parts = [
-            extract(images[rows.numpy()])
-            for rows in tqdm(batches, desc="features", unit="batch", disable=quiet)
-        ]
-        grids, prefix, frames = zip(*parts)
-        prefix, frames = np.concatenate(prefix), np.concatenate(frames)
-        return [grid for part in grids for grid in part], prefix, frames
+        parts = [extract(images[rows.numpy()]) for rows in batches]
+        grids, prefix, affines = zip(*parts)
+        prefix, affines = np.concatenate(prefix), np.concatenate(affines)
+        return [grid for part in grids for grid in part], prefix, affines
 
     def _extractor(self):
-        """Return the function of one batch of images to (grids, prefix, frames)."""
+        """Return the function of one batch of images to (grids, prefix, affines)."""
         if not hasattr(self, "weights_digest_"):
-            # Nothing is learned, so transform works without fit, on a copy that is.
+            # transform also works without fit, by a fitted copy.
             return type(self)(**self.get_params(deep=False)).fit()._extract
         backbone = self._backbone()
         if backbone.digest != self.weights_digest_:
@@ -230,24 +221,24 @@ class Extractor(TakesImages, TransformerMixin, BaseEstimator):
         return self._extract
 
     def _extract(self, images):
-        """Return grids, prefix and frames of one batch."""
+        """Return grids, prefix and affines of one batch."""
         images = list(images)
-        # Of alpha, what is kept knows the colours of hidden pixels, but no NaN.
-        grids, prefix, frames = [], [], []
+        # Cached tokens do not depend on alpha, except for the filled hidden pixels.
+        grids, prefix, affines = [], [], []
         for image, known in zip(images, self._looked_up(images)):
             size = image.shape[:2]
-            (h, w), frame = self._plan(size)[1], self._frame(size)
+            (h, w), affine = self._plan(size)[1], self._affine(size)
             grid = known[-h * w :].reshape(h, w, *known.shape[1:])
-            covered = _covered(frame, (h, w))
-            grid = self._finish(invalidate(grid, image, self.min_valid, covered))
+            covered = _covered(affine, (h, w))
+            grid = self._finish(invalidate(grid, image, covered))
             grids.append(grid)
             prefix.append(known[: -h * w])
-            frames.append(frame)
-        return grids, np.stack(prefix), np.stack(frames)
+            affines.append(affine)
+        return grids, np.stack(prefix), np.stack(affines)
 
     def _looked_up(self, images):
         """Return the tokens of images, those in the store from there."""
-        store = open_store(self.cache, self.cache_size)
+        store = open_store(self.cache)
         if store is None:
             return self._forward(images)
         settings = self._settings()
@@ -263,15 +254,15 @@ class Extractor(TakesImages, TransformerMixin, BaseEstimator):
         return grid
 
     def _settings(self):
-        """Everything besides the pixels that shapes the features, as a string."""
-        # The same weights may go with another network, padding or normalisation.
+        """Return all settings that affect the features, as a string."""
+        # The same weights may be used with another network or normalisation.
         mean_std = self._backbone().mean_std.tolist()
         network = (self.model, self.weights_digest_, mean_std)
-        shared = (self.image_size, self.interpolation, self.dtype)
+        shared = (self.image_size, self.interpolation, self._part("runtime").dtype)
         return repr((*network, *shared, *self._shaping()))
 
     def _forward(self, images):
-        """Run the network once per size of its input and return tokens in order."""
+        """Run the network once per input size and return the tokens in order."""
         plans = [self._plan(image.shape[:2]) for image in images]
         out = [None] * len(images)
         for plan in dict.fromkeys(plans):
@@ -281,13 +272,13 @@ class Extractor(TakesImages, TransformerMixin, BaseEstimator):
                 out[i] = new
         return out
 
-    def _frame(self, size):
-        """Return the frame that takes a cell to the pixel of the image it shows."""
+    def _affine(self, size):
+        """Return the affine from cell index to image pixel."""
         resized, grid = self._plan(size)
-        return resize_frame(size, resized) @ resize_frame(resized, grid)
+        return resize_affine(size, resized) @ resize_affine(resized, grid)
 
     def _wanted(self, size):
-        """Return the size in pixels that is asked for an image of another."""
+        """Return the size in pixels to which an image is resized, before rounding."""
         if self.image_size is None:
             return size
         if np.ndim(self.image_size):
@@ -300,37 +291,39 @@ class Extractor(TakesImages, TransformerMixin, BaseEstimator):
                 f"An image of shape {size} would need a grid of {grid} patches, more "
                 f"than {self._most_patches}: image_size={self.image_size} is the "
                 "smaller edge. Lower it, pass (height, width), or look at tiles of it "
-                "by DinoFeatures(tile_size=...)."
+                "by DinoFeatures(tiles=Tiles(...))."
             )
 
     def _tokens(self, images, resized, size):
-        """Return tokens of images of one size, or say why there are none."""
+        """Return the tokens of images of one size; explain errors."""
         try:
             return self._finite(self._run(images, resized, size))
         except RuntimeError as error:
             if "memory" not in str(error):
                 raise
+            batch_size = self._part("runtime").batch_size
             raise MemoryError(
                 f"Out of memory for a batch of {len(images)} images with {size} "
-                f"patches each. Lower batch_size={self.batch_size} or "
+                f"patches each. Lower batch_size={batch_size} or "
                 f"image_size={self.image_size}. The network said: {error}"
             ) from error
 
     def _finite(self, tokens):
-        # NaN would mean "invalid patch", and nobody would look for it here.
+        # NaN would silently count as an invalid patch.
         if not np.isfinite(tokens).all():
             raise ValueError(
                 f"model={self.model!r} computed NaN or infinite features in "
-                f"dtype={self.dtype!r}: pass dtype='float32', or other weights."
+                f"dtype={self._part('runtime').dtype!r}: pass dtype='float32', or "
+                "other weights."
             )
         return tokens
 
     def _pixels(self, images, resized):
-        """Return images of one size as the network takes them, (n, 3, *resized)."""
+        """Return preprocessed images of one size, (n, 3, *resized)."""
         mode = self.interpolation
         x = torch.cat([resize(image[..., :3], resized, mode) for image in images])
         mean, std = self._backbone().mean_std[:, None, :, None, None] * 255
-        device, dtype = resolve_device(self.device), resolve_dtype(self.dtype)
+        device, dtype = self._device_and_dtype()
         return ((x - mean) / std).to(device=device, dtype=dtype)
 
     def __sklearn_tags__(self):
@@ -339,8 +332,8 @@ class Extractor(TakesImages, TransformerMixin, BaseEstimator):
         return tags
 
 
-def _covered(frame, grid):
-    """Return the edges of what a grid covers: ((top, bottom), (left, right))."""
+def _covered(affine, grid):
+    """Return the image area covered by a grid: ((top, bottom), (left, right))."""
     edges = np.array([(-0.5, -0.5), (grid[1] - 0.5, grid[0] - 0.5)])
-    edges = edges * frame[[0, 1], [0, 1]] + frame[:2, 2] + 0.5
+    edges = edges * affine[[0, 1], [0, 1]] + affine[:2, 2] + 0.5
     return tuple(map(tuple, edges.T[::-1]))

@@ -7,6 +7,9 @@ from skdinoad._compat.torch import as_tensor
 
 __all__ = ["invalidate", "resize", "valid_share"]
 
+#: Share of a patch's pixels that must be valid (alpha >= 128).
+_MIN_VALID = 0.5
+
 
 def resize(image, size, mode="bicubic"):
     """Resize uint8 (H, W, 3) to float (1, 3, *size), with antialiasing.
@@ -23,7 +26,7 @@ def resize(image, size, mode="bicubic"):
     return x.float()
 
 
-def invalidate(grid, image, min_valid, covered=None):
+def invalidate(grid, image, covered=None):
     """Return the grid with NaN for the patches of which too few pixels are valid.
 
     ``covered`` is the part of the image that the grid covers, ((top, bottom), (left,
@@ -32,7 +35,7 @@ def invalidate(grid, image, min_valid, covered=None):
     if image.shape[-1] != 4:
         return grid
     share = valid_share(image[..., 3] >= 128, grid.shape[:2], covered)
-    keep = (share >= min_valid).reshape(*share.shape, *[1] * (grid.ndim - 2))
+    keep = (share >= _MIN_VALID).reshape(*share.shape, *[1] * (grid.ndim - 2))
     return np.where(keep, grid, np.float32(np.nan))
 
 

@@ -7,6 +7,7 @@ import joblib
 import numpy as np
 
 from skdinoad.features._disk import DiskStore, as_bytes
+from skdinoad.features._parts import DiskCache
 
 __all__ = ["MEMORY_LIMIT", "clear_memory", "image_key", "open_store"]
 
@@ -26,36 +27,28 @@ def image_key(image, settings: str) -> str:
     return digest.hexdigest()
 
 
-def open_store(cache, size=None):
-    """Return the store that ``cache`` and ``cache_size`` ask for, or None for none.
+def open_store(cache):
+    """Return the store that ``cache`` asks for, or None for none.
 
     Parameters
     ----------
-    cache : None, False, path or joblib.Memory
+    cache : None, False, path, joblib.Memory or DiskCache
         None keeps features in this process, False nowhere, a path on disk, where
         other processes find them too. Of a Memory its folder is taken.
-    size : int, str or None
-        What the files in that folder may take together; None = no limit.
 
     Raises
     ------
     ValueError
-        If there is a size and no folder, or the size is none.
+        If the size of a DiskCache is none.
     """
+    if cache is None:
+        return _MEMORY
+    if isinstance(cache, DiskCache):
+        most = cache.max_size
+        return DiskStore(cache.folder, None if most is None else as_bytes(most))
     if isinstance(cache, joblib.Memory):
         cache = False if cache.location is None else cache.location
-    if cache is None or cache is False:
-        _check_no_size(size, cache)
-        return _MEMORY if cache is None else None
-    return DiskStore(cache, None if size is None else as_bytes(size))
-
-
-def _check_no_size(size, cache):
-    if size is not None:
-        raise ValueError(
-            f"cache_size={size!r} limits a folder, and cache={cache} names none: pass "
-            "cache='folder', or cache_size=None."
-        )
+    return None if cache is False else DiskStore(cache, None)
 
 
 def clear_memory():

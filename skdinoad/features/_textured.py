@@ -13,7 +13,7 @@ from skdinoad.features._cnn import CNNFeatures
 __all__ = ["TexturedFeatures", "texture_for"]
 
 #: Settings of an extractor that its texture follows.
-_SHARED = ("device", "dtype", "batch_size", "min_valid", "cache", "cache_size")
+_SHARED = ("cache",)
 
 
 def texture_for(features: Any) -> CNNFeatures | None:
@@ -29,7 +29,8 @@ def texture_for(features: Any) -> CNNFeatures | None:
         standardize="levels",
         stride=features.patch_size_,
         image_size=224 if isinstance(size, str) else size,
-        **{name: getattr(features, name) for name in _SHARED},
+        runtime=clone(features._part("runtime")).set_params(engine="torch"),
+        cache=features.cache,
     )
 
 
@@ -115,31 +116,31 @@ class TexturedFeatures(TakesImages, TransformerMixin, BaseEstimator):
 
     def transform(self, X):
         """Return features (n, h, w, n_groups_ * c), or a list of (h, w, c)."""
-        return self.transform_frames(X)[0]
+        return self.transform_affines(X)[0]
 
-    def transform_frames(self, X):
-        """Return features and frames, as ``features`` gives them."""
-        grids, _, frames = self.transform_tokens(X)
+    def transform_affines(self, X):
+        """Return features and affines, as ``features`` gives them."""
+        grids, _, affines = self.transform_tokens(X)
         same = len({grid.shape for grid in grids}) == 1
-        return (np.stack(grids) if same else grids), frames
+        return (np.stack(grids) if same else grids), affines
 
     def transform_tokens(self, X):
-        """Return features, the tokens before those of ``features``, and frames."""
+        """Return features, the tokens before those of ``features``, and affines."""
         check_is_fitted(self, "texture_")
         images = self._images_to_score(X)
-        grids, prefix, frames = self.features_.transform_tokens(images)
-        textures, theirs = self.texture_.transform_frames(images)
+        grids, prefix, affines = self.features_.transform_tokens(images)
+        textures, theirs = self.texture_.transform_affines(images)
         joined = []
-        for grid, frame, texture, its_frame in zip(grids, frames, textures, theirs):
+        for grid, affine, texture, its_affine in zip(grids, affines, textures, theirs):
             layers = grid.reshape(*grid.shape[:2], self.n_groups_ - 1, -1)
-            texture = _on_grid(texture, its_frame, grid.shape[:2], frame)
+            texture = _on_grid(texture, its_affine, grid.shape[:2], affine)
             joined.append(_joined(layers, texture))
-        return joined, prefix, frames
+        return joined, prefix, affines
 
     @property
-    def resize(self):
-        """How images are resized: "crop" leaves their edges uncovered."""
-        return self.features_.resize
+    def cropping(self):
+        """Whether edges of images are left out, as of ``features``."""
+        return self.features_.cropping
 
     @property
     def images_at_once(self) -> int:
@@ -152,14 +153,16 @@ class TexturedFeatures(TakesImages, TransformerMixin, BaseEstimator):
         return self.transform_tokens
 
 
-def _on_grid(texture, its_frame, size, frame):
+def _on_grid(texture, its_affine, size, affine):
     """Return texture (h, w, c) at the patches of a grid of another size.
 
-    Both frames take a cell to the pixel that it shows; NaN where less than half of what
-    a patch is interpolated from is valid.
+    Both affines take a cell to the pixel that it shows. The result is NaN where less
+    than half of what a patch is interpolated from is valid.
     """
-    rows = _interpolation(size[0], frame[1], its_frame[1], texture.shape[0], axis=1)
-    columns = _interpolation(size[1], frame[0], its_frame[0], texture.shape[1], axis=0)
+    rows = _interpolation(size[0], affine[1], its_affine[1], texture.shape[0], axis=1)
+    columns = _interpolation(
+        size[1], affine[0], its_affine[0], texture.shape[1], axis=0
+    )
     valid = np.isfinite(texture).all(-1)
     share = rows @ valid.astype(np.float32) @ columns.T
     filled = np.where(valid[..., None], texture, np.float32(0))
@@ -169,10 +172,10 @@ def _on_grid(texture, its_frame, size, frame):
         return np.where(share[..., None] >= 0.5, out / share[..., None], np.nan)
 
 
-def _interpolation(cells, frame, its_frame, its_cells, *, axis):
+def _interpolation(cells, affine, its_affine, its_cells, *, axis):
     """Return the matrix (cells, its_cells) of linear interpolation along an axis."""
-    pixels = frame[axis] * np.arange(cells) + frame[2]
-    at = np.clip((pixels - its_frame[2]) / its_frame[axis], 0, its_cells - 1)
+    pixels = affine[axis] * np.arange(cells) + affine[2]
+    at = np.clip((pixels - its_affine[2]) / its_affine[axis], 0, its_cells - 1)
     tents = 1 - np.abs(at[:, None] - np.arange(its_cells))
     return np.clip(tents, 0, None).astype(np.float32)
 

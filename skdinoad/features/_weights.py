@@ -49,8 +49,8 @@ class KnownWeights:
 
 
 #: Weights that need another name or choice, by the digest of their content.
-#: The layers of the packaged checkpoint are measured by ``benchmarks/layers.py``, its
-#: middle by ``benchmarks/dinomaly.py``: one block later than the paper's.
+#: ``benchmarks/accuracy/choices.py`` measures the layers of the packaged checkpoint,
+#: ``benchmarks/accuracy/dinomaly.py`` its middle: one block later than the paper's.
 REGISTRY = {
     _FOCUS_DIGEST: KnownWeights(
         "DINOv2 ViT-S/14 fine-tuned for saliency (not Meta's checkpoint)",

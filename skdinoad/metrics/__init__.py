@@ -1,8 +1,8 @@
-"""Figures of merit, for images and for heat maps.
+"""Metrics of image scores and heat maps.
 
-Labels are +1 (normal) and -1 (anomalous) and scores higher = more normal, as
-everywhere in the library; masks are true where anomalous and maps higher = more
-anomalous. The anomalous class is the one to find, as in the papers.
+As everywhere in the library, labels are +1 (normal) and -1 (anomalous), and higher
+scores mean more normal. Masks are True where anomalous, and higher map values mean more
+anomalous. The anomalous class is the positive class, as in the papers.
 """
 
 from skdinoad.metrics._image import (

@@ -1,8 +1,8 @@
-"""Areas and optima of curves, from what stands at and above each threshold.
+"""Compute areas under curves and optima from counts at and above each threshold.
 
-A level is a threshold at which something anomalous has its score; ``above`` and
-``from_here`` are the shares of normal things with a higher, and with at least that
-score. No optimum of these figures lies anywhere else.
+A level is the score of an anomalous item (image or pixel), used as a threshold.
+``above`` and ``from_here`` are the shares of normal items with a score above the level
+and with at least that score. The optimum of each metric is at a level.
 """
 
 import numpy as np
@@ -11,18 +11,18 @@ __all__ = ["average_precision", "f1_max", "partial_area"]
 
 
 def partial_area(above, from_here, weights, limit) -> float:
-    """Return the area under a curve up to ``limit`` on its x-axis, over ``limit``.
+    """Return the area under a curve for x up to ``limit``, divided by ``limit``.
 
     Parameters
     ----------
     above, from_here : ndarray of shape (m,)
-        x before and after each level; equal scores are joined by a straight line.
+        x before and after each level; ties are interpolated linearly.
     weights : ndarray of shape (m,)
-        How much each level raises y; their sum is 1.
+        Increase of y at each level; the sum is 1.
     limit : float
     """
     left = limit - above
-    slope = from_here - above  # > 0 where normal things have the same score
+    slope = from_here - above  # > 0 where normal items have the same score
     partly = left**2 / (2 * np.maximum(slope, np.finfo(float).tiny))
     area = np.where(from_here <= limit, left - slope / 2, partly)
     area = np.where(left > 0, area, 0)
@@ -35,10 +35,10 @@ def average_precision(found, false, total) -> float:
     Parameters
     ----------
     found, false : ndarray of shape (m,)
-        How many anomalous and normal things score at least as high as each level,
+        Numbers of anomalous and normal items with at least the score of each level,
         the highest level first.
     total : float
-        How many anomalous things there are.
+        Number of anomalous items.
     """
     gained = np.diff(found, prepend=0) / total
     return float((found / np.maximum(found + false, 1) * gained).sum())

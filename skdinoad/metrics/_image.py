@@ -27,7 +27,7 @@ def image_auroc_score(y: ArrayLike, scores: ArrayLike) -> float:
     Returns
     -------
     score : float
-        In 0..1, higher = better, 0.5 without information.
+        In 0..1, higher = better, 0.5 for scores without information.
 
     Raises
     ------
@@ -44,7 +44,7 @@ def image_auroc_score(y: ArrayLike, scores: ArrayLike) -> float:
 
 
 def image_ap_score(y: ArrayLike, scores: ArrayLike) -> float:
-    """Return the average precision with which anomalous images are found.
+    """Return the average precision of the anomalous class.
 
     Parameters
     ----------
@@ -56,9 +56,9 @@ def image_ap_score(y: ArrayLike, scores: ArrayLike) -> float:
     Returns
     -------
     score : float
-        In 0..1, higher = better; the share of anomalous images without information.
-        (``sklearn.metrics.average_precision_score(y, scores)`` would be that of the
-        normal class.)
+        In 0..1, higher = better. Scores without information give the share of
+        anomalous images. ``sklearn.metrics.average_precision_score(y, scores)`` gives
+        the average precision of the normal class instead.
 
     Raises
     ------
@@ -87,9 +87,9 @@ def f1_max_score(y: ArrayLike, scores: ArrayLike) -> float:
     Returns
     -------
     score : float
-        In 0..1, higher = better. Its threshold is chosen on these very labels, as in
-        the papers: what a threshold chosen beforehand gives is what
-        ``sklearn.metrics.f1_score(y, predict(X), pos_label=-1)`` says.
+        In 0..1, higher = better. The threshold is chosen on the test labels, as in the
+        papers, so the score is optimistic. For the F1 of a fitted threshold use
+        ``sklearn.metrics.f1_score(y, predict(X), pos_label=-1)``.
 
     Raises
     ------
@@ -107,7 +107,7 @@ def f1_max_score(y: ArrayLike, scores: ArrayLike) -> float:
 
 
 def recall_at_fpr_score(y: ArrayLike, scores: ArrayLike, *, fpr: float = 0.05) -> float:
-    """Return the share of anomalous images found at a rate of false alarms.
+    """Return the recall of anomalous images at a given false alarm rate.
 
     Parameters
     ----------
@@ -121,8 +121,8 @@ def recall_at_fpr_score(y: ArrayLike, scores: ArrayLike, *, fpr: float = 0.05) -
     Returns
     -------
     score : float
-        In 0..1, higher = better: the most that a threshold allows. With n normal
-        images rates below 1 / n all mean "none of them".
+        In 0..1, higher = better: the largest recall of any threshold within ``fpr``.
+        With n normal images, any rate below 1 / n allows no false alarm.
 
     Raises
     ------
@@ -142,7 +142,7 @@ def recall_at_fpr_score(y: ArrayLike, scores: ArrayLike, *, fpr: float = 0.05) -
 
 
 def _checked(y, scores):
-    """Return what is anomalous, and scores that are higher = more anomalous."""
+    """Return a mask of anomalous images, and scores with higher = more anomalous."""
     y, scores = check_labels(y), named_array(scores, "scores", float)
     if scores.shape != y.shape or not np.isfinite(scores).all():
         raise ValueError(

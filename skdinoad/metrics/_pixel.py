@@ -1,4 +1,4 @@
-"""Metrics of heat maps: maps are higher = more anomalous, masks true = anomalous."""
+"""Metrics of heat maps: higher = more anomalous; masks: True = anomalous."""
 
 import cv2
 import numpy as np
@@ -20,19 +20,20 @@ __all__ = [
 
 
 def aupro_score(masks: MapsLike, maps: MapsLike, *, fpr_limit: float = 0.3) -> float:
-    """Return the area under the per-region overlap curve.
+    """Return the area under the per-region overlap curve (AUPRO).
 
-    The curve shows, over all thresholds, the mean over all defects of the share of
-    their pixels found, against the share of good pixels flagged. Small defects thus
-    count as much as large ones.
+    For each threshold, the curve plots the per-region overlap, the share of a defect's
+    pixels that are found, averaged over all defects, against the pixel false positive
+    rate. Small defects thus count as much as large ones.
 
     Parameters
     ----------
     masks : array of shape (n, H, W) or list of (H, W), bool
-        True = anomalous. Regions are connected over edges and corners.
+        True = anomalous. Regions are 8-connected.
     maps : array of shape (n, H, W) or list of (H, W), float
     fpr_limit : float, default=0.3
-        Where the area ends; it is divided by this, so that 1 is perfect.
+        Largest false positive rate of the curve. The area is divided by it, so that
+        the perfect score is 1.
 
     Returns
     -------
@@ -46,10 +47,10 @@ def aupro_score(masks: MapsLike, maps: MapsLike, *, fpr_limit: float = 0.3) -> f
 
     Notes
     -----
-    Exact, without a grid of thresholds: a pixel of a region of size s, one of R,
-    raises the curve by 1 / (s R) from the point on where the threshold reaches its
-    score, and adds that much times the distance left to the limit. Equal scores are
-    joined by a straight line, as by scikit-learn.
+    The area is exact and needs no grid of thresholds. Each pixel of a region of size s,
+    one of R regions, raises the curve by 1 / (s R) from the false positive rate at
+    which the threshold reaches its score. It adds this amount times the distance to
+    the limit. Ties are interpolated linearly, as in scikit-learn.
 
     References
     ----------
@@ -82,8 +83,8 @@ def pixel_auroc_score(masks: MapsLike, maps: MapsLike) -> float:
     Returns
     -------
     score : float
-        In 0..1, higher = better, 0.5 for a map without information. What
-        ``sklearn.metrics.roc_auc_score`` gives, several times faster.
+        In 0..1, higher = better, 0.5 for a map without information. Equal to
+        ``sklearn.metrics.roc_auc_score``, but several times faster.
 
     Raises
     ------
@@ -114,7 +115,7 @@ def pixel_ap_score(masks: MapsLike, maps: MapsLike) -> float:
     -------
     score : float
         In 0..1, higher = better; the share of anomalous pixels for a map without
-        information. What ``sklearn.metrics.average_precision_score`` gives, faster.
+        information. Equal to ``sklearn.metrics.average_precision_score``, but faster.
 
     Raises
     ------
@@ -141,8 +142,8 @@ def pixel_f1_max_score(masks: MapsLike, maps: MapsLike) -> float:
     Returns
     -------
     score : float
-        In 0..1, higher = better. Its threshold is chosen on the masks themselves, as
-        in the papers: it says what a threshold could give, not what one will.
+        In 0..1, higher = better. The threshold is chosen on the test masks themselves,
+        as in the papers, so the score is optimistic.
 
     Raises
     ------
@@ -164,7 +165,7 @@ def check_fpr_limit(fpr_limit):
 
 
 def _levels(masks, maps):
-    """Return bad and good pixels found at each level, and how many are bad."""
+    """Return bad and good pixels found at each level, and the number of bad ones."""
     good, bad, _ = _split(masks, maps)
     levels, counts = np.unique(bad, return_counts=True)
     false = len(good) - np.searchsorted(good, levels, side="left")
@@ -189,7 +190,7 @@ def _split(masks, maps, *, weigh=False):
 
 
 def check_numbers(masks, maps):
-    """Refuse what is not as many masks as maps."""
+    """Raise an error unless there are equally many masks and maps."""
     for name, part in (("masks", masks), ("maps", maps)):
         if not np.iterable(part) or not hasattr(part, "__len__"):
             raise TypeError(
@@ -201,7 +202,7 @@ def check_numbers(masks, maps):
 
 
 def check_pair(mask, heat, row):
-    """Return a mask and its map as arrays; ``row`` names them in messages."""
+    """Return a mask and its map as validated arrays; messages name the ``row``."""
     mask = named_array(mask, f"Row {row}: the mask")
     heat = named_array(heat, f"Row {row}: the map")
     numbers = mask.dtype.kind in "buif" and heat.dtype.kind in "buif"
@@ -211,7 +212,7 @@ def check_pair(mask, heat, row):
             f"shape {mask.shape}, dtype {mask.dtype}, and a map of shape {heat.shape}, "
             f"dtype {heat.dtype}."
         )
-    if (mask != mask).any():  # as a boolean NaN would be true
+    if (mask != mask).any():  # NaN would become True
         raise ValueError(f"Row {row}: the mask holds NaN; expected True and False.")
     if not np.isfinite(heat).all():
         raise ValueError(
@@ -222,7 +223,7 @@ def check_pair(mask, heat, row):
 
 
 def region_shares(mask):
-    """Return for each true pixel 1 / (size of its region)."""
+    """Return, for each True pixel, 1 / (size of its region)."""
     if not mask.any():
         return np.empty(0)
     _, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)

@@ -1,5 +1,7 @@
 """Scorers for GridSearchCV and cross_validate: ``scoring=pixel_aupro_scorer``."""
 
+from typing import Any
+
 import numpy as np
 
 from skdinoad._inputs.labels import are_masks, labels_of
@@ -32,31 +34,31 @@ __all__ = [
 def detection_scorer(
     estimator: DetectorLike, X: ImagesLike, y: LabelsLike
 ) -> dict[str, float]:
-    """Return all figures of images and heat maps, from one pass over X.
+    """Compute all metrics of images and heat maps in one pass over X.
 
-    ``GridSearchCV`` and ``cross_validate`` take it as ``scoring`` and report each
-    figure; ``GridSearchCV`` then needs ``refit="image_auroc"``, or another of them. A
-    dict of scorers would score every image once for each.
+    Pass it as ``scoring`` to ``GridSearchCV`` or ``cross_validate``, which report each
+    metric; ``GridSearchCV`` then needs ``refit="image_auroc"`` or another metric. A
+    dict of scorers would score every image once per scorer.
 
     Parameters
     ----------
     estimator : fitted detector, Pipeline or other estimator that ends in one
     X : array, list of images or paths
     y : array-like of shape (n,), or masks (n, H, W) or list of (H, W)
-        +1 normal, -1 anomalous; of masks, True = anomalous.
+        +1 normal, -1 anomalous; in masks, True = anomalous.
 
     Returns
     -------
     figures : dict of str to float
         "image_auroc", "image_ap", "f1_max", "recall" and "specificity", the last two at
-        the estimator's own threshold; with masks "aupro" (up to 30 % of the good
-        pixels), "pixel_auroc", "pixel_ap" and "pixel_f1_max" too. Higher = better.
+        the estimator's threshold. With masks also "aupro" (false positive rates up to
+        30 %), "pixel_auroc", "pixel_ap" and "pixel_f1_max". Higher = better.
 
     Raises
     ------
     ValueError
-        If y holds images, or pixels, of one kind only, or the estimator has no
-        threshold.
+        If y holds only normal or only anomalous images or pixels, or the estimator has
+        no threshold.
 
     Examples
     --------
@@ -70,6 +72,7 @@ def detection_scorer(
     ['f1_max', 'image_ap', 'image_auroc', 'recall', 'specificity']
     """
     labels, pixels = labels_of(y, len(X)), are_masks(y)
+    masks: Any = y if pixels else None
     metrics, scores, found = StreamingPixelMetrics(), [], []
     for row, result in enumerate(iter_results(estimator, X, maps=pixels)):
         scores.append(result.score)
@@ -77,7 +80,8 @@ def detection_scorer(
             raise ValueError("The estimator has no threshold: set offset_.")
         found.append(result.label)
         if pixels:
-            metrics.update([y[row]], [result.heat])
+            heat: Any = result.heat
+            metrics.update([masks[row]], [heat])
     flagged = np.array(found) == -1
     figures = {
         "image_auroc": image_auroc_score(labels, scores),
@@ -95,7 +99,7 @@ def detection_scorer(
 
 
 def image_auroc_scorer(estimator: DetectorLike, X: ImagesLike, y: LabelsLike) -> float:
-    """Return :func:`image_auroc_score` of ``score_samples``; y: labels or masks.
+    """Return :func:`image_auroc_score` of ``score_samples``; y holds labels or masks.
 
     Examples
     --------
@@ -110,12 +114,12 @@ def image_auroc_scorer(estimator: DetectorLike, X: ImagesLike, y: LabelsLike) ->
 
 
 def image_ap_scorer(estimator: DetectorLike, X: ImagesLike, y: LabelsLike) -> float:
-    """Return :func:`image_ap_score` of ``score_samples``; y: labels or masks."""
+    """Return :func:`image_ap_score` of ``score_samples``; y holds labels or masks."""
     return image_ap_score(labels_of(y, len(X)), estimator.score_samples(X))
 
 
 def f1_max_scorer(estimator: DetectorLike, X: ImagesLike, y: LabelsLike) -> float:
-    """Return :func:`f1_max_score` of ``score_samples``; y: labels or masks."""
+    """Return :func:`f1_max_score` of ``score_samples``; y holds labels or masks."""
     return f1_max_score(labels_of(y, len(X)), estimator.score_samples(X))
 
 
@@ -124,7 +128,7 @@ def recall_at_fpr_scorer(
 ) -> float:
     """Return :func:`recall_at_fpr_score` of ``score_samples``; y: labels or masks.
 
-    Another rate: ``functools.partial(recall_at_fpr_scorer, fpr=0.1)``.
+    For another rate use ``functools.partial(recall_at_fpr_scorer, fpr=0.1)``.
     """
     labels = labels_of(y, len(X))
     return recall_at_fpr_score(labels, estimator.score_samples(X), fpr=fpr)
@@ -133,16 +137,16 @@ def recall_at_fpr_scorer(
 def recall_scorer(estimator: DetectorLike, X: ImagesLike, y: LabelsLike) -> float:
     """Return the share of anomalous images that ``predict`` flags; y: labels or masks.
 
-    It judges the estimator's own threshold. NaN if there is no anomalous image.
+    Uses the estimator's threshold. NaN if there is no anomalous image.
     """
     return _share(estimator.predict(X) == -1, labels_of(y, len(X)) == -1)
 
 
 def specificity_scorer(estimator: DetectorLike, X: ImagesLike, y: LabelsLike) -> float:
-    """Return the share of good images that ``predict`` lets pass; y: labels or masks.
+    """Return the share of good images that ``predict`` accepts; y: labels or masks.
 
-    1 minus the rate of false alarms, at the estimator's own threshold. NaN if there is
-    no good image.
+    Equals 1 minus the false alarm rate at the estimator's threshold. NaN if there is no
+    good image.
     """
     return _share(estimator.predict(X) == 1, labels_of(y, len(X)) == 1)
 
@@ -163,18 +167,18 @@ def pixel_aupro_scorer(
     y : masks (n, H, W), a list of (H, W) masks, or lazy masks
         True = anomalous; None in a list is an empty mask.
     fpr_limit : float, default=0.3
-        Another one: ``functools.partial(pixel_aupro_scorer, fpr_limit=0.05)``.
+        For another limit use ``functools.partial(pixel_aupro_scorer, fpr_limit=0.05)``.
 
     Returns
     -------
     score : float
-        Higher = better, within about 1e-3 of the exact figure: maps are counted, one
-        by one, by :class:`StreamingPixelMetrics`.
+        Higher = better, within about 1e-3 of the exact value, because
+        :class:`StreamingPixelMetrics` bins the map values.
 
     Raises
     ------
     ValueError
-        If y holds no masks, or pixels of one kind only.
+        If y holds no masks, or only normal or only anomalous pixels.
     """
     return _streamed(estimator, X, y).aupro(fpr_limit)
 
@@ -197,8 +201,8 @@ def pixel_f1_max_scorer(estimator: DetectorLike, X: ImagesLike, y: LabelsLike) -
 def _streamed(estimator, X, masks):
     if not are_masks(masks):
         raise ValueError(
-            "Pixel scorers need masks as y, (n, H, W) or a list of (H, W), in which at "
-            "least one is given; got labels or None alone."
+            "Pixel scorers need masks as y, (n, H, W) or a list of (H, W) with at "
+            "least one mask; got labels or only None."
         )
     metrics = StreamingPixelMetrics()
     for row, heat in enumerate(iter_maps(estimator, X)):

@@ -1,4 +1,4 @@
-"""Pixel metrics of test sets that do not fit into memory."""
+"""Pixel metrics for test sets that do not fit into memory."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,18 +14,19 @@ from skdinoad.metrics._pixel import (
 
 __all__ = ["N_BINS", "StreamingPixelMetrics", "bins_of", "upper_edges"]
 
-#: Bits dropped from a score: 2**20 bins, each 1/2048 of its scores wide.
+#: Mantissa bits dropped from a score, which leaves 2**20 bins with a relative width of
+#: 1/2048.
 _DROPPED = 12
 N_BINS = 2 ** (32 - _DROPPED)
 
 
 def bins_of(scores: ArrayLike) -> np.ndarray:
-    """Return the number of the bin of each score, an int64 array; order is kept.
+    """Return the bin index of each score as int64; the order of scores is preserved.
 
-    A bin holds all float32 numbers that agree in sign, exponent and the first 11 bits
-    of the mantissa. No range has to be known beforehand.
+    A bin holds all float32 numbers with the same sign, exponent and first 11 bits of
+    the mantissa. The range of scores need not be known beforehand.
     """
-    scores = np.asarray(scores, np.float32) + np.float32(0)  # -0 is 0
+    scores = np.asarray(scores, np.float32) + np.float32(0)  # turns -0 into 0
     bits = scores.view(np.uint32)
     sign = np.uint32(2**31)
     ordered = np.where(bits < sign, bits | sign, ~bits)
@@ -33,8 +34,8 @@ def bins_of(scores: ArrayLike) -> np.ndarray:
 
 
 def upper_edges(bins: ArrayLike) -> np.ndarray:
-    """Return the largest float32 number in each bin."""
-    # Every number a uint32: numpy 1 makes int64 of a single one and a plain integer.
+    """Return the largest float32 number of each bin."""
+    # All operands are uint32: numpy 1 promotes a scalar and a Python int to int64.
     low = np.uint32(2**_DROPPED - 1)
     ordered = (np.asarray(bins).astype(np.uint32) << np.uint32(_DROPPED)) | low
     sign = np.uint32(2**31)
@@ -42,11 +43,12 @@ def upper_edges(bins: ArrayLike) -> np.ndarray:
 
 
 class StreamingPixelMetrics:
-    """AUPRO, AUROC, AP and F1-max of heat maps, batch by batch in fixed memory.
+    """AUPRO, AUROC, AP and F1-max of heat maps, batch by batch in constant memory.
 
-    Scores are counted in a million bins, 24 MB however many pixels there are. A bin is
-    1/2048 as wide as it is far from the median of the first map, and scores in one bin
-    count as equal: figures agree with the exact ones to about 1e-3, mostly 1e-4.
+    Scores are counted in a million bins, which take 24 MB for any number of pixels. The
+    width of a bin is 1/2048 of its distance from the median of the first map. Scores in
+    one bin count as equal: results agree with the exact metrics to about 1e-3, mostly
+    1e-4.
 
     See Also
     --------
@@ -71,13 +73,12 @@ class StreamingPixelMetrics:
         self.n_maps_, self._middle = 0, None
 
     def update(self, masks: MasksLike, maps: MapsLike) -> Self:
-        """Count the pixels of a few maps.
+        """Count the pixels of one batch of maps.
 
         Parameters
         ----------
         masks : array of shape (n, H, W) or list of (H, W), bool
-            True = anomalous; None in a list is an empty mask. Regions of one map are
-            connected over edges and corners.
+            True = anomalous; None in a list is an empty mask. Regions are 8-connected.
         maps : array of shape (n, H, W) or list of (H, W), float
 
         Returns
@@ -87,7 +88,7 @@ class StreamingPixelMetrics:
         Raises
         ------
         ValueError
-            If shapes differ or a map is not finite; then nothing is counted.
+            If shapes differ or a map is not finite. In that case no map is counted.
         """
         check_numbers(masks, maps)
         pairs = [
@@ -110,14 +111,15 @@ class StreamingPixelMetrics:
         return partial_area(*self._levels(), self._weights(self._shares), fpr_limit)
 
     def pro_curve(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the per-region overlap curve, whose area :meth:`aupro` is.
+        """Return the per-region overlap curve; its area is :meth:`aupro`.
 
         Returns
         -------
         fpr : ndarray of shape (k,)
-            Share of good pixels above a threshold, from 0 up to 1.
+            Share of good pixels above a threshold, from 0 to 1.
         pro : ndarray of shape (k,)
-            Mean over all regions of the share of their pixels above it, from 0 to 1.
+            Share of a region's pixels above the threshold, averaged over all regions,
+            from 0 to 1.
         """
         found = np.cumsum([0, *self._weights(self._shares)])
         x = np.stack(self._levels(), axis=1)  # before and after each level

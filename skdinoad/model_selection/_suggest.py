@@ -1,4 +1,4 @@
-"""Settings chosen on one's own good images, with defects planted in them."""
+"""Choose settings on good images only, using planted defects."""
 
 from collections.abc import Sequence
 from numbers import Integral, Real
@@ -19,7 +19,7 @@ from skdinoad.metrics import detection_scorer
 
 __all__ = ["suggest"]
 
-#: What is tried where no grid is given, cheap inputs before dear ones.
+#: Default grid, cheap settings before expensive ones.
 _SIZES = (224, 336, 448)
 _LAYERS = ("auto", (-6,), (-6, -4), (-1,))
 
@@ -35,37 +35,38 @@ def suggest(
     margin: float = 0.01,
     random_state: RandomState = 0,
 ) -> GridSearchCV:
-    """Search settings on good images alone: defects are planted in held-out ones.
+    """Search settings on good images only, with defects planted in held-out images.
 
-    Each good image gets a copy with a planted defect. A model learns from the good
-    images of some folds and is asked to tell the good from the defective images of
-    the other one, and where the defects are. A good image and its copies share a
-    fold. What wins is the *first* setting whose mean of image AUROC and AUPRO is
-    within ``margin`` of the best: list cheap settings before dear ones.
+    Each good image gets a copy with a planted defect. In cross-validation, models learn
+    from the good images of the training folds and are evaluated on the good and
+    defective images of the test fold. A good image and its copies share a fold. The
+    search selects the *first* setting whose mean of image AUROC and AUPRO is within
+    ``margin`` of the best, so list cheap settings before expensive ones.
 
-    Planted defects are no real ones. They tell which input size still sees a mark of
-    their ``size``, and which layers show it in its place; they cannot tell which
-    detector finds a wrong part or a subtle stain.
+    Planted defects differ from real ones. They show which input size still detects a
+    mark of their ``size`` and which layers localise it. They cannot rank methods for
+    wrong parts or subtle stains.
 
     Parameters
     ----------
     X : array, list of images or paths
-        Good images, twice ``cv`` at least, without transparency.
+        Good images without transparency, at least twice ``cv``.
     estimator : detector or Pipeline, default=None
         What to tune; None means ``AnomalyDINO()``, which needs no alignment.
     param_grid : dict or list of dict, default=None
-        As in ``GridSearchCV``, cheap settings first. None means the layers "auto",
-        the sixth from the end, that and the fourth, or the last; for a single
-        detector each at 224, 336 and 448 pixels. An aligner in front decides the size
-        itself: pass ``{"pcaaligner__output_size": [...]}``, say, to compare some.
+        As in ``GridSearchCV``, cheap settings first. None compares the layers "auto",
+        the sixth from the end, the sixth and fourth from the end, and the last one; for
+        a single detector each at 224, 336 and 448 pixels. In a Pipeline the aligner
+        sets the size; to compare sizes pass, for example,
+        ``{"pcaaligner__output_size": [...]}``.
     kinds : sequence of str, default=("scratch", "blob", "cutpaste")
     size : float, default=0.1
-        Kinds and extent, over the shorter edge, of the defects that matter to you; see
-        :func:`~skdinoad.datasets.plant_defect`.
+        Kinds of the relevant defects, and their extent relative to the shorter edge;
+        see :func:`~skdinoad.datasets.plant_defect`.
     cv : int, default=3
         Number of folds.
     margin : float, default=0.01
-        How much better a dearer setting must be.
+        Minimum improvement that justifies a more expensive setting.
     random_state : int, RandomState or None, default=0
 
     Returns
@@ -73,8 +74,8 @@ def suggest(
     search : GridSearchCV, fitted
         ``best_params_``; ``best_estimator_``, fitted on all good images;
         ``cv_results_`` with ``mean_test_image_auroc``, ``mean_test_aupro`` and the
-        other figures of :func:`~skdinoad.metrics.detection_scorer` of every setting.
-        Features are computed once for all folds, so its times tell little.
+        other metrics of :func:`~skdinoad.metrics.detection_scorer` for every setting.
+        Features are computed once for all folds, so its times are not comparable.
 
     Raises
     ------
@@ -120,7 +121,7 @@ def suggest(
 
 
 class _Cheapest:
-    """Picks the first setting that is nearly as good as the best."""
+    """Select the first setting within a margin of the best."""
 
     def __init__(self, margin):
         self.margin = margin
@@ -132,28 +133,28 @@ class _Cheapest:
 
 def _check(cv, margin, grid):
     if not Interval(Integral, 2, None, closed="left").is_satisfied_by(cv):
-        raise ValueError(f"cv={cv!r}: expected a number of folds, 2 at least.")
+        raise ValueError(f"cv={cv!r}: expected a number of folds, at least 2.")
     if not isinstance(margin, Real) or not margin >= 0:
-        raise ValueError(f"margin={margin!r}: expected a number, 0 at least.")
+        raise ValueError(f"margin={margin!r}: expected a number, at least 0.")
     try:
         tried = len(ParameterGrid(grid))
     except (TypeError, ValueError) as error:
         raise type(error)(f"param_grid={grid!r}: {error}") from error
     if not tried:
-        raise ValueError(f"param_grid={grid!r}: expected one setting or more.")
+        raise ValueError(f"param_grid={grid!r}: expected at least one setting.")
 
 
 def _opaque(image, name):
     if image.shape[-1] == 4 and hidden_pixels(image).any():
         raise ValueError(
             f"{name} has hidden pixels, where no defect can be planted. Pass whole "
-            "photographs, and a Pipeline whose first step hides what does not matter."
+            "photographs, and a Pipeline whose first step hides irrelevant regions."
         )
     return image[..., :3]
 
 
 def _default_grid(estimator):
-    """Return sizes and layers for a detector, or for the one at a Pipeline's end."""
+    """Return the grid for a detector, or for the last step of a Pipeline."""
     steps = getattr(estimator, "steps", None)
     prefix = f"{steps[-1][0]}__features__" if steps else "features__"
     grid = {f"{prefix}layers": [*_LAYERS]}

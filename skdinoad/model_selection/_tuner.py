@@ -57,75 +57,76 @@ _KINDS = {1: "normal", -1: "anomalous"}
 
 
 class ThresholdTunerCV(TakesImages, OutlierMixin, MetaEstimatorMixin, BaseEstimator):
-    """Choose the threshold of a detector or Pipeline from scores held out.
+    """Choose the threshold of a detector or Pipeline from held-out scores.
 
-    Without labels the threshold keeps a wanted rate of false alarms: normal images are
-    scored, fold by fold, by models that have not seen them, and the threshold is their
-    conformal quantile. With labels it is the exact optimum of a figure of merit over
-    all thresholds. The model to use is then fitted on all normal images.
+    Without labels the threshold keeps a target false alarm rate: normal images are
+    scored in cross-validation, and the threshold is the conformal quantile of their
+    held-out scores. With labels it is the exact optimum of a metric over all
+    thresholds. The final model is then fitted on all normal images.
 
     Parameters
     ----------
     estimator : detector or Pipeline
-        Fitted detectors go in as ``FrozenEstimator(detector)``, with images that they
-        have not learned from. Give detectors that train a network ``holdout=None``:
-        the networks behind their own threshold are not needed.
+        Pass a fitted detector as ``FrozenEstimator(detector)``, with images that it has
+        not learned from. For detectors that train a network set ``holdout=None``, since
+        the networks for their own threshold are not needed.
     target_fpr : float, default=0.01
-        Wanted rate of false alarms. Needs at least ``1 / target_fpr - 1`` normal
-        images (of each group): 99 for 0.01, 19 for 0.05, 9 for 0.1.
+        Target false alarm rate. Needs at least ``1 / target_fpr - 1`` normal images (of
+        each group): 99 for 0.01, 19 for 0.05, 9 for 0.1.
     scoring : {"f1", "balanced_accuracy", "recall", "cost"}, callable or None, \
 default=None
-        What is optimal, if ``y`` labels anomalous images: F1 of the anomalous class,
-        balanced accuracy, the recall while the share of normals flagged is at most
-        ``target_fpr``, or the least cost. A callable ``metric(y_true, y_pred)`` of
-        labels, higher = better, is asked about every threshold. None: ``target_fpr``.
+        The metric to optimise, if ``y`` labels anomalous images: F1 of the anomalous
+        class, balanced accuracy, the recall with at most a share ``target_fpr`` of
+        normal images flagged, or the lowest cost. A callable ``metric(y_true, y_pred)``
+        of labels, higher = better, is evaluated at every threshold. None uses
+        ``target_fpr`` alone.
     cost_matrix : array-like of shape (2, 2), default=((0, 10), (1, 0))
-        For "cost". Rows are the truth and columns the prediction, each first -1, then
-        +1, as ``sklearn.metrics.confusion_matrix`` has it: by default a missed defect
-        is as dear as ten false alarms.
+        For "cost". Rows are the truth and columns the prediction, each in the order
+        -1, +1, as in ``sklearn.metrics.confusion_matrix``. By default a missed defect
+        costs as much as ten false alarms.
     target_pixel_fpr : float or None, default=None
-        If given, ``pixel_threshold_`` is chosen too: the expected share of a normal
+        If given, ``pixel_threshold_`` is also chosen: the expected share of a normal
         image's pixels above it is at most this. Needs ``1 / target_pixel_fpr - 1``
-        normal images. With ``scoring`` and masks as ``y``, pixels get the optimum of
-        the same figure; then "recall" takes its rate from here.
+        normal images. With ``scoring`` and masks as ``y``, the pixel threshold is the
+        optimum of the same metric, and "recall" uses this rate for pixels.
     target_review_rate : float or None, default=None
-        If given, ``review_offset_`` is chosen too, for ``predict_review``: at most this
-        share of normal images is not accepted at once, those that are rejected
-        included. At least ``target_fpr``, and without ``scoring``.
+        If given, ``review_offset_`` is also chosen, for ``predict_review``: at most
+        this share of normal images is reviewed or rejected. Must be at least
+        ``target_fpr``; cannot be combined with ``scoring``.
     target_fnr : float or None, default=None
-        In place of ``target_review_rate``, where ``y`` labels anomalous images: at most
-        this share of those is accepted. Needs at least ``1 / target_fnr - 1`` of them
-        (of each group): 19 for 0.05, 9 for 0.1.
+        Alternative to ``target_review_rate`` if ``y`` labels anomalous images: at most
+        this share of anomalous images is accepted. Needs at least
+        ``1 / target_fnr - 1`` of them (of each group): 19 for 0.05, 9 for 0.1.
     cv : int, splitter or iterable of (train, test), default=5
-        An int is a number of folds, at most one for each normal image, into which
-        labels and groups are spread evenly. To keep lots together pass the splits:
-        ``list(GroupKFold(5).split(X, groups=lots))``.
+        An int is the number of folds, limited to the number of normal images;
+        labels and groups are distributed evenly over folds. To keep lots together pass
+        the splits: ``list(GroupKFold(5).split(X, groups=lots))``.
     refit : bool, default=True
-        Whether the final model learns from all normal images. False keeps the model of
-        a ``cv`` that splits once, as ``ShuffleSplit(1, test_size=0.3)`` does: what is
-        promised then holds exactly, see Notes.
+        Whether to fit the final model on all normal images. False keeps the model of a
+        ``cv`` with a single split, such as ``ShuffleSplit(1, test_size=0.3)``; the
+        guarantee is then exact, see Notes.
     n_jobs : int or None, default=None
-        Folds at the same time.
+        Number of folds in parallel.
     random_state : int, default=0
-        Draws the folds if ``cv`` is an int, by row: the order of images counts.
+        Seed of the folds if ``cv`` is an int. Folds depend on the order of images.
 
     Attributes
     ----------
     estimator_ : estimator
         The final model.
     offset_ : float, or dict of group to float
-        ``score_samples`` below it are anomalous. It alone decides: the ``offset_`` of
-        the detector inside ``estimator_`` is not asked.
+        ``score_samples`` below it are anomalous. The ``offset_`` of the detector inside
+        ``estimator_`` is not used.
     review_offset_ : float, or dict of group to float
-        ``score_samples`` of at least this are accepted without a look; only with
+        ``score_samples`` of at least this are accepted without review; only with
         ``target_review_rate`` or ``target_fnr``. Never below ``offset_``.
     pixel_threshold_ : float, or dict of group to float
         Map values above it are anomalous; only with ``target_pixel_fpr``, or
         ``scoring`` and masks.
     holdout_scores_ : ndarray of shape (n,)
-        ``score_samples`` of each row by a model that has not seen it; NaN for rows
-        that ``cv`` never holds out. Exact copies are held out together, and count
-        once for thresholds and p-values.
+        Held-out ``score_samples`` of each row; NaN for rows that ``cv`` never holds
+        out. Exact copies are held out together and count once for thresholds and
+        p-values.
     labels_ : ndarray of shape (n,)
         +1 / -1 of each row.
 
@@ -135,22 +136,24 @@ default=None
 
     Notes
     -----
-    *What is promised.* If normal images are exchangeable and the model that scores the
-    held-out ones is the one that is used (``refit=False``, or a FrozenEstimator), a new
-    normal image is flagged with probability at most ``target_fpr``, whatever the
-    detector and however few images; this is an average over the draw of the held-out
-    images too. With folds and ``refit=True`` each image serves twice; there the rate is
-    measured, not proved (``benchmarks/false_alarms.py``): the final model has seen more
-    images than those of the folds, so that normals look a little more normal to it.
+    *Guarantee.* If normal images are exchangeable and the model that scores the
+    held-out images is the final model (``refit=False``, or a FrozenEstimator), a new
+    normal image is flagged with probability at most ``target_fpr``, for any detector
+    and any number of images. The probability includes the random choice of the held-out
+    images. With folds and ``refit=True`` the guarantee is not proved, but the rate was
+    measured (``benchmarks/accuracy/false_alarms.py``): the final model has seen more
+    images than the models of the folds, so normal images look slightly more normal to
+    it.
 
-    *Review* has the same promises: each threshold keeps its own rate. That of
-    ``target_fnr`` is about defects like those of ``y``: new kinds of defects may look
+    *Review* has the same guarantee: each threshold keeps its own rate. The rate
+    ``target_fnr`` holds for defects like those of ``y``; new kinds of defects may look
     more normal.
 
-    *Groups in cross_validate* travel by scikit-learn's metadata routing, see Examples.
+    *Groups in cross_validate* are passed by scikit-learn's metadata routing, see
+    Examples.
 
-    *With labels* the threshold is the best on these very images, held out. How good it
-    is on others, ``cross_validate`` tells, with this estimator inside.
+    *With labels* the threshold is the optimum on the held-out scores of these images.
+    To estimate its quality on other images, pass this estimator to ``cross_validate``.
 
     References
     ----------
@@ -171,7 +174,7 @@ default=None
     >>> tuner.p_values(F[:1] + 5).round(3)
     array([0.032])
 
-    Accept, look or reject, with a rate of good images for each:
+    Accept, review or reject, with a rate of good images for each threshold:
 
     >>> tuner.set_params(target_review_rate=0.3).fit(F).predict_review(F[:2] + 5)
     array([-1, -1])
@@ -249,13 +252,13 @@ default=None
         Parameters
         ----------
         X : array, list of images or paths, or feature grids
-            Colours in the order RGB, not OpenCV's BGR: ``image[..., ::-1]``.
+            Colour images are RGB; convert OpenCV's BGR with ``image[..., ::-1]``.
         y : None, array-like of shape (n,), or masks of shape (n, H, W)
-            +1 normal, -1 anomalous; None = all normal. Nothing learns from anomalous
-            rows; they choose the threshold if ``scoring`` is given.
+            +1 normal, -1 anomalous; None = all normal. Models are never fitted on
+            anomalous rows; these are used to choose thresholds only.
         groups : array-like of shape (n,) or None
-            The product that each image shows: one model for all, but a threshold for
-            each.
+            The product shown in each image: one model for all groups, but one threshold
+            per group.
 
         Returns
         -------
@@ -264,9 +267,9 @@ default=None
         Raises
         ------
         ValueError
-            If there are too few normal images for the wanted rate, naming how many are
-            needed; if ``scoring`` needs anomalous images and there are none; or as the
-            estimator's ``fit`` does.
+            If there are too few normal images for the target rate (the message gives
+            the number needed); if ``scoring`` needs anomalous images and there are
+            none; or as raised by the estimator's ``fit``.
         """
         self._validate_params()
         self._check_kinds(X)
@@ -294,7 +297,7 @@ default=None
         self.estimator_ = folds[0].model if keep else fitted(self.estimator, X, normal)
 
     def _choose(self, folds, labels, groups, optimum, pixels):
-        """Set the thresholds from what the folds found."""
+        """Set the thresholds from the held-out scores of the folds."""
         self.labels_, self._groups = labels, groups
         self.holdout_scores_ = np.full(len(labels), np.nan)
         for fold in folds:
@@ -316,10 +319,10 @@ default=None
         y: LabelsLike | None = None,
         groups: ArrayLike | None = None,
     ) -> np.ndarray:
-        """Fit and label the same images, as ``fit(X, y, groups).predict(X, groups)``.
+        """Fit and label the same images, like ``fit(X, y, groups).predict(X, groups)``.
 
-        A memory bank knows its training images: ``holdout_scores_ < offset_`` says what
-        models would that have not seen them.
+        A memory bank contains its training images. Use ``holdout_scores_ < offset_`` to
+        see which of them are flagged when held out.
         """
         return self.fit(X, y, groups).predict(X, groups)
 
@@ -365,7 +368,7 @@ default=None
     def predict_review(
         self, X: ImagesLike, groups: ArrayLike | None = None
     ) -> np.ndarray:
-        """Return +1 for images to accept, 0 for those to look at, -1 to reject.
+        """Return +1 for images to accept, 0 to review and -1 to reject.
 
         Parameters
         ----------
@@ -375,13 +378,13 @@ default=None
         Returns
         -------
         verdicts : ndarray of shape (n,), int
-            -1 where ``predict`` has it; of the others 0 where ``score_samples`` is
-            below ``review_offset_``.
+            -1 where ``predict`` returns -1; otherwise 0 where ``score_samples`` is
+            below ``review_offset_``, else +1.
         """
         check_is_fitted(self, "estimator_")
         if not hasattr(self, "review_offset_"):
             raise AttributeError(
-                "No threshold for review was chosen: pass target_review_rate, or "
+                "No review threshold was chosen: pass target_review_rate, or "
                 "target_fnr and labels as y in fit."
             )
         accepted, rejected = (
@@ -397,7 +400,7 @@ default=None
         y: LabelsLike | None = None,
         groups: ArrayLike | None = None,
     ) -> float:
-        """Return the mean of the shares of each label that are found.
+        """Return the balanced accuracy: the mean recall over the labels.
 
         Parameters
         ----------
@@ -418,7 +421,7 @@ default=None
 
     @isolated_torch_state()
     def p_values(self, X: ImagesLike, groups: ArrayLike | None = None) -> np.ndarray:
-        """Return how often a normal image would look at least as odd.
+        """Return the share of good images that score at least this badly.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""What is trained: torch only, tensors in and tensors out."""
+"""Trainable torch networks, with tensors as input and output."""
 
 from skdinoad.networks._autoencoder import (
     RowAutoencoder,

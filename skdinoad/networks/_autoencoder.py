@@ -1,10 +1,10 @@
-"""DFR's autoencoder: one small network for the features of every place.
+"""DFR's autoencoder: one small network for the features of all locations.
 
 Shi, Yang, Qi, "Unsupervised anomaly segmentation via deep feature reconstruction",
 Neurocomputing 424, 2021, arXiv 2012.07122, section 3.2. Its 1 x 1 convolutions are
-linear layers over rows, one row for each place.
+linear layers over rows, one row per location.
 
-Tensors: m rows, c channels, d entries of the code.
+Tensors: m rows, c channels, d code entries.
 """
 
 import itertools
@@ -24,7 +24,7 @@ __all__ = [
 
 
 class RowAutoencoder(nn.Module):
-    """Standardise rows, rebuild them from d principal components or a learned code.
+    """Reconstruct standardised rows from d principal components or a learned code.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ class RowAutoencoder(nn.Module):
     code : int
         Width d of the code.
     learned : bool
-        Whether there is an autoencoder; without it, ``forward`` is the projection.
+        Whether to use an autoencoder; otherwise ``forward`` is the PCA projection.
     batch_norm : bool
         Whether a BatchNorm follows each inner layer.
     """
@@ -55,7 +55,7 @@ class RowAutoencoder(nn.Module):
 
     @classmethod
     def like(cls, weights):
-        """Return a new network of the shape of weights, a dict of name to array."""
+        """Return a new network with the shapes of weights, a dict of name to array."""
         code, channels = weights["components"].shape
         learned = any(name.startswith("layers") for name in weights)
         batch_norm = any(name.endswith("running_mean") for name in weights)
@@ -65,16 +65,16 @@ class RowAutoencoder(nn.Module):
         return (rows - self.mean) / self.scale
 
     def projected(self, z):
-        """Return the best linear reconstruction from d numbers."""
+        """Return the best linear reconstruction from d components."""
         return self.centre + (z - self.centre) @ self.components.T @ self.components
 
     def forward(self, z):
-        """Return what becomes of standardised rows (m, c)."""
+        """Return the reconstruction of standardised rows (m, c)."""
         return self.projected(z) if self.layers is None else self.layers(z)
 
 
 def _mlp(widths, batch_norm):
-    """Return linear layers with ReLUs between them; the last one's output is free."""
+    """Return linear layers with ReLUs between them and no activation at the end."""
     layers = []
     for a, b in itertools.pairwise(widths):
         layers += [nn.Linear(a, b)]
@@ -102,9 +102,9 @@ def covariance(rows, index, chunk=8192):
     ----------
     rows : Tensor of shape (m, c)
     index : ndarray of int
-        Which of them.
+        Rows to use.
     chunk : int
-        Rows at a time.
+        Number of rows per step.
     """
     parts = torch.as_tensor(index).split(chunk)
     mean = sum(rows[part].double().sum(0) for part in parts) / len(index)
@@ -116,7 +116,7 @@ def covariance(rows, index, chunk=8192):
 
 
 def pooled(counts, means, covariances):
-    """Return mean (c,) and covariance (c, c) of several sets of rows together.
+    """Return mean (c,) and covariance (c, c) of the union of several sets of rows.
 
     Examples
     --------
@@ -137,15 +137,16 @@ def pooled(counts, means, covariances):
 
 
 def principal_axes(covariance):
-    """Return the variances (c,), falling, and the axes (c, c), rows, of a spread."""
+    """Return the eigenvalues (c,), descending, and eigenvectors (c, c), as rows."""
     variances, axes = torch.linalg.eigh(covariance)
     return variances.flip(0).clamp_min(0), axes.T.flip(0)
 
 
 def code_width(variances, share):
-    """Return the smallest number of components that hold a share of the variance.
+    """Return the smallest number of components that explain a share of the variance.
 
-    At least 1, and less than all; 1 if nothing varies.
+    The result is at least 1 and less than the number of channels, and 1 if the total
+    variance is 0.
 
     Examples
     --------

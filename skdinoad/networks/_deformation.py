@@ -1,4 +1,4 @@
-"""DMAD's deformation: fields of offsets, read from an image, that move its pixels.
+"""DMAD's deformation: offset fields, predicted from an image, that move its pixels.
 
 Liu, Chang, Zhang, Shan, Chen, "Diversity-Measurable Anomaly Detection", CVPR 2023,
 arXiv 2303.05047, sections 3.2 and 3.4.
@@ -20,19 +20,19 @@ __all__ = ["Deformer", "check_scales", "magnitude", "moved", "roughness", "stren
 
 
 class Deformer(nn.Module):
-    """Predict offset fields, and fields that undo them, at several scales.
+    """Predict offset fields and their inverse fields at several scales.
 
     Parameters
     ----------
     scales : sequence of (float, int)
-        For each, coarse to fine: the largest offset along an axis, as a share of the
-        image's smaller side, and the pixels per offset, a power of 2.
+        For each scale, coarse to fine: the largest offset along an axis, as a share of
+        the image's smaller side, and the pixels per offset, a power of 2.
     width : int
-        Channels.
+        Number of channels.
     stem : int
-        Factor by which the image is shrunk first: 1, 2, ...
+        Factor by which the image is first reduced: 1, 2, ...
     inverse : bool
-        Whether to predict inverse fields too.
+        Whether to predict inverse fields, too.
     """
 
     def __init__(self, scales, width=64, stem=1, inverse=True):
@@ -66,12 +66,13 @@ class Deformer(nn.Module):
 
 
 def check_scales(scales):
-    """Raise ValueError unless scales are pairs that :class:`Deformer` can use."""
+    """Raise a ValueError unless scales are valid for :class:`Deformer`."""
     for scale in scales if np.iterable(scales) else [scales]:
         if not _is_scale(scale):
             raise ValueError(
                 f"scales holds {scale!r}: expected pairs of a share of the image, "
-                "above 0 and below 1, and whole pixels per offset: (8 / 256, 8)."
+                "above 0 and below 1, and an integer of pixels per offset, such as "
+                "(8 / 256, 8)."
             )
     strides = [stride for _, stride in scales]
     if strides != sorted(strides, reverse=True):
@@ -87,7 +88,7 @@ def _is_scale(scale):
 
 
 def _upsampled(raw, size, most):
-    """Return a field of the size of the image, within ``most`` of its smaller side."""
+    """Upsample a field to image size and limit it to ``most`` of the smaller side."""
     field = interpolate(
         torch.tanh(raw.float()), size, mode="bilinear", align_corners=True
     )
@@ -96,11 +97,11 @@ def _upsampled(raw, size, most):
 
 
 def _head(width, stride, stem):
-    """Return layers from the trunk's 2 x width channels to a field of one stride."""
+    """Return layers that map the trunk's 2 x width channels to a field of a stride."""
     halvings = round(math.log2(stride / stem))
     if halvings < 0 or stem * 2**halvings != stride:
         raise ValueError(
-            f"A scale with {stride} pixels per offset behind offset_stem={stem}: "
+            f"A scale has {stride} pixels per offset with offset_stem={stem}: "
             f"expected the stem times a power of 2: {stem}, {2 * stem}, {4 * stem} ... "
             "Change scales or offset_stem."
         )
@@ -112,10 +113,10 @@ def _head(width, stride, stem):
 
 
 class _Coordinates(nn.Module):
-    """A convolution that sees where it is: four channels of places join in.
+    """Convolution with four additional coordinate channels.
 
-    As in the official code row and column are each split in two: which group of four it
-    belongs to, from -1 to 1, and what is left.
+    As in the official code, row and column are each split into two coordinates: the
+    index of the group of four, from -1 to 1, and the remainder.
     """
 
     def __init__(self, a, b):
@@ -143,7 +144,7 @@ def _places(n, like):
 
 
 def _identity(height, width, like):
-    """Return the grid (h, w, 2) of (x, y) at which an image is itself."""
+    """Return the identity sampling grid (h, w, 2) of (x, y)."""
     kind = {"dtype": like.dtype, "device": like.device}
     y, x = (
         torch.linspace(-1, 1, n, **kind) if n > 1 else torch.zeros(1, **kind)
@@ -153,7 +154,7 @@ def _identity(height, width, like):
 
 
 def moved(x, fields):
-    """Sample an image at offsets, field after field; border pixels go on outside."""
+    """Warp an image by fields, one after the other, replicating the border."""
     for field in fields:
         grid = _identity(*x.shape[-2:], x) + field.permute(0, 2, 3, 1).to(x)
         x = grid_sample(x, grid, "bilinear", "border", align_corners=True)
@@ -168,7 +169,7 @@ def _isotropic(field):
 
 
 def magnitude(field):
-    """Return the lengths (b, 1, h, w) of offsets; differentiable at 0 as well."""
+    """Return the lengths (b, 1, h, w) of offsets, differentiable at 0."""
     return (_isotropic(field).square().sum(1, keepdim=True) + 1e-12).sqrt()
 
 
@@ -178,10 +179,11 @@ def strength(fields):
 
 
 def roughness(fields):
-    """Return the sum over fields of how far offsets are from their neighbours' mean.
+    """Return the sum over fields of the deviation of offsets from their neighbourhood.
 
-    x and y count apart, and the border repeats: the official filter adds x and y before
-    taking absolute values, so that opposite roughness cancels, and sees zeros outside.
+    The deviations of x and y are added as absolute values, and the border is
+    replicated. The official filter adds x and y first, so that opposite deviations
+    cancel, and pads with zeros.
     """
     return sum(_rough(field) for field in fields)
 

@@ -1,4 +1,4 @@
-"""Reverse distillation: a student rebuilds a teacher's levels from their bottleneck.
+"""Reverse distillation: a student reconstructs a teacher's levels from a bottleneck.
 
 The bottleneck and student follow Deng, Li, "Anomaly Detection via Reverse Distillation
 from One-Class Embedding", CVPR 2022, arXiv 2201.10703; the codebook in between is
@@ -33,21 +33,21 @@ __all__ = [
 
 
 class Distiller(nn.Module):
-    """Scale the teacher's channels, squeeze all levels, and rebuild each of them.
+    """Scale the teacher's channels, compress all levels and reconstruct each of them.
 
     Parameters
     ----------
     channels : sequence of int
         Channels c_l of the levels, shallow to deep.
     width : int or None
-        Most channels of the student at any level; None = the teacher's.
+        Maximum number of the student's channels per level; None uses the teacher's.
     depth : sequence of int
-        The student's residual blocks at each level, shallow to deep; the first of each
-        doubles the size.
+        Number of the student's residual blocks per level, shallow to deep; the first
+        block of each level doubles the size.
     codes : int
-        Entries of the codebook; 0 = none.
+        Number of codebook entries; 0 = no codebook.
     signed : bool
-        Whether features may be negative; if not, the student ends in ReLUs.
+        Whether features may be negative; if not, the student ends with ReLUs.
     """
 
     def __init__(self, channels, *, width=None, depth=(1, 1, 1), codes=0, signed=True):
@@ -81,16 +81,16 @@ class Distiller(nn.Module):
 
     @torch.no_grad()
     def learn_scales(self, maps, valid=None):
-        """Bring the mean square of each channel to 1, its mean not to 0.
+        """Scale the mean square of each channel to 1 without centring.
 
-        ``valid``, one (b, 1, h_l, w_l) for each level, says which places count.
+        ``valid`` holds a mask (b, 1, h_l, w_l) of the places to use for each level.
 
-        What is the same everywhere gives features a direction: without it, those of a
-        plain ground would be noise, and no cosine of theirs would mean a thing.
+        The common component of all features is kept. Without it, features of a plain
+        background would be noise and their cosines meaningless.
         """
         for i, level in enumerate(maps):
             square, count = torch.zeros(level.shape[1], dtype=torch.float64), 0
-            for k, image in enumerate(level):  # one by one: float64 of all is large
+            for k, image in enumerate(level):  # one by one, to save memory in float64
                 cells = image.flatten(1) if valid is None else image[:, valid[i][k, 0]]
                 square += cells.double().square().sum(dim=1)
                 count += cells.shape[1]
@@ -106,7 +106,7 @@ class Distiller(nn.Module):
 
     @torch.no_grad()
     def usage(self, deepest, valid=None):
-        """Return how many (valid) places of the deepest level each code stands for."""
+        """Return the number of (valid) places of the deepest level per code."""
         if self.codebook is None:
             return torch.zeros(0, dtype=torch.long)
         device = self.scale0.device
@@ -115,10 +115,10 @@ class Distiller(nn.Module):
         return torch.bincount(used, minlength=len(self.codebook.codes))
 
     def forward(self, targets, valid=None):
-        """Return the rebuilt levels and the codebook's loss.
+        """Return the reconstructed levels and the codebook's loss.
 
-        ``valid`` (b, 1, h, w) says which places of the deepest level prototypes learn
-        from.
+        ``valid`` (b, 1, h, w) masks the places of the deepest level from which
+        prototypes learn.
         """
         deepest, loss = targets[-1], targets[-1].new_zeros(())
         grid = deepest.shape[-2:]
@@ -133,7 +133,7 @@ class Distiller(nn.Module):
 
 
 def check_depth(depth, levels) -> list:
-    """Return the student's blocks at each level, given as one number or several."""
+    """Return the student's number of blocks per level as a list."""
     several = np.iterable(depth)
     numbers = list(depth) if several else [depth]
     if not all(isinstance(n, Integral) and n >= 1 for n in numbers):
@@ -143,7 +143,7 @@ def check_depth(depth, levels) -> list:
     if several and len(numbers) != levels:
         raise ValueError(
             f"student_depth={depth!r} for a teacher with {levels} levels: expected one "
-            "number, or one for each level."
+            "number, or one per level."
         )
     return np.broadcast_to(numbers, levels).tolist()
 
@@ -155,17 +155,17 @@ def _to(x, size):
 
 
 def _start(network):
-    """Draw the weights of convolutions as the official code does."""
+    """Initialise the weights of convolutions as in the official code."""
     for module in network.modules():
         if type(module) is nn.Conv2d:  # not transposed ones
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
 def _reduction(a, b, halvings, *, first):
-    """Return convolutions from one level to the deepest one's grid.
+    """Return convolutions from one level to the grid of the deepest level.
 
-    The first of them keeps the size where ``first``; otherwise channels grow twofold as
-    the grid is halved.
+    With ``first``, an initial convolution keeps the size; otherwise the number of
+    channels doubles whenever the grid is halved.
     """
     layers = [convolution(a, b, 1)] if first else []
     for i in range(halvings):
@@ -176,10 +176,10 @@ def _reduction(a, b, halvings, *, first):
 
 
 class _Residual(nn.Module):
-    """ResNet's bottleneck block; half as wide inside.
+    """ResNet bottleneck block with half the width inside.
 
-    With ``up`` a transposed convolution takes the place of the middle one and of the
-    shortcut, and the grid becomes twice as fine.
+    With ``up``, transposed convolutions replace the middle convolution and the
+    shortcut, and double the size.
     """
 
     def __init__(self, a, b, stride=1, *, up=False):
@@ -215,14 +215,14 @@ def _doubling(a, b):
 
 
 class _Level(nn.Module):
-    """Residual blocks, the first doubling the size, and the teacher's channels."""
+    """Residual blocks, of which the first doubles the size, and an output layer."""
 
     def __init__(self, a, width, channels, depth, signed):
         super().__init__()
         self.enlarge = _Residual(a, width, up=True)
         rest = (_Residual(width, width) for _ in range(depth - 1))
         self.blocks = nn.Sequential(*rest)
-        # A ReLU cannot reach what is negative: signed features need a free output.
+        # Signed features need an output layer without a ReLU.
         free = signed or width != channels
         self.head = nn.Conv2d(width, channels, 1) if free else nn.Identity()
 
@@ -232,10 +232,10 @@ class _Level(nn.Module):
 
 
 class Codebook(nn.Module):
-    """Replace each place's features by the nearest of a few learned prototypes.
+    """Replace the features of each place by the nearest learned prototype.
 
-    Gradients pass straight through. A code that no place has chosen for ``patience``
-    batches is moved to a place of the current one.
+    Gradients use the straight-through estimator. A code that was not used for
+    ``patience`` batches is reset to the features of a place in the current batch.
 
     Parameters
     ----------
@@ -252,7 +252,7 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def start_from(self, places):
-        """Draw the codes from features (m, c) of good images."""
+        """Initialise the codes with random features (m, c) of good images."""
         rows = torch.randperm(len(places))
         rows = rows.repeat(-(-len(self.codes) // len(places)))[: len(self.codes)]
         self.codes.copy_(places[rows])
@@ -265,16 +265,16 @@ class Codebook(nn.Module):
         counts = slice(None) if valid is None else valid.flatten()
         if self.training:
             self._revive(rows.detach()[counts], used[counts])
-        chosen = embedding(used, self.codes)  # whose gradient is the same every time
+        chosen = embedding(used, self.codes)  # its gradient is deterministic
         # van den Oord et al., "Neural Discrete Representation Learning", 2017, eq. 3.
         a, b = chosen[counts], rows[counts]
         loss = mse_loss(a, b.detach()) + 0.25 * mse_loss(b, a.detach())
-        loss = loss if len(a) else rows.sum() * 0  # nothing valid, nothing to learn
+        loss = loss if len(a) else rows.sum() * 0  # no valid place
         chosen = (rows + (chosen - rows).detach()).reshape(places.shape)
         return chosen.movedim(-1, 1), loss
 
     def nearest(self, rows):
-        """Return the code that stands for each row."""
+        """Return the index of the nearest code of each row."""
         return torch.cdist(rows, self.codes).argmin(dim=1)
 
     @torch.no_grad()
@@ -289,16 +289,16 @@ class Codebook(nn.Module):
 
 
 def level_loss(targets, rebuilt, valid=None, local=False):
-    """Return the sum over levels of 1 - cos between a level and what is rebuilt.
+    """Return the sum over levels of 1 - cos between target and reconstruction.
 
     Parameters
     ----------
     targets, rebuilt : list of Tensor of shape (b, c, h, w)
     valid : list of Tensor of shape (b, 1, h, w), bool, or None
-        Places that count.
+        Places to use.
     local : bool
-        Whether cosines are of single places and averaged. They are of a whole level,
-        all its places in one vector, in the official code, which serves better.
+        If True, average the cosines of single places. If False, use one cosine over
+        all places of a level, as in the official code, which gives better results.
     """
     total = 0
     for i, (a, b) in enumerate(zip(targets, rebuilt)):
@@ -315,10 +315,11 @@ def level_loss(targets, rebuilt, valid=None, local=False):
 
 
 def pyramid(maps):
-    """Return levels of one size, as a ViT's are, as a pyramid; others as they are.
+    """Resize levels of equal size, as from a ViT, to a pyramid.
 
-    Of three, the first becomes twice as fine and the last half as fine: nothing is
-    gained in detail, but a student needs levels of different sizes.
+    Of three levels, the first is upsampled and the last downsampled by a factor of 2.
+    This adds no detail, but the student needs levels of different sizes. Levels of
+    different sizes are returned unchanged.
 
     Parameters
     ----------

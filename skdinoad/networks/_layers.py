@@ -1,4 +1,4 @@
-"""Layers that several networks are built from."""
+"""Layers shared by several networks."""
 
 from torch import nn
 
@@ -6,7 +6,7 @@ __all__ = ["convolution"]
 
 
 def convolution(a, b, stride=1):
-    """Return a 3 x 3 convolution of a channels to b, BatchNorm and a ReLU."""
+    """Return a 3 x 3 convolution from a to b channels, BatchNorm and a ReLU."""
     return nn.Sequential(
         nn.Conv2d(a, b, 3, stride=stride, padding=1, bias=False),
         nn.BatchNorm2d(b),

@@ -1,6 +1,6 @@
-"""Names of weights in the official codes' checkpoints, and in ours.
+"""Convert weights of the official checkpoints to the names of our networks.
 
-Files that ``torch.save`` wrote in github.com/FlappyPeggy/DMAD and
+The checkpoints are files written by ``torch.save`` in github.com/FlappyPeggy/DMAD and
 github.com/guojiajeremy/Dinomaly.
 """
 
@@ -46,7 +46,7 @@ _WITH = [
 ]
 _WITHOUT = [("conv1", "bn1", "0.0"), ("conv2", "bn2", "0.1"), ("conv3", "bn3", "1.0")]
 
-#: The heads of the offsets, and how many convolutions stand before the last.
+#: The offset heads, and the number of convolutions before their last one.
 _HEADS = [
     ("conv_offset4", "forth.0", 3),
     ("conv_offset3", "forth.1", 1),
@@ -61,12 +61,12 @@ def dinomaly_weights(tensors) -> dict:
     Parameters
     ----------
     tensors : dict of str to Tensor
-        Of the whole model; the encoder's are left out.
+        Weights of the whole model; those of the encoder are ignored.
 
     Raises
     ------
     ValueError
-        If there is no decoder in it.
+        If it holds no decoder.
     """
     out = {}
     for name, value in tensors.items():
@@ -76,8 +76,7 @@ def dinomaly_weights(tensors) -> dict:
                 out[found.expand(ours)] = value
     if "bottleneck.inner.weight" not in out:
         raise ValueError(_not_official("Dinomaly", "bottleneck.0.fc1.weight", tensors))
-    channels = out["bottleneck.inner.weight"].shape[1]
-    return {**out, "shift": torch.zeros(channels), "scale": torch.ones(channels)}
+    return out
 
 
 def dmad_weights(parts) -> dict:
@@ -86,8 +85,8 @@ def dmad_weights(parts) -> dict:
     Parameters
     ----------
     parts : dict of str to dict of str to Tensor
-        "offset", "bn" and "decoder", of the model for images ("I", with prototypes)
-        or for pixels ("P", without).
+        "offset", "bn" and "decoder", of the image model ("I", with prototypes) or the
+        pixel model ("P", without prototypes).
 
     Raises
     ------
@@ -107,13 +106,13 @@ def dmad_weights(parts) -> dict:
 
 def _not_official(method, lacking, found):
     return (
-        f"This is no checkpoint of the official {method}: it lacks {lacking}; it holds "
-        f"{list(found)[:5]}."
+        f"This is not a checkpoint of the official {method}: it lacks {lacking}; it "
+        f"holds {list(found)[:5]}."
     )
 
 
 def _offset(given, out):
-    # The first two convolutions hold another one that is never used.
+    # The first two convolutions contain another one that is never used.
     for i, k in ((0, 0), (3, 1)):
         enter = f"deformer.enter.{k}.conv"
         out[f"{enter}.0.weight"] = given[f"conv_offset1.{i}.conv.weight"]
@@ -165,9 +164,9 @@ def _blocks(given, theirs, place, out):
 
 
 def _pair(given, convolution, norm, names, out):
-    """Take over a convolution and the BatchNorm behind it, ours without a bias.
+    """Copy a convolution and the following BatchNorm; ours has no bias.
 
-    A bias in front of a BatchNorm only moves its running mean.
+    A bias before a BatchNorm only shifts its running mean.
     """
     ours, ours_norm = names.split(",")
     out[f"{ours}.weight"] = given[f"{convolution}.weight"]

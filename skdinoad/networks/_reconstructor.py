@@ -32,16 +32,16 @@ class Reconstructor(nn.Module):
     channels : int
         Width c of the features.
     groups : int
-        Groups g to reconstruct.
+        Number g of groups to reconstruct.
     depth : int
-        Decoder blocks, a multiple of ``groups``.
+        Number of decoder blocks, a multiple of ``groups``.
     dropout : float
-        Rate in the bottleneck, in training mode only.
+        Dropout rate of the bottleneck, in training mode only.
     eps : float
-        Keeps linear attention from dividing by zero; 0 in the official code, which
-        then meets NaN where all queries of a head are very negative.
+        Prevents division by zero in linear attention. It is 0 in the official code,
+        which gives NaN if all queries of a head are very negative.
     neck : int
-        Width of a linear layer in front of the bottleneck, Dinomaly2's; 0 = none.
+        Width of a linear layer before the bottleneck, as in Dinomaly2; 0 = none.
     """
 
     def __init__(self, channels, groups, depth, dropout=0.2, eps=1e-6, neck=0):
@@ -49,53 +49,37 @@ class Reconstructor(nn.Module):
         if depth % groups:
             raise ValueError(
                 f"depth={depth} does not divide into {groups} groups of equal size, "
-                "one for each group of features."
+                "one per group of features."
             )
         self.groups = groups
-        self.register_buffer("shift", torch.zeros(channels))
-        self.register_buffer("scale", torch.ones(channels))
         self.bottleneck = NoisyBottleneck(channels, dropout, neck)
         self.blocks = nn.ModuleList(Block(channels, eps) for _ in range(depth))
         self.apply(_initialise)
 
     @classmethod
     def like(cls, weights, groups):
-        """Return a new network of the shape of weights, a dict of name to array."""
+        """Return a new network with the shapes of weights, a dict of name to array."""
         depth = sum(name.endswith(".qkv.bias") for name in weights)
         neck = len(weights.get("bottleneck.neck.bias", ()))
-        return cls(len(weights["shift"]), groups, depth, neck=neck)
+        return cls(len(weights["bottleneck.outer.bias"]), groups, depth, neck=neck)
 
     def forward(self, tokens, valid=None):
         """Return reconstructions (b, g, t, c) from mean tokens (b, t, c).
 
-        The decoder's order is reversed: its last blocks rebuild the first, shallow
-        group. ``valid`` (b, t) says which tokens others may look at.
+        The decoder's order is reversed: its last blocks reconstruct the first, shallow
+        group. ``valid`` (b, t) masks the tokens that others may attend to.
         """
-        x, out = self.bottleneck((tokens - self.shift) / self.scale), []
+        x, out = self.bottleneck(tokens), []
         for block in self.blocks:
             x = block(x, valid)
             out.append(x)
         return torch.stack(out[::-1], dim=1).unflatten(1, (self.groups, -1)).mean(2)
 
-    def standardise(self, tokens, valid):
-        """Bring the bottleneck's input to mean 0, variance 1 in each channel.
-
-        ``tokens`` (b, g, t, c) and ``valid`` (b, t) are those of the training set.
-        """
-        total = square = count = 0
-        for image, good in zip(tokens, valid):
-            z = image.double().mean(dim=0)[good]
-            total, square = total + z.sum(0), square + z.square().sum(0)
-            count += len(z)
-        mean = total / count
-        self.shift.copy_(mean)
-        self.scale.copy_((square / count - mean**2).clamp_min(1e-12).sqrt())
-
 
 class NoisyBottleneck(nn.Module):
-    """An MLP with dropout before, within and after; no LayerNorm, no residual.
+    """MLP with dropout before, within and after; no LayerNorm, no residual.
 
-    Where there is a neck, it stands before the first dropout.
+    An optional neck precedes the first dropout.
     """
 
     def __init__(self, channels, rate, neck=0):
@@ -114,7 +98,7 @@ class NoisyBottleneck(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block with linear attention."""
+    """Pre-norm transformer block with linear attention."""
 
     def __init__(self, channels, eps):
         super().__init__()
@@ -163,7 +147,7 @@ def _initialise(module):
 
 
 def rebuild(network, tokens, valid=None, *, prefix=0, recenter=False, low=False):
-    """Return the patches' features and what a network makes of them.
+    """Return the patch features and their reconstructions.
 
     Parameters
     ----------
@@ -171,11 +155,11 @@ def rebuild(network, tokens, valid=None, *, prefix=0, recenter=False, low=False)
     tokens : Tensor of shape (b, g, t, c)
     valid : Tensor of shape (b, t), bool, or None
     prefix : int
-        Tokens before the patches: the network sees them, the result lacks them.
+        Number of tokens before the patches, which are input but not part of the result.
     recenter : bool
-        Whether the features to rebuild are :func:`recentred`.
+        Whether the target features are :func:`recentred`.
     low : bool
-        Whether matrix products are taken in bfloat16.
+        Whether to compute matrix products in bfloat16.
 
     Returns
     -------
@@ -188,7 +172,7 @@ def rebuild(network, tokens, valid=None, *, prefix=0, recenter=False, low=False)
 
 
 def recentred(tokens, prefix):
-    """Return tokens minus the class token, normalised; the prefix stays as it is.
+    """Return tokens minus the class token, normalised; the prefix is unchanged.
 
     Context-aware recentering of Dinomaly2 (arXiv 2510.17611), for targets only.
     """
@@ -203,24 +187,24 @@ def cosine_distance(encoded, decoded):
 
 
 def reconstruction_loss(encoded, decoded, valid=None, share=0.0, factor=0.1):
-    """Return the loose loss of (b, g, n, c): a global cosine that minds hard patches.
+    """Return Dinomaly's loose loss: a global cosine with damped easy patches.
 
     Parameters
     ----------
     encoded, decoded : Tensor of shape (b, g, n, c)
     valid : Tensor of shape (b, n), bool, or None
-        Patches that count.
+        Patches to use.
     share : float
-        The share of patches, over the whole batch and in each group, that counts as
-        easy: those reconstructed best.
+        Share of easy patches, those with the best reconstruction in the whole batch,
+        per group.
     factor : float
-        Gradients that reach easy patches are multiplied by it. The value of the loss
-        does not depend on it.
+        Factor for the gradients of easy patches. It does not affect the value of the
+        loss.
 
     Returns
     -------
     Tensor, scalar
-        Mean over groups and images of 1 - cos of all an image's entries together.
+        Mean over groups and images of 1 - cos over all entries of an image.
     """
     if valid is None:
         valid = encoded.new_ones(encoded[:, 0, :, 0].shape, dtype=torch.bool)
@@ -234,12 +218,12 @@ def reconstruction_loss(encoded, decoded, valid=None, share=0.0, factor=0.1):
 
 
 def damped(x, factor):
-    """Return x, whose gradient will be multiplied by a factor."""
+    """Return x with its gradient multiplied by a factor."""
     return factor * x + (1 - factor) * x.detach()
 
 
 def _hard(distance, valid, share):
-    """Return which patches (b, g, n, 1) are among the hardest of the batch."""
+    """Return a mask (b, g, n, 1) of the hardest patches of the batch."""
     count = max(1, int(int(valid.sum()) * (1 - share)))
     flat = distance.masked_fill(~valid[:, None], -1).transpose(0, 1).flatten(1)
     threshold = flat.topk(count, dim=1).values[:, -1]

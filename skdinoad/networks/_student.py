@@ -1,9 +1,9 @@
-"""DMAD's trained part: a deformer in front of, or behind, a reverse distillation.
+"""DMAD's trained part: a deformer before or after a reverse distillation.
 
 Liu, Chang, Zhang, Shan, Chen, "Diversity-Measurable Anomaly Detection", CVPR 2023,
 arXiv 2303.05047, sections 3.2 to 3.4.
 
-A teacher is a function of images (b, 3, h, w) to levels, through which gradients pass.
+A teacher is a differentiable function from images (b, 3, h, w) to levels.
 """
 
 import torch
@@ -23,10 +23,10 @@ __all__ = ["MovingStudent", "on_levels"]
 
 
 class MovingStudent(nn.Module):
-    """A student that explains an image by prototypes and a deformation.
+    """Student that explains an image by prototypes and a deformation.
 
-    With inverse fields the image moves before the teacher sees it ("ppdm"), without
-    them what the student rebuilds moves ("pdm").
+    With inverse fields the image is warped before the teacher ("ppdm"); without them
+    the student's reconstruction is warped ("pdm").
 
     Parameters
     ----------
@@ -37,16 +37,16 @@ class MovingStudent(nn.Module):
     def __init__(self, deformer, distiller):
         super().__init__()
         self.deformer, self.distiller = deformer, distiller
-        self.history = []  # the parts of the loss in each iteration of this process
+        self.history = []  # loss terms of each iteration in this process
 
     @classmethod
     def of(cls, deformer, distiller):
-        """Return a new student from the parameters of its parts, two dicts."""
+        """Return a new student from the parameters of its two parts, as dicts."""
         moves = Deformer(**deformer) if deformer["scales"] else None
         return cls(moves, Distiller(**distiller))
 
     def fields(self, x):
-        """Return fields and inverse fields, empty lists where there are none."""
+        """Return fields and inverse fields; the lists are empty if there are none."""
         return ([], []) if self.deformer is None else self.deformer(x)
 
     def losses(self, x, teach, *, valid=None, maps=None, local=False):
@@ -58,7 +58,7 @@ class MovingStudent(nn.Module):
         teach : callable
         valid : Tensor of shape (b, h, w), bool, or None
         maps : callable or None
-            Gives what the teacher makes of ``x``, where that is known already.
+            Returns the teacher's levels of ``x``, if they are already known.
         local : bool
             As in ``level_loss``.
         """
@@ -82,22 +82,22 @@ class MovingStudent(nn.Module):
         return losses
 
     def parts(self, x, teach, join, valid=None):
-        """Return error and size of the deformation at each pixel of images.
+        """Return reconstruction error and size of the deformation at each pixel.
 
         Parameters
         ----------
         x : Tensor of shape (b, 3, h, w)
         teach : callable
         join : callable
-            ``join(levels, size)`` brings levels (b, 1, h_l, w_l) to one size and
-            returns them side by side, (b, l, h, w).
+            ``join(levels, size)`` resizes levels (b, 1, h_l, w_l) to one size and
+            concatenates them to (b, l, h, w).
         valid : Tensor of shape (b, h, w), bool, or None
-            Pixels that count: no other place adds to an error.
+            Pixels to use; all others contribute to no error.
 
         Returns
         -------
         error, size : Tensor of shape (b, 1, h, w)
-            In the coordinates of the images as they came.
+            In the coordinates of the input images.
         """
         forth, back = self.fields(x)
         levels = teach(moved(x, forth) if back else x)
@@ -107,7 +107,7 @@ class MovingStudent(nn.Module):
         error = _joined(level_distances(targets, rebuilt), valid, join, x.shape[-2:])
         error, size = moved(error, back[::-1]), zeros_like(error)
         for i, field in enumerate(back or forth):
-            # A finer inverse field stands where the coarser ones bring it back from.
+            # A finer inverse field is in coordinates that the coarser ones undo.
             size = size + moved(magnitude(field), back[:i][::-1])
         return error, size
 
@@ -122,9 +122,9 @@ class MovingStudent(nn.Module):
 
 
 def _joined(distances, valid, join, size):
-    """Return the sum over levels of their errors (b, 1, h, w), from valid cells alone.
+    """Return the sum over levels of their errors (b, 1, h, w), from valid cells only.
 
-    A pixel near which a level has no valid cell takes the mean of its other levels.
+    A pixel without valid cells nearby in one level uses the mean of its other levels.
     """
     if valid is None:
         return join(distances, size).sum(1, keepdim=True)
@@ -141,14 +141,14 @@ def _resized(fields, like):
 
 
 def _moved_mask(valid, fields):
-    """Return where moved images show valid pixels."""
+    """Return the mask of valid pixels of warped images."""
     return moved(valid[:, None].float(), fields)[:, 0] >= 0.5
 
 
 def on_levels(valid, levels):
-    """Return for each level which of its places are mostly valid.
+    """Return, for each level, a mask of the places that are mostly valid.
 
-    Of an image of which none is, as of a thin part, those that are valid most.
+    If an image has no such place, as for a thin part, its most valid places are used.
     """
     share, out = valid[:, None].float(), []
     for level in levels:

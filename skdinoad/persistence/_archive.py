@@ -1,7 +1,8 @@
-"""A model file that runs no code and knows damage.
+"""Model files that run no code on loading and detect damage.
 
-``SKDINOAD`` and the format's version; the sha256 of all that follows; the length of the
-description; the description, JSON; the arrays, each at a multiple of 64 bytes.
+Layout: ``SKDINOAD`` and the format version; the sha256 of everything that follows; the
+length of the description; the description as JSON; the arrays, each aligned to 64
+bytes.
 """
 
 import hashlib
@@ -12,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-import skdinoad
 from skdinoad._typing import EstimatorLike, FilePath
+from skdinoad._version import __version__
 from skdinoad.persistence._dump import replacing
 from skdinoad.persistence._graph import decode, encode
 
 __all__ = ["FORMAT", "ModelFileError", "load", "save"]
 
-#: Raised when files of this release can no longer be read by it, or the other way.
+#: Format version, increased on every incompatible change.
 FORMAT = 1
 
 _MAGIC = b"SKDINOAD"
@@ -27,27 +28,27 @@ _HEAD = len(_MAGIC) + 4 + 1 + 64 + 1  # magic, version, newline, digest, newline
 _ALIGN = 64
 
 
-#: What a description raises that is none, with a right digest all the same.
+#: Exceptions raised by an invalid description in a file with a correct digest.
 _ODD = (ArithmeticError, AttributeError, LookupError, RecursionError)
 _ODD += (TypeError, ValueError)
 
 
 class ModelFileError(ValueError):
-    """A model file is damaged, of another format, or not what it says."""
+    """Raised if a model file is damaged, invalid or of another format."""
 
 
 def save(estimator: EstimatorLike, path: FilePath) -> Path:
-    """Save a fitted estimator in a file that runs no code.
+    """Save a fitted estimator in a file that runs no code on loading.
 
-    Detectors, aligners, Pipelines, searches and ThresholdTunerCV, and what else is made
-    of objects of skdinoad, estimators of scikit-learn, plain data and arrays. The file
-    is written whole or not at all. The network is not in it, only its digest.
+    Supports detectors, aligners, Pipelines, searches, ThresholdTunerCV and any other
+    composition of skdinoad objects, scikit-learn estimators, plain data and arrays. The
+    file is written atomically. It does not contain the network, only its digest.
 
     Parameters
     ----------
     estimator : object
     path : str or path
-        File to write; ``.skd`` by custom.
+        Output file, by convention with the suffix ``.skd``.
 
     Returns
     -------
@@ -56,14 +57,14 @@ def save(estimator: EstimatorLike, path: FilePath) -> Path:
     Raises
     ------
     TypeError
-        If something in it is of another kind: ``dump`` takes anything.
+        If the estimator holds an unsupported object. :func:`dump` supports any object.
     OSError
-        If the file cannot be written, naming it.
+        If the file cannot be written; the message names it.
 
     See Also
     --------
-    load : Reads it.
-    dump : The same as a joblib file, which can run code.
+    load : Load the file.
+    dump : Save as a joblib file, which can run code on loading.
 
     Examples
     --------
@@ -82,7 +83,7 @@ def save(estimator: EstimatorLike, path: FilePath) -> Path:
         order = "C" if array.flags.c_contiguous else "F"
         places.append([array.dtype.str, list(array.shape), order, start])
         end = start + array.nbytes
-    known = {"skdinoad": skdinoad.__version__, "arrays": places, "model": data}
+    known = {"skdinoad": __version__, "arrays": places, "model": data}
     text = json.dumps(known)
     path = Path(path)
     with replacing(path) as temporary, open(temporary, "rb+") as file:
@@ -111,16 +112,16 @@ def _write(file, text, arrays, places):
 
 
 def load(path: FilePath, *, mmap: bool = False) -> Any:
-    """Read what :func:`save` wrote; no code in it runs.
+    """Load a model written by :func:`save`, without running code from the file.
 
-    Every byte is compared with the file's digest. Names of classes and functions are
-    looked up in skdinoad and scikit-learn alone.
+    The digest of the whole file is verified. Classes and functions are looked up in
+    skdinoad and scikit-learn only.
 
     Parameters
     ----------
     path : str or path
     mmap : bool, default=False
-        Whether arrays stay in the file, read-only, where all processes share them.
+        Whether to memory-map the arrays read-only, so that processes share them.
 
     Returns
     -------
@@ -129,10 +130,10 @@ def load(path: FilePath, *, mmap: bool = False) -> Any:
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
     ModelFileError
-        If it is cut, damaged, no model file, written by a newer format, or names what
-        no file may name.
+        If the file is truncated, damaged, not a model file, of a newer format, or names
+        a class or function that is not allowed.
     """
     path = Path(path)
     if not path.is_file():
@@ -143,7 +144,7 @@ def load(path: FilePath, *, mmap: bool = False) -> Any:
         text, begin = _description(content)
         arrays = [_array(content, begin, *place) for place in text["arrays"]]
         if sum(array.nbytes for array in arrays) > len(content):
-            raise ValueError("arrays overlap")  # a small file must not grow
+            raise ValueError("arrays overlap")  # or a small file could use any memory
         if not mmap:
             arrays = [array.copy(order="K") for array in arrays]
         return decode(text["model"], arrays)
@@ -154,29 +155,29 @@ def load(path: FilePath, *, mmap: bool = False) -> Any:
 
 
 def _check_head(path, content):
-    """Refuse all but whole files of this format."""
+    """Raise an error unless the file is complete and of this format."""
     head = bytes(content[:_HEAD])
     if not head.startswith(_MAGIC) or len(head) < _HEAD:
         raise ModelFileError(
-            f"{str(path)!r} is no model file of skdinoad: expected {_MAGIC!r} at its "
-            f"begin, got {head[:8]!r}. Files of dump are read by joblib.load."
+            f"{str(path)!r} is not a model file of skdinoad: expected {_MAGIC!r} at "
+            f"its start, got {head[:8]!r}. Load files of dump with joblib.load."
         )
     version = head[len(_MAGIC) : len(_MAGIC) + 4]
     if version.isdigit() and int(version) > FORMAT:
         raise ModelFileError(
-            f"{str(path)!r} has format {int(version)}, this release knows {FORMAT}: "
-            "install a newer skdinoad."
+            f"{str(path)!r} has format {int(version)}, but this release reads formats "
+            f"up to {FORMAT}: install a newer skdinoad."
         )
     digest = hashlib.sha256(content[_HEAD:]).hexdigest()
     if head != _MAGIC + f"{FORMAT:04d}\n{digest}\n".encode():
         raise ModelFileError(
-            f"{str(path)!r} is damaged: its content is not what its digest says. Copy "
-            "it again, or fit again."
+            f"{str(path)!r} is damaged: its content does not match its digest. Copy it "
+            "again, or fit again."
         )
 
 
 def _description(content):
-    """Return the description, and where the arrays begin."""
+    """Return the description and the offset of the arrays."""
     start = _HEAD + 17
     length = int(bytes(content[_HEAD:start]))
     text = json.loads(bytes(content[start : start + length]))
@@ -184,7 +185,7 @@ def _description(content):
 
 
 def _array(content, begin, dtype, shape, order, start):
-    """Return an array of the file, if it lies in it."""
+    """Return an array stored in the file."""
     dtype, shape = np.dtype(dtype), tuple(shape)
     if dtype.hasobject or min(shape, default=0) < 0 or start < 0:
         raise ValueError(f"array of dtype {dtype}, shape {shape}, at {start}")

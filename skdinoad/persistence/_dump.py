@@ -1,4 +1,4 @@
-"""Saving that never destroys what was there before."""
+"""Save files atomically: an existing file is replaced only on success."""
 
 import os
 import re
@@ -14,28 +14,28 @@ from skdinoad._typing import EstimatorLike, FilePath
 
 __all__ = ["dump", "replacing"]
 
-#: Seconds after which a temporary file beside a model is the litter of a killed save.
+#: Age in seconds at which a temporary file is considered left over from a killed save.
 _LITTER_AGE = 24 * 3600
 
-#: How the names of temporary files end.
+#: Suffix of the names of temporary files.
 _HEX = re.compile("[0-9a-f]{32}")
 
 
 def dump(estimator: EstimatorLike, path: FilePath, *, compress: int = 0) -> Path:
-    """Save a fitted estimator; read it back with ``joblib.load``.
+    """Save a fitted estimator as a joblib file.
 
-    The same file as ``joblib.dump`` writes, but complete or not at all: on any
-    failure, a full disk for one, the old file stays, and of several processes that
-    save at once each writes a whole file, of which the last stays. The network is not
-    in the file, only its digest.
+    Load it with ``joblib.load``. The file equals that of ``joblib.dump`` but is saved
+    atomically: on any failure, such as a full disk, the old file is kept. If several
+    processes save at once, each writes a complete file and the last one is kept. The
+    file does not contain the network, only its digest.
 
     Parameters
     ----------
     estimator : object
         A detector, Pipeline or search.
     path : str or path
-        File to write. An old file keeps its permissions; a link stays a link, to what
-        is written.
+        Output file. The permissions of an existing file are kept; if the path is a
+        link, its target is replaced.
     compress : int, default=0
         As in ``joblib.dump``; 0 allows ``joblib.load(path, mmap_mode="r")``.
 
@@ -46,7 +46,8 @@ def dump(estimator: EstimatorLike, path: FilePath, *, compress: int = 0) -> Path
     Raises
     ------
     OSError
-        If the file cannot be written, naming it: no such folder, no space, no right.
+        If the file cannot be written, because the folder is missing, the disk is full
+        or permission is denied. The message names the file.
 
     Examples
     --------
@@ -65,12 +66,12 @@ def dump(estimator: EstimatorLike, path: FilePath, *, compress: int = 0) -> Path
 
 @contextmanager
 def replacing(path):
-    """Yield the path of a new file, which replaces another once it is whole."""
-    target = Path(os.path.realpath(path))  # a link stays a link
+    """Yield the path of a temporary file, which replaces ``path`` on success."""
+    target = Path(os.path.realpath(path))  # replace the target of a link
     temporary = target.with_name(f".{target.name[:100]}.{uuid4().hex}")
     try:
         if target.exists() and not target.is_file():  # a device would be replaced too
-            raise OSError("it is a folder or a device, and a file is expected")
+            raise OSError("it is a folder or a device; expected a file")
         _sweep(target)
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         try:
@@ -86,11 +87,11 @@ def replacing(path):
 
 
 def _named(error, path):
-    """Return an error of the same kind that says which file was not saved."""
+    """Return an error of the same type whose message names the file."""
     text = (
-        f"{str(path)!r} was not saved, and what was there before stays: "
-        f"{error.strerror or error}. Check the folder, the space left on the disk and "
-        "your right to write there"
+        f"{str(path)!r} was not saved; any existing file is unchanged: "
+        f"{error.strerror or error}. Check the folder, the free disk space and your "
+        "write permission"
     )
     if error.errno is None:
         return OSError(text)
@@ -98,17 +99,17 @@ def _named(error, path):
 
 
 def _sweep(target):
-    """Remove what saves to this file have left behind that were killed long ago."""
+    """Remove old temporary files left behind by killed saves to this file."""
     begin, oldest = f".{target.name[:100]}.", time.time() - _LITTER_AGE
     for litter in target.parent.iterdir():
         end = litter.name.removeprefix(begin)
         if end != litter.name and _HEX.fullmatch(end):
-            with suppress(OSError):  # another process may be sweeping too
+            with suppress(OSError):  # another process may remove it, too
                 if litter.stat().st_mtime < oldest:
                     litter.unlink()
 
 
 def _bring_to_disk(path):
-    """Have the system write a file out: a name must not come before its content."""
+    """Flush a file to disk, so that it is complete before it is renamed."""
     with open(path, "rb+") as file:
         os.fsync(file.fileno())

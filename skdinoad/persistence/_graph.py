@@ -1,4 +1,4 @@
-"""Estimators as plain data and arrays, and back: nothing is run on the way."""
+"""Encode estimators as plain data and arrays, and decode them without running code."""
 
 import importlib
 from functools import partial
@@ -14,12 +14,12 @@ from skdinoad._compat.imports import uncollected
 
 __all__ = ["decode", "encode"]
 
-#: Packages whose classes and functions a file may name; of scikit-learn's classes
-#: estimators, splitters and scorers alone.
+#: Packages whose classes and functions a file may name; from scikit-learn only
+#: estimators, splitters and scorers.
 _OURS, _THEIRS = "skdinoad", "sklearn"
 
-#: Where the functions live that a file may name. An estimator calls what its parameters
-#: name, so that none of them may write, read or run anything.
+#: Modules whose functions a file may name. Estimators call functions passed as
+#: parameters, so none of these functions may read or write files or run code.
 _PURE = (
     *("skdinoad.metrics", "sklearn.metrics"),
     *("sklearn.feature_selection", "sklearn.preprocessing"),
@@ -29,31 +29,31 @@ _PLAIN = (type(None), bool, int, float, str)
 
 
 def encode(item, arrays):
-    """Return an object as what JSON can hold.
+    """Encode an object as JSON-compatible data.
 
     Parameters
     ----------
     item : object
-        An estimator, or what its attributes hold.
+        An estimator, or an attribute value of one.
     arrays : list
-        Gets the arrays met on the way; the data name them by number.
+        Arrays found in the object are appended; the data refer to them by number.
 
     Raises
     ------
     TypeError
-        If something in it is neither plain data nor an object of skdinoad or an
-        estimator of scikit-learn.
+        If a part of it is neither plain data nor an object of skdinoad nor an estimator
+        of scikit-learn.
     """
     return _Encoder(arrays).encode(item)
 
 
 def decode(data, arrays):
-    """Return the object that :func:`encode` has made data of.
+    """Decode data made by :func:`encode`.
 
     Raises
     ------
     ValueError
-        If data name a class or function that no file may name, or are no such data.
+        If the data are invalid or name a class or function that is not allowed.
     """
     return _Decoder(arrays).decode(data)
 
@@ -97,9 +97,9 @@ class _Encoder:
             shape = list(item.shape)
             return {"$": "objects", "shape": shape, "items": self._list(item.ravel())}
         if id(item) not in self.known:
-            self.kept.append(item)  # or its id would go to another
+            self.kept.append(item)  # keeps its id from being reused
             self.known[id(item)] = len(self.arrays)
-            # Memory order stays: matrix products depend on it in the last bit.
+            # Memory order is kept: it affects the last bit of matrix products.
             self.arrays.append(_packed(item))
         return {"$": "array", "number": self.known[id(item)]}
 
@@ -128,8 +128,8 @@ class _Encoder:
             same = False
         if not same:
             raise TypeError(
-                f"{name} cannot be saved: only functions and classes of skdinoad and "
-                "scikit-learn can, metrics and estimators. joblib.dump takes more."
+                f"{name} cannot be saved: only metrics and estimators of skdinoad and "
+                "scikit-learn can. joblib.dump supports any object."
             )
         return {"$": "named", "name": name}
 
@@ -140,12 +140,12 @@ class _Encoder:
         if not _may_be_made(type(item)):
             raise TypeError(
                 f"{name} cannot be saved: only objects of skdinoad and estimators of "
-                "scikit-learn can. joblib.dump takes anything."
+                "scikit-learn can. joblib.dump supports any object."
             )
         self.kept.append(item)
         number = self.known[id(item)] = f"object {len(self.kept)}"
         state = item.__getstate__() if hasattr(item, "__getstate__") else vars(item)
-        if isinstance(state, dict):  # scikit-learn's callbacks watch a fit; it is over
+        if isinstance(state, dict):  # callbacks are needed only during fit
             state = {k: v for k, v in state.items() if k != "_skl_callbacks"}
         data = {"$": "object", "class": name, "number": number}
         return {**data, "state": self.encode(state)}
@@ -210,7 +210,7 @@ class _Decoder:
     def _object(self, data):
         cls = _find(data["class"])
         if not isclass(cls) or not _may_be_made(cls):
-            raise ValueError(f"{data['class']!r} is no class that a file may name")
+            raise ValueError(f"{data['class']!r} is not an allowed class")
         out = self.known[data["number"]] = cls.__new__(cls)
         state = self.decode(data["state"])
         if not isinstance(state, dict):
@@ -243,7 +243,7 @@ _MAKERS = {
 
 
 def _packed(array):
-    """Return an array without gaps in memory, in its own order where it has one."""
+    """Return a contiguous array, in its original memory order if it has one."""
     dense = array.flags.c_contiguous or array.flags.f_contiguous
     return np.asarray(array if dense else np.ascontiguousarray(array))
 
@@ -253,7 +253,7 @@ def _partial(function, args, keywords):
 
 
 def _find(name):
-    """Return the class or function called "module:name", of packages that may be."""
+    """Return the class or function "module:name" of skdinoad or scikit-learn."""
     module, _, qualname = str(name).partition(":")
     if module.split(".")[0] not in (_OURS, _THEIRS):
         raise ValueError(f"{name!r} is neither of skdinoad nor of scikit-learn")
@@ -263,22 +263,22 @@ def _find(name):
         for part in qualname.split("."):
             item = getattr(item, part)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"{name!r} is not there: {error}") from error
-    # An alias of something foreign, a module's "os" say, is none of theirs.
+        raise ValueError(f"{name!r} does not exist: {error}") from error
+    # Reject names that a module imports from elsewhere, such as "os".
     home = str(getattr(item, "__module__", "")).split(".")[0]
     if not (isclass(item) or isfunction(item)) or home not in (_OURS, _THEIRS):
-        raise ValueError(f"{name!r} is no class or function of {module}")
+        raise ValueError(f"{name!r} is not a class or function of {module}")
     return item
 
 
 def _found_name(name):
-    """Return the estimator's class or the pure function of that name."""
+    """Return the estimator class or the allowed function of that name."""
     item = _find(name)
     home = f"{item.__module__}."
     pure = home.startswith(tuple(f"{module}." for module in _PURE))
     public = item.__qualname__.isidentifier() and not item.__name__.startswith("_")
     if not (issubclass(item, BaseEstimator) if isclass(item) else pure and public):
-        raise ValueError(f"{name!r} is no metric, and no class of an estimator")
+        raise ValueError(f"{name!r} is neither a metric nor an estimator class")
     return item
 
 

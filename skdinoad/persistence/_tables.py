@@ -1,4 +1,4 @@
-"""Rows as files of CSV or Parquet, whole or not at all."""
+"""Write tables as CSV or Parquet files, atomically."""
 
 import csv
 from pathlib import Path
@@ -9,21 +9,21 @@ __all__ = ["FORMATS", "check_format", "write_table"]
 
 
 def write_table(path, columns, rows):
-    """Write rows in the format that the file's name ends in.
+    """Write rows in the format given by the file's suffix.
 
     Parameters
     ----------
     path : str or path
-        Ends in ".csv" or ".parquet". An old file is replaced once the new one is whole.
+        Ends in ".csv" or ".parquet". An existing file is replaced only on success.
     columns : dict of str to type
-        str, int or float of each.
+        Column names with their types: str, int or float.
     rows : list of dict
-        What a row lacks is empty, or null.
+        Missing values become empty (CSV) or null (Parquet).
 
     Raises
     ------
     OSError
-        If the file cannot be written, naming it.
+        If the file cannot be written; the message names it.
     """
     write = FORMATS[Path(path).suffix.removeprefix(".")]
     with replacing(path) as temporary:
@@ -31,7 +31,7 @@ def write_table(path, columns, rows):
 
 
 def check_format(name):
-    """Refuse an unknown format, or one whose package is missing, before any work."""
+    """Raise an error if a format is unknown or its package is missing."""
     if name not in FORMATS:
         raise ValueError(f"format={name!r}: expected one of {[*FORMATS]}.")
     if name == "parquet":
@@ -48,14 +48,14 @@ def _write_csv(path, columns, rows):
 def _write_parquet(path, columns, rows):
     pa, parquet = _import_parquet()
     kinds = {str: pa.string(), int: pa.int64(), float: pa.float64()}
-    # Of no rows, or of nulls alone, the kinds could not be guessed, and the parts of a
-    # data set would not be of one kind.
+    # An explicit schema: types cannot be inferred from no rows or only nulls, and all
+    # parts of a data set must have the same types.
     schema = pa.schema([(name, kinds[kind]) for name, kind in columns.items()])
     parquet.write_table(pa.Table.from_pylist(rows, schema), path)
 
 
 def _import_parquet():
-    """Return the modules pyarrow and pyarrow.parquet, or say how to get them."""
+    """Import pyarrow and pyarrow.parquet, or explain how to install them."""
     try:
         import pyarrow
         from pyarrow import parquet
@@ -67,5 +67,5 @@ def _import_parquet():
     return pyarrow, parquet
 
 
-#: How a file of each format is written.
+#: Writer function of each format.
 FORMATS = {"csv": _write_csv, "parquet": _write_parquet}

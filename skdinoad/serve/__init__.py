@@ -1,4 +1,4 @@
-"""A model behind HTTP: images come in, verdicts go out; needs ``skdinoad[serve]``."""
+"""HTTP server that scores images with a model; requires ``skdinoad[serve]``."""
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,48 +19,50 @@ def make_app(
     title: str = "Line",
     about: dict[str, Any] | None = None,
 ) -> Any:
-    """Return an ASGI application that scores the images POSTed to it.
+    """Create an ASGI application that scores images sent by POST requests.
 
     - ``POST /score``: JSON with "name", "verdict" ("good", "defect", or "review"
       between two thresholds), "score" (higher = more normal), "threshold",
-      "review_threshold" if there is one, "p_value", and "regions" of the heat map
-      unless the query says ``regions=false``, which is faster. ``name=...`` names the
+      "review_threshold" if there is one, "p_value", and "regions" of the heat map. The
+      query ``regions=false`` omits the regions, which is faster; ``name=...`` names the
       image.
-    - ``POST /map``: the heat map over the image, a PNG.
-    - ``GET /``: a page to watch, where an image asked for at both counts once; ``GET
-      /health``: its numbers; ``GET /info``: the model.
+    - ``POST /map``: a PNG of the heat map over the image.
+    - ``GET /``: a status page. Sending one image to /score and /map counts once.
+    - ``GET /health``: the counts of the status page as JSON.
+    - ``GET /info``: the model's settings.
 
-    The body is the content of one image file. One thread owns the model; whenever it
-    is free it takes the images that wait as one batch. Errors are JSON with "error":
-    422 for an image that cannot be read or scored, 413 if it is too long, 408 too slow,
-    415 in a form, 429 when there is no room.
+    The request body is the content of one image file. A single thread runs the model
+    and scores all waiting images as one batch. Errors are JSON with "error": 422 if the
+    image cannot be read or scored, 413 if it is too large, 408 if the upload is too
+    slow, 415 if it is sent as a form, 429 if the queue is full.
 
     Parameters
     ----------
     model : estimator
-        Fitted, with a threshold; as for :func:`skdinoad.predict_map`.
+        Fitted estimator with a threshold, as for :func:`skdinoad.predict_map`.
     good : list of paths or images, default=None
-        Good images, from which a ``DriftMonitor`` learns; None watches no drift.
+        Good images to fit a ``DriftMonitor``; None disables drift monitoring.
     queue : int, default=64
-        Images that may be inside at a time: being received, waiting or being scored.
+        Largest number of images being received, waiting or being scored at a time.
     max_bytes : int, default=33554432
-        Longest image file that is taken. Memory holds up to ``queue`` of them.
+        Largest accepted image file. Memory holds up to ``queue`` such files.
     title : str
-        Of the page.
+        Title of the page.
     about : dict, default=None
-        What ``/info`` should say besides.
+        Additional entries of ``/info``.
 
     Returns
     -------
     starlette.applications.Starlette
-        Its thread runs while its lifespan does; servers such as uvicorn see to that.
+        The model thread runs during the application's lifespan, which servers such as
+        uvicorn manage.
 
     Raises
     ------
     ImportError
         If starlette is not installed.
     ValueError
-        If the model has no threshold, or the weights found are not those of ``fit``.
+        If the model has no threshold, or the weights differ from those used in ``fit``.
 
     Examples
     --------
@@ -86,11 +88,11 @@ def make_app(
     from skdinoad.serve._worker import Worker
     from skdinoad.verdicts import DecisionRule, described, threshold_of
 
-    threshold_of(model)  # without one there are no verdicts
+    threshold_of(model)  # raises an error if there is none
     rule, detector = DecisionRule.of(model), final_detector(model)
-    # A thread that has computed once keeps its helpers. Where those of all threads are
-    # more than cores, OpenMP lets them sleep whenever they wait for each other; so this
-    # one ends, and none but the model's thread keeps any.
+    # Every thread that has computed keeps its OpenMP workers. If there are more workers
+    # than cores, OpenMP puts waiting workers to sleep, which is slow. So this thread
+    # ends, and only the model thread keeps workers.
     with ThreadPoolExecutor(1) as apart:
         monitor = apart.submit(_prepared, detector, good).result()
     line = Line(title, monitor, reviews=rule.review_threshold is not None)
@@ -99,7 +101,7 @@ def make_app(
         try:
             line.add(uploads, answers)
         finally:
-            clear_memory()  # features are shared within a batch; no image comes twice
+            clear_memory()  # features are shared within a batch only
 
     def answer(uploads):
         return score_uploads(model, uploads)
@@ -110,9 +112,9 @@ def make_app(
 
 
 def _prepared(detector, good):
-    """Read the weights, and compare them, before the first image; return a monitor.
+    """Load and verify the weights; return a fitted drift monitor, or None.
 
-    Its features are the detector's as far as possible; None watches no drift.
+    The monitor uses the detector's extractor, so that features are shared.
     """
     from skdinoad.monitoring import DriftMonitor
 
@@ -124,13 +126,13 @@ def _prepared(detector, good):
 
 
 def run(app: Any, listening: socket) -> None:
-    """Serve an application until a signal says stop; what was begun is finished first.
+    """Serve an application until a stop signal; pending requests are finished first.
 
     Parameters
     ----------
     app : ASGI application
     listening : socket.socket
-        Bound, and listening; closed in the end.
+        A bound, listening socket; closed at the end.
 
     Raises
     ------
@@ -145,7 +147,7 @@ def run(app: Any, listening: socket) -> None:
 
 @contextmanager
 def _extra():
-    """Say how to get what the block imports, if it is missing."""
+    """Explain how to install a package that the block fails to import."""
     try:
         yield
     except ModuleNotFoundError as error:

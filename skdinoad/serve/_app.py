@@ -1,4 +1,4 @@
-"""The ASGI application: what comes in is bounded, what goes out is a verdict."""
+"""The ASGI application, with limits on the size, time and number of uploads."""
 
 import asyncio
 import logging
@@ -21,23 +21,23 @@ from skdinoad.verdicts import DecisionRule
 
 __all__ = ["build"]
 
-#: Seconds in which the whole of an image must have come.
+#: Time limit for receiving an image, in seconds.
 _PATIENCE = 60
 
-#: Characters of a name that are kept.
+#: Longest name of an image; longer names are truncated.
 _NAME = 200
 
-#: What the page may do: show itself.
+#: Content security policy of the page: no scripts, no external resources.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
-#: What an image can be refused for; all else is the server's fault.
+#: Exceptions caused by the image (status 422); all others are server errors.
 _REFUSED = (ValueError, TypeError)
 
 _log = logging.getLogger("skdinoad.serve")
 
 
 def build(model, worker, line, about, *, queue, max_bytes):
-    """Return the application around a worker that scores uploads by a model."""
+    """Return the application for a worker that scores uploads with a model."""
 
     @asynccontextmanager
     async def lifespan(app):
@@ -71,7 +71,7 @@ def build(model, worker, line, about, *, queue, max_bytes):
 
 
 class _Desk:
-    """Takes images in, as many at a time as there is room for."""
+    """Receive images and answer requests, with a limit on pending requests."""
 
     def __init__(self, model, worker, *, queue, max_bytes):
         self._rule, self._worker = DecisionRule.of(model), worker
@@ -80,22 +80,22 @@ class _Desk:
         self._numbers = count(1)
 
     async def score(self, request):
-        """Answer an image with its verdict as JSON."""
+        """Return the verdict on an image as JSON."""
         wants_map = _flag(request, "regions")
         return await self._served(request, wants_map, self._verdict)
 
     async def map(self, request):
-        """Answer an image with its heat map over it, a PNG."""
+        """Return a PNG of the heat map over the image."""
         return await self._served(request, True, self._picture)
 
     async def _served(self, request, wants_map, answered):
         if self.inside >= self._queue:
             raise HTTPException(
                 429,
-                "as many images as fit are waiting: try again.",
+                "the queue is full: try again.",
                 {"Retry-After": "1"},
             )
-        self.inside += 1  # before the image is read: memory holds no more of them
+        self.inside += 1  # before the image is received, to limit memory
         try:
             content = await _content(request, self._max_bytes)
             upload = Upload(content, self._name(request), wants_map, request.url.path)
@@ -118,7 +118,7 @@ class _Desk:
             raise
         except Exception as error:
             _log.exception("An image could not be scored.")
-            text = "the image could not be scored; the server's log says why."
+            text = "the image could not be scored; see the server's log."
             raise HTTPException(500, text) from error
         finally:
             self._worker.drop(future)
@@ -146,16 +146,17 @@ class _Desk:
 
 
 async def _content(request, most):
-    """Return the body of a request: not too long, not too slow, and an image's."""
+    """Return the body of a request, within the limits of size and time."""
     kind = request.headers.get("content-type", "")
     if kind.startswith("multipart/"):
         raise HTTPException(
-            415, "expected the bytes of an image file as the body, no form."
+            415, "expected the bytes of an image file as the body, not a form."
         )
     try:
         return await asyncio.wait_for(_body(request, most), _PATIENCE)
     except asyncio.TimeoutError as error:
-        raise HTTPException(408, f"no whole image in {_PATIENCE} s.") from error
+        message = f"the image was not received within {_PATIENCE} s."
+        raise HTTPException(408, message) from error
 
 
 async def _body(request, most):
@@ -175,7 +176,7 @@ def _too_long(most):
 
 
 async def _unless_gone(future, request):
-    """Wait for a future, but no longer than the client does."""
+    """Wait for a future; stop waiting if the client disconnects."""
     gone = asyncio.ensure_future(_gone(request))
     try:
         await asyncio.wait({future, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -192,7 +193,7 @@ async def _gone(request):
 
 
 def _flag(request, name):
-    """Return what a query says of a switch that is on by itself."""
+    """Return a boolean query parameter; the default is True."""
     value = request.query_params.get(name, "true")
     if value not in ("true", "false"):
         raise HTTPException(400, f"{name}={value!r}: expected true or false.")
@@ -204,4 +205,4 @@ async def _said(request, error):
 
 
 async def _nobody(request, error):
-    return Response(status_code=499)  # "client closed request"; nobody reads it
+    return Response(status_code=499)  # "client closed request"; never received

@@ -1,4 +1,4 @@
-"""What is known of the line: the last images, how many are flagged, drift."""
+"""Status of the line: recent images, counts of verdicts, drift."""
 
 import hashlib
 import html
@@ -10,33 +10,33 @@ from skdinoad.serve._scoring import ScoredUpload, reason
 
 __all__ = ["Line"]
 
-#: Images that the page shows, and over how many it says the share of defects.
+#: Number of images shown on the page, and window of the recent defect rate.
 _SHOWN, _RECENT = 24, 200
 
 
 class Line:
-    """Take note of what was scored, for the page and for those who ask by machine.
+    """Record results for the status page and the health endpoint.
 
     Parameters
     ----------
     title : str
     monitor : DriftMonitor or None
-        Fitted; it sees every image that could be scored.
+        Fitted monitor; updated with every image that could be scored.
     reviews : bool
-        Whether there are images to review, between good ones and defects.
+        Whether the model has a review threshold, and thus the verdict "review".
     """
 
     def __init__(self, title, monitor=None, reviews=False):
         self.title, self.monitor = title, monitor
-        self._lock = threading.Lock()  # noted in one thread, shown in another
+        self._lock = threading.Lock()  # written and read in different threads
         self._counts = Counter()
         self._recent = deque(maxlen=_RECENT)  # whether each was a defect
         self._cards = deque(maxlen=_SHOWN)
         self._verdicts = ["good", *(["review"] if reviews else []), "defect"]
-        self._paths = {}  # digest of a recent image -> where it was asked for
+        self._paths = {}  # digest of a recent image -> path of its request
 
     def add(self, uploads, answers):
-        """Note a batch; answers are ScoredUpload, or why there is none."""
+        """Record a batch; answers are ScoredUpload objects or exceptions."""
         new = [self._is_new(upload) for upload in uploads]
         uploads = [upload for upload, fresh in zip(uploads, new) if fresh]
         answers = [answer for answer, fresh in zip(answers, new) if fresh]
@@ -52,7 +52,7 @@ class Line:
             self.monitor.update([answer.pixels for answer in scored])
 
     def _is_new(self, upload):
-        """Whether an image has not been asked for, of late, at the other path."""
+        """Whether an image was not recently sent to the other path."""
         digest = hashlib.sha256(upload.content).digest()
         path = self._paths.pop(digest, upload.path)
         self._paths[digest] = path
@@ -61,7 +61,7 @@ class Line:
         return path == upload.path
 
     def known(self) -> dict:
-        """Return counts since the start, the share of late, and drift."""
+        """Return the counts since the start, the recent defect rate and drift."""
         with self._lock:
             counts = {name: self._counts[name] for name in [*self._verdicts, "broken"]}
             recent = list(self._recent)
@@ -73,7 +73,7 @@ class Line:
         return out
 
     def page(self) -> str:
-        """Return the HTML page: it runs no script and loads nothing."""
+        """Return the HTML page, which uses no scripts or external resources."""
         with self._lock:
             cards = "\n".join(reversed(self._cards))
         parts = {
@@ -82,21 +82,21 @@ class Line:
             "DRIFT": self._drift(),
             "CARDS": cards,
         }
-        head, *rest = _PAGE.split("@")  # in one pass: a card may hold any text
+        head, *rest = _PAGE.split("@")  # one pass, because cards may hold any text
         return head + "".join(parts.get(part, part) for part in rest)
 
     def _drift(self):
         monitor = self.monitor
         if monitor is None:
-            return "<p>Drift is not watched: that takes the good images.</p>"
+            return "<p>Drift is not monitored: no good images were given.</p>"
         evidence = f"{monitor.evidence_:.3g} of {monitor.false_alarm_every:g}"
         if not monitor.alarm_:
             return f"<p>No drift: evidence {evidence}.</p>"
         most = max(monitor.evidence_of_, key=monitor.evidence_of_.get)
         return (
-            '<p class="defect"><b>The images have changed</b> (most: '
-            f"{html.escape(most)}; evidence now {evidence}). Look after lens, lamp and "
-            "camera; then start the server anew.</p>"
+            '<p class="defect"><b>The images have changed</b> (most in '
+            f"{html.escape(most)}; evidence now {evidence}). Check lens, lamp and "
+            "camera, then restart the server.</p>"
         )
 
 

@@ -1,4 +1,4 @@
-"""What the model's thread does: uploads become results, each image by itself."""
+"""Decode and score uploads in the model thread."""
 
 import re
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from skdinoad.results import Result, iter_results
 
 __all__ = ["ScoredUpload", "Upload", "reason", "score_uploads"]
 
-#: What messages call an image: clients know no rows.
+#: Name of an image in messages, because clients know no row numbers.
 _NAME = "the image"
 
 
 @dataclass(eq=False)
 class Upload:
-    """The content of an image file, and what is asked of it, by which address."""
+    """The content of an image file, with the options and path of the request."""
 
     content: bytes
     name: str
@@ -29,21 +29,22 @@ class Upload:
 
 @dataclass(eq=False)
 class ScoredUpload:
-    """The result of an upload; it has a heat map and regions where they are wanted."""
+    """The result of an upload, with heat map and regions if requested."""
 
     name: str
     pixels: np.ndarray
     result: Result
 
     def shown(self):
-        """Return the image for the eye, (H, W, 3)."""
+        """Return the image for display, (H, W, 3)."""
         return np.ascontiguousarray(as_shown([self.pixels])[0][..., :3])
 
 
 def score_uploads(model: DetectorLike, uploads: list) -> list:
-    """Return what becomes of each upload: a ScoredUpload, or the error that it raised.
+    """Score uploads; return a ScoredUpload or an exception for each.
 
-    All that can be read are scored together; a broken one spoils no other.
+    All readable images are scored together. One unreadable image does not fail the
+    others.
     """
     out = [_read(upload) for upload in uploads]
     rows = [i for i, item in enumerate(out) if isinstance(item, np.ndarray)]
@@ -65,6 +66,6 @@ def _read(upload):
 
 
 def reason(error: Exception) -> str:
-    """Return an exception's message as a client should read it."""
+    """Return an exception's message in the form sent to clients."""
     text = " ".join(str(error).split())
     return re.sub(r"X\[\d+\]", _NAME, text)

@@ -1,4 +1,4 @@
-"""One thread that owns the model, and takes what waits as one batch."""
+"""The model thread, which answers waiting requests in batches."""
 
 import logging
 import threading
@@ -11,19 +11,20 @@ _log = logging.getLogger("skdinoad.serve")
 
 
 class Worker:
-    """A thread that answers requests in the order in which they came.
+    """Thread that answers requests in the order of their arrival.
 
-    Whenever it is free it takes all that wait, up to ``at_once``: one request is
-    answered without delay, many are answered together.
+    Whenever it is free it takes up to ``at_once`` waiting requests as one batch. A
+    single request is answered at once.
 
     Parameters
     ----------
     answer : callable
-        list of requests -> list of answers; an answer that is an exception is raised
-        by its future.
+        Maps a list of requests to a list of answers; an answer that is an exception is
+        raised by its future.
     note : callable
-        (requests, answers), called once the answers are out.
+        Called with (requests, answers) after the answers were sent.
     at_once : int
+        Largest batch.
     """
 
     def __init__(self, answer, note, at_once):
@@ -37,7 +38,7 @@ class Worker:
         self._thread.start()
 
     def close(self):
-        """Answer what waits, take nothing more, and return when that is done."""
+        """Reject new requests, answer the waiting ones and stop the thread."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -52,7 +53,7 @@ class Worker:
         return len(self._waiting)
 
     def submit(self, request: Any) -> Future:
-        """Let a request wait; return the future of its answer."""
+        """Queue a request and return the future of its answer."""
         future = Future()
         with self._changed:
             if self._closed:
@@ -62,7 +63,7 @@ class Worker:
         return future
 
     def drop(self, future):
-        """Forget a request nobody waits for any more, unless it is being answered."""
+        """Remove an abandoned request from the queue, unless it is being answered."""
         with self._changed:
             self._waiting.pop(future, None)
 
@@ -78,22 +79,22 @@ class Worker:
             self._tell(requests, answers)
 
     def _next(self):
-        """Return what waits as {future: request}; nothing once all is closed."""
+        """Return the next batch as {future: request}; empty after closing."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closed)
             taken = list(self._waiting)[: self._at_once]
-            for future in taken:  # from here on nobody can cancel it
+            for future in taken:  # cannot be cancelled any more
                 future.set_running_or_notify_cancel()
             return {future: self._waiting.pop(future) for future in taken}
 
     def _answers(self, requests):
         try:
             return self._answer(requests)
-        except BaseException as error:  # or they would wait for ever
+        except BaseException as error:  # otherwise clients would wait forever
             return [error] * len(requests)
 
     def _tell(self, requests, answers):
         try:
             self._note(requests, answers)
         except Exception:
-            _log.exception("What was scored could not be noted for the page.")
+            _log.exception("The results could not be recorded for the status page.")

@@ -8,29 +8,29 @@ from skdinoad._arrays.geometry import (
     _opencv_is_exact,
     check_angles,
     field_in_pixels,
-    pose_frame,
-    resize_frame,
+    pose_affine,
+    resize_affine,
     rotated,
-    turn_frame,
+    turn_affine,
     warp,
     warp_back,
 )
 
 
 def test_patch_frame_is_14_k_plus_6_5():
-    frame = resize_frame((56, 28), (4, 2))
-    assert (frame @ [0, 0, 1]).tolist() == [6.5, 6.5, 1]
-    assert (frame @ [1, 3, 1]).tolist() == [20.5, 48.5, 1]
+    affine = resize_affine((56, 28), (4, 2))
+    assert (affine @ [0, 0, 1]).tolist() == [6.5, 6.5, 1]
+    assert (affine @ [1, 3, 1]).tolist() == [20.5, 48.5, 1]
 
 
 def test_frames_compose():
-    a, b = resize_frame((100, 80), (50, 40)), resize_frame((50, 40), (5, 8))
-    np.testing.assert_allclose(a @ b, resize_frame((100, 80), (5, 8)))
+    a, b = resize_affine((100, 80), (50, 40)), resize_affine((50, 40), (5, 8))
+    np.testing.assert_allclose(a @ b, resize_affine((100, 80), (5, 8)))
 
 
 def test_turn_twice_is_identity():
     for mirror in (False, True):
-        turn = turn_frame((4, 7), mirror=mirror)
+        turn = turn_affine((4, 7), mirror=mirror)
         assert np.array_equal(turn @ turn, np.eye(3))
 
 
@@ -41,9 +41,9 @@ def test_warp_with_identity_returns_the_image(rng):
 
 def test_warp_turn_equals_flip(rng):
     image = rng.integers(0, 255, (20, 30, 3), np.uint8)
-    turned = warp(image, turn_frame((20, 30)), (20, 30))
+    turned = warp(image, turn_affine((20, 30)), (20, 30))
     assert np.array_equal(turned, image[::-1, ::-1])
-    mirrored = warp(image, turn_frame((20, 30), mirror=True), (20, 30))
+    mirrored = warp(image, turn_affine((20, 30), mirror=True), (20, 30))
     assert np.array_equal(mirrored, image[:, ::-1])
 
 
@@ -59,13 +59,13 @@ def test_warp_border_equals_numpy_padding(border, rng):
 
 def test_strong_shrinking_averages():
     checker = np.indices((64, 64)).sum(0).astype(np.uint8) % 2 * 255
-    small = warp(checker, resize_frame((64, 64), (8, 8)), (8, 8))
+    small = warp(checker, resize_affine((64, 64), (8, 8)), (8, 8))
     assert abs(small.astype(int) - 127).max() <= 2
 
 
 def test_warp_back_of_a_ramp_is_a_ramp():
     grid = np.add.outer(np.arange(4.0), 10 * np.arange(6.0))
-    maps = warp_back(grid, resize_frame((56, 84), (4, 6)), (56, 84))
+    maps = warp_back(grid, resize_affine((56, 84), (4, 6)), (56, 84))
     y, x = np.mgrid[7:49, 7:77]
     expected = (y - 6.5) / 14 + 10 * (x - 6.5) / 14
     np.testing.assert_allclose(maps[7:49, 7:77], expected, rtol=1e-4)
@@ -75,10 +75,10 @@ def test_warp_back_of_a_ramp_is_a_ramp():
 
 def test_warp_back_equals_scipy_under_rotation(rng):
     grid = rng.random((12, 12)).astype(np.float32)
-    frame = pose_frame((30, 25), angle=0.7, zoom=0.2, size=(12, 12))
-    maps = warp_back(grid, frame, (50, 60))
+    affine = pose_affine((30, 25), angle=0.7, zoom=0.2, size=(12, 12))
+    maps = warp_back(grid, affine, (50, 60))
     y, x = np.mgrid[:50, :60]
-    position = np.linalg.inv(frame) @ np.stack(
+    position = np.linalg.inv(affine) @ np.stack(
         [x.ravel(), y.ravel(), x.ravel() * 0 + 1]
     )
     inside = (np.abs(position[:2] - 5.5) <= 6).all(0).reshape(50, 60)
@@ -92,13 +92,13 @@ def test_warp_back_equals_scipy_under_rotation(rng):
 def test_invalid_cells_are_zero_and_do_not_dim_their_neighbours():
     grid = np.full((4, 4), 2.0)
     grid[:, 3] = np.nan
-    maps = warp_back(grid, resize_frame((40, 40), (4, 4)), (40, 40))
+    maps = warp_back(grid, resize_affine((40, 40), (4, 4)), (40, 40))
     assert (maps[:, :30] == 2).all()
     assert (maps[:, 31:] == 0).all()
 
 
 def test_grid_of_one_cell():
-    maps = warp_back(np.array([[3.0]]), resize_frame((5, 7), (1, 1)), (5, 7))
+    maps = warp_back(np.array([[3.0]]), resize_affine((5, 7), (1, 1)), (5, 7))
     assert (maps == 3).all()
 
 
@@ -106,10 +106,10 @@ def test_hot_cell_lands_where_the_patch_was(rng):
     """There and back: draw a dot in the source, find it in the output, return."""
     source = np.zeros((200, 300), np.uint8)
     cv2.circle(source, (210, 60), 6, 255, -1)
-    frame = pose_frame((150, 100), angle=1.1, zoom=0.8, size=(224, 224))
-    aligned = warp(source, frame, (224, 224)).astype(float)
+    affine = pose_affine((150, 100), angle=1.1, zoom=0.8, size=(224, 224))
+    aligned = warp(source, affine, (224, 224)).astype(float)
     grid = aligned.reshape(16, 14, 16, 14).mean(axis=(1, 3))
-    maps = warp_back(grid, frame @ resize_frame((224, 224), (16, 16)), (200, 300))
+    maps = warp_back(grid, affine @ resize_affine((224, 224), (16, 16)), (200, 300))
     y, x = np.unravel_index(maps.argmax(), maps.shape)
     assert np.hypot(x - 210, y - 60) < 8 / 0.8  # half a patch
 
@@ -124,11 +124,11 @@ def test_rotated_is_the_official_augmentation(rng):
 
 
 def test_margin_extends_the_outer_cells():
-    frame = resize_frame((40, 40), (4, 4))
-    frame[:2, 2] += 15  # the grid covers pixels 15 to 55 of a larger image
+    affine = resize_affine((40, 40), (4, 4))
+    affine[:2, 2] += 15  # the grid covers pixels 15 to 55 of a larger image
     grid = np.ones((4, 4), np.float32)
-    tight = warp_back(grid, frame, (80, 80))
-    wide = warp_back(grid, frame, (80, 80), margin=1.5)
+    tight = warp_back(grid, affine, (80, 80))
+    wide = warp_back(grid, affine, (80, 80), margin=1.5)
     assert tight[:, 30].sum() == 40
     assert wide[:, 30].sum() == 60
 
@@ -148,10 +148,10 @@ def test_fields_in_pixels():
     np.testing.assert_allclose(out[0, 3, 5], [0.25 * 81 * 8 / 9, -0.125 * 41 * 8 / 9])
 
 
-def slow_warp_back(grid, frame, size, margin):
+def slow_warp_back(grid, affine, size, margin):
     """Pixel by pixel, in double precision."""
     h, w = grid.shape
-    to_grid, out = np.linalg.inv(frame), np.zeros(size)
+    to_grid, out = np.linalg.inv(affine), np.zeros(size)
     for row in range(size[0]):
         for column in range(size[1]):
             x, y, _ = to_grid @ [column, row, 1]
@@ -171,20 +171,20 @@ def slow_warp_back(grid, frame, size, margin):
 @pytest.mark.parametrize("holes", [False, True])
 @pytest.mark.parametrize("margin", [0.5, 1.5])
 @pytest.mark.parametrize(
-    "frame",
+    "affine",
     [
-        resize_frame((37, 53), (4, 6)),
+        resize_affine((37, 53), (4, 6)),
         np.array([[9.0, 0, -4], [0, 7, 11], [0, 0, 1]]),
         np.array([[-9.0, 0, 50], [0, 7, 3], [0, 0, 1]]),  # mirrored
-        pose_frame((25, 18), angle=0.6, zoom=0.12, size=(4, 6)),
+        pose_affine((25, 18), angle=0.6, zoom=0.12, size=(4, 6)),
     ],
 )
-def test_warp_back_equals_the_sum_pixel_by_pixel(rng, frame, margin, holes):
+def test_warp_back_equals_the_sum_pixel_by_pixel(rng, affine, margin, holes):
     grid = rng.random((4, 6)).astype(np.float32)
     if holes:
         grid[1, 2] = grid[3, 5] = np.nan
-    maps = warp_back(grid, frame, (37, 53), margin=margin)
-    expected = slow_warp_back(grid, frame, (37, 53), margin)
+    maps = warp_back(grid, affine, (37, 53), margin=margin)
+    expected = slow_warp_back(grid, affine, (37, 53), margin)
     # Where exactly half of a pixel's surroundings is valid, rounding decides.
     same = np.isclose(maps, expected, rtol=1e-5, atol=1e-5)
     assert same.mean() > (0.99 if holes else 0.999)
@@ -193,41 +193,41 @@ def test_warp_back_equals_the_sum_pixel_by_pixel(rng, frame, margin, holes):
 
 def test_strips_make_no_difference(rng, monkeypatch):
     grid = rng.random((9, 7)).astype(np.float32)
-    frame = pose_frame((60, 40), angle=0.3, zoom=0.1, size=(9, 7))
-    whole = warp_back(grid, frame, (90, 110))
+    affine = pose_affine((60, 40), angle=0.3, zoom=0.1, size=(9, 7))
+    whole = warp_back(grid, affine, (90, 110))
     monkeypatch.setattr("skdinoad._arrays.geometry._STRIP", 300)
-    assert np.array_equal(warp_back(grid, frame, (90, 110)), whole)
+    assert np.array_equal(warp_back(grid, affine, (90, 110)), whole)
 
 
 TURNS = {
-    "a turn": pose_frame((60, 40), angle=0.3, zoom=0.1, size=(9, 7)),
-    "upside down": pose_frame((70, 20), angle=2.8, zoom=0.08, size=(9, 7)),
+    "a turn": pose_affine((60, 40), angle=0.3, zoom=0.1, size=(9, 7)),
+    "upside down": pose_affine((70, 20), angle=2.8, zoom=0.08, size=(9, 7)),
     "a quarter": np.array([[0, -9.0, 80], [8, 0, 11], [0, 0, 1]]),
-    "nearly a quarter": pose_frame((50, 50), np.pi / 2, zoom=0.1, size=(9, 7)),
+    "nearly a quarter": pose_affine((50, 50), np.pi / 2, zoom=0.1, size=(9, 7)),
     "sheared": np.array([[9.1, 3, 20.3], [0, 8.2, 11.4], [0, 0, 1]]),
-    "elsewhere": pose_frame((900, 40), angle=0.3, zoom=0.1, size=(9, 7)),
+    "elsewhere": pose_affine((900, 40), angle=0.3, zoom=0.1, size=(9, 7)),
 }
 
 
 @pytest.mark.parametrize("holes", [False, True])
-@pytest.mark.parametrize("frame", TURNS.values(), ids=TURNS)
-def test_opencv_and_torch_sample_the_same(rng, monkeypatch, frame, holes):
+@pytest.mark.parametrize("affine", TURNS.values(), ids=TURNS)
+def test_opencv_and_torch_sample_the_same(rng, monkeypatch, affine, holes):
     grid = rng.random((9, 7)).astype(np.float32)
     if holes:
         grid[2, 3] = grid[8, 6] = np.nan
-    maps = warp_back(grid, frame, (90, 110))
+    maps = warp_back(grid, affine, (90, 110))
     assert maps.flags.c_contiguous
     assert maps.dtype == np.float32
     monkeypatch.setattr("skdinoad._arrays.geometry._opencv_is_exact", lambda: False)
-    expected = warp_back(grid, frame, (90, 110))
+    expected = warp_back(grid, affine, (90, 110))
     # Where exactly half of a pixel's surroundings is valid, rounding decides.
     same = np.isclose(maps, expected, rtol=1e-5, atol=1e-5)
     assert same.mean() > (0.999 if holes else 0.9999)
 
 
 def test_a_pixel_on_the_edge_of_a_turned_grid_belongs_to_it():
-    frame = np.array([[0, -4.0, 40], [4, 0, 10], [0, 0, 1]])  # cells of 4 pixels
-    maps = warp_back(np.ones((3, 5), np.float32), frame, (40, 60))
+    affine = np.array([[0, -4.0, 40], [4, 0, 10], [0, 0, 1]])  # cells of 4 pixels
+    maps = warp_back(np.ones((3, 5), np.float32), affine, (40, 60))
     expected = np.zeros((40, 60), np.float32)
     expected[8:29, 30:43] = 1  # half a cell, 2 pixels, around 10 to 26 and 32 to 40
     assert np.array_equal(maps, expected)
@@ -246,8 +246,8 @@ def test_an_opencv_that_rounds_positions_is_found_out(monkeypatch, rounding, exa
 
 def test_maps_beyond_opencv_are_torchs(rng, monkeypatch):
     grid = rng.random((9, 7)).astype(np.float32)
-    frame = pose_frame((2**14, 2), angle=0.3, zoom=1e-3, size=(9, 7))
-    maps = warp_back(grid, frame, (3, 2**15))
-    part = warp_back(grid, frame, (3, 2**15 - 1))
+    affine = pose_affine((2**14, 2), angle=0.3, zoom=1e-3, size=(9, 7))
+    maps = warp_back(grid, affine, (3, 2**15))
+    part = warp_back(grid, affine, (3, 2**15 - 1))
     np.testing.assert_allclose(maps[:, :-1], part, atol=1e-4)
     assert maps.any()

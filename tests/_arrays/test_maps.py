@@ -70,15 +70,15 @@ def test_aggregate_equals_numpy(rng):
     np.testing.assert_allclose(aggregate(grids, "mean"), flat.mean(1))
     np.testing.assert_allclose(aggregate(grids, "p99"), np.percentile(flat, 99, axis=1))
     top = np.sort(flat)[:, -12:].mean(1)
-    np.testing.assert_allclose(aggregate(grids, "top", 0.1), top)
-    assert aggregate(np.ones((1, 10, 10)), "top", 0.29) == 1
+    np.testing.assert_allclose(aggregate(grids, 0.1), top)
+    assert aggregate(np.ones((1, 10, 10)), 0.29) == 1
 
 
 def test_masked_cells_never_raise_a_score(rng):
     grids = rng.random((2, 6, 6))
     masked = grids.copy()
     masked[:, :2] = np.nan
-    for how in ("max", "top"):
+    for how in ("max", 0.01):
         assert (aggregate(masked, how) <= aggregate(grids, how)).all()
 
 
@@ -105,7 +105,7 @@ def test_top_fraction_of_the_whole_grid():
     grid[0, 0, :5] = [1, 2, 3, 4, 5]
     assert aggregate(grid)[0] == 5  # 1 % of five
     assert aggregate(grid, whole=True)[0] == 4  # the largest 3 of 300
-    assert aggregate(grid, "top", 0.1, whole=True)[0] == 3  # all that there are
+    assert aggregate(grid, 0.1, whole=True)[0] == 3  # all that there are
 
 
 # -- the map of Dinomaly's image score ----------------------------------------------

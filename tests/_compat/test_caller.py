@@ -20,7 +20,7 @@ def copies(tiny):
         lambda detector: Pipeline([("d", detector)]),
         lambda detector: ThresholdTunerCV(detector, target_fpr=0.3, cv=2),
         lambda detector: GridSearchCV(
-            detector, {"neighborhood": [0]}, cv=2, scoring=lambda *_: 0.0
+            detector, {"bank__neighborhood": [0]}, cv=2, scoring=lambda *_: 0.0
         ),
     ],
     ids=["detector", "pipeline", "tuner", "search"],

@@ -10,7 +10,10 @@ from skdinoad import (
     AnomalyDINO,
     Dinomaly,
     DinoPatch,
+    LinearDFR,
+    LocalBank,
     ThresholdTunerCV,
+    Training,
 )
 from skdinoad._arrays.normal_scores import NormalScores
 from skdinoad._inputs.copies import (
@@ -60,23 +63,25 @@ def test_the_warning_counts_and_names():
 
 
 def detectors(tiny, cnn):
-    short = {"n_iter": 30, "holdout": 3}
+    short = {"training": Training(n_iter=5), "holdout": 3}
     return {
         "DinoPatch": DinoPatch(features=tiny()),
         "local pca": DinoPatch(
-            features=tiny(), pca="local", n_components=2, neighborhood=0
+            features=tiny(), bank=LocalBank(pca="local", n_components=2, neighborhood=0)
         ),
-        "AnomalyDINO": AnomalyDINO(features=tiny(), masking=False, rotations="none"),
-        "DFR": DFR(features=cnn(), latent_dim=2, n_iter=100, holdout=3),
-        "DFR linear": DFR(features=cnn(), autoencoder="linear", holdout=3),
+        "AnomalyDINO": AnomalyDINO(features=tiny(), masking=None, rotations="none"),
+        "DFR": DFR(
+            features=cnn(), latent_dim=2, holdout=3, training=Training(n_iter=100)
+        ),
+        "DFR linear": LinearDFR(features=cnn(), holdout=3),
         "DMAD": DMAD(
             features=cnn(standardize=False, image_size=(64, 64)),
             n_codes=8,
             student_width=32,
-            **{**short, "n_iter": 5},
+            **short,
         ),
         "Dinomaly": Dinomaly(
-            features=tiny(layers="middle", groups=2), depth=2, **{**short, "n_iter": 5}
+            features=tiny(layers="middle", groups=2), depth=2, **short
         ),
     }
 
@@ -114,7 +119,7 @@ def test_a_copy_that_comes_later_is_known(cls, make_tiny):
 
 
 def _plain(cls):
-    return {"rotations": "none", "masking": False} if cls is AnomalyDINO else {}
+    return {"rotations": "none", "masking": None} if cls is AnomalyDINO else {}
 
 
 def test_copies_of_one_image_are_one_image(make_tiny):
@@ -131,7 +136,7 @@ def test_copies_of_one_image_are_one_image(make_tiny):
 def test_copies_in_a_batch_excuse_nothing(make_tiny):
     X = make_images(6)
     X[0, 10:40, 10:50] = [255, 0, 255]
-    detector = AnomalyDINO(features=make_tiny(), masking=False)
+    detector = AnomalyDINO(features=make_tiny(), masking=None)
     with pytest.warns(UserWarning, match="1 of 7"):
         scores = detector.score_batch(np.concatenate([X, X[:1]]))
     assert scores[0] == pytest.approx(scores[6])

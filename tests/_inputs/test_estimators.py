@@ -1,45 +1,12 @@
-"""What a file of an earlier version lacks; how many images are read together."""
+"""How many images are read together; parts with parameters of their own."""
 
 import numpy as np
 import pytest
 from conftest import build
 
-import skdinoad
-from skdinoad import DinoPatch
+from skdinoad import AnomalyDINO, DinoPatch, MemoryBank, Tiles, Training
 from skdinoad._inputs.estimators import whole_numbers
 from skdinoad.testing import make_images
-
-#: Parameters that came after the first files.
-LATER = {"tile_size", "tile_overlap", "map_layers", "placement", "neck", "verbose"}
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "AffineAligner",
-        "AnomalyDINO",
-        "CNNFeatures",
-        "DFR",
-        "DMAD",
-        "DinoFeatures",
-        "DinoPatch",
-        "Dinomaly",
-        "ForegroundMask",
-        "PCAAligner",
-        "RegionMask",
-        "SubspaceAD",
-    ],
-)
-def test_parameters_that_an_earlier_version_lacked_have_their_defaults(name):
-    cls = getattr(skdinoad, name)
-    estimator, X = build(cls).fit(make_images()), make_images(2)
-    state = estimator.__getstate__()
-    later = LATER.intersection(estimator.get_params(deep=False))
-    old = cls.__new__(cls)
-    old.__setstate__({k: v for k, v in state.items() if k not in later})
-    method = "score_samples" if hasattr(estimator, "score_samples") else "transform"
-    expected = getattr(estimator, method)(X)
-    np.testing.assert_array_equal(getattr(old, method)(X), expected)
 
 
 class Foreign:
@@ -54,7 +21,7 @@ class Foreign:
     def fit(self, X, y=None):
         return self
 
-    def transform_frames(self, X):
+    def transform_affines(self, X):
         self.seen.append(len(X))
         F = np.stack([image[::8, ::8].repeat(2, axis=-1) for image in X]) / np.float32(
             9
@@ -65,7 +32,9 @@ class Foreign:
 def test_an_extractor_says_how_many_images_are_read_together():
     detector = DinoPatch(features=Foreign()).fit(make_images(7))
     assert detector.features_.seen == [3, 3, 1]
-    tiled = build(DinoPatch).set_params(features__tile_size=32).fit(make_images(3))
+    tiled = (
+        build(DinoPatch).set_params(features__tiles=Tiles(size=32)).fit(make_images(3))
+    )
     assert tiled._images_at_once() == 1
 
 
@@ -76,3 +45,22 @@ def test_an_extractor_says_how_many_images_are_read_together():
 def test_whole_numbers(value, numbers):
     assert whole_numbers(value) == numbers
     assert whole_numbers({}) == whole_numbers([(1, 2), (3,)]) == whole_numbers([]) == []
+
+
+def test_parts_that_are_not_given_can_be_searched():
+    detector = DinoPatch().set_params(bank__neighborhood=3, features__image_size=64)
+    assert detector.bank.neighborhood == 3
+    assert detector.features.image_size == 64
+    bank = MemoryBank(size=9)
+    detector = AnomalyDINO(bank=bank).set_params(bank__dtype="float16")
+    assert detector.bank is bank
+    assert (bank.size, bank.dtype) == (9, "float16")
+
+
+def test_parts_are_checked_with_the_estimator(rng):
+    F = rng.random((3, 2, 2, 8))
+    for bank in ("large", Training()):
+        with pytest.raises(ValueError, match="'bank' parameter of DinoPatch"):
+            DinoPatch(bank=bank).fit(F)
+    with pytest.raises(ValueError, match="'size' parameter of MemoryBank"):
+        AnomalyDINO(bank=MemoryBank(size=-1)).fit(F)

@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 
-from skdinoad._neighbors import MemoryBank
+from skdinoad._neighbors import PatchVectors
 
 
 @pytest.fixture
 def bank(rng):
     parts = [(rng.normal(size=(n, 4)), i, t) for n, i, t in PICTURES]
-    return MemoryBank.join([(v.astype(np.float32), i, t) for v, i, t in parts])
+    return PatchVectors.join([(v.astype(np.float32), i, t) for v, i, t in parts])
 
 
 #: (vectors, image, turned)
@@ -69,7 +69,7 @@ def test_merged_banks_have_the_order_of_one(bank):
     """First all images as they were given, then all turned copies."""
     half = bank.select(np.isin(bank.image, 1))
     half.image[:] = 0
-    merged = MemoryBank.merge([bank, half], [0, 2], "float16")
+    merged = PatchVectors.merge([bank, half], [0, 2], "float16")
     assert merged.image.tolist() == [0] * 3 + [1] * 2 + [2] * 2 + [0] * 4 + [1, 2]
     assert merged.turned.tolist() == [False] * 7 + [True] * 6
     assert merged.vectors.dtype == np.float16

@@ -24,7 +24,13 @@ class Mean(torch.nn.Module):
 class MeanDetector(TrainedDetector):
     """The score of a patch is its distance to a vector found by gradient descent."""
 
-    _presets = {"fast": {"n_iter": 40, "batch_size": 2}}
+    _presets = {
+        "fast": {
+            "n_iter": 40,
+            "batch_size": 2,
+            "learning_rate": 0.1,
+        }
+    }
     _weights_name = "mean_"
 
     def __init__(
@@ -32,16 +38,10 @@ class MeanDetector(TrainedDetector):
         *,
         features=None,
         preset="fast",
-        n_iter=None,
-        batch_size=None,
-        learning_rate=0.1,
+        training=None,
         holdout=3,
         aggregate="max",
-        top_fraction=0.01,
         target_fpr=0.05,
-        max_time=None,
-        warm_start=False,
-        precision="auto",
         device="auto",
         random_state=0,
         verbose=False,
@@ -67,23 +67,27 @@ class MeanDetector(TrainedDetector):
     def _optimizer(self, network):
         return torch.optim.Adam(network.parameters())
 
-    def _risen(self):
+    def _warm_up_iterations(self):
         return 4
 
     def _rate(self, i):
-        return self.learning_rate
+        return self._setting("learning_rate")
 
     def _loss(self, network, data, rows):
         learned = data.rows[rows]
         return lambda i: (learned + torch.randn(1) - network.value).square().mean()
 
-    def _judge(self, network, data, row):
+    def _score_row(self, network, data, row):
         gap = data.rows[row] - network.value.detach()
         return gap.norm(dim=-1).numpy()
 
-    def _score_grid(self, F):
+    def score_grids(self, F):
         value = self._network().value.numpy()
         return np.linalg.norm(F - value, axis=-1)
+
+
+def mean_detector(**parameters):
+    return MeanDetector().set_params(**parameters)
 
 
 @pytest.fixture
@@ -92,7 +96,7 @@ def grids(rng):
 
 
 def test_learns_the_mean(grids):
-    detector = MeanDetector(n_iter=300).fit(grids)
+    detector = mean_detector(training__n_iter=300).fit(grids)
     np.testing.assert_allclose(detector.mean_["value"], 3, atol=0.4)
     assert detector.n_iter_ == len(detector.loss_curve_) == 300
 
@@ -120,23 +124,25 @@ def test_a_single_image_gives_no_threshold_and_says_so(grids):
 
 def test_stopped_and_resumed_is_never_stopped(grids):
     once = MeanDetector().fit(grids)
-    parts = MeanDetector(warm_start=True, max_time=0)
+    parts = mean_detector(training__warm_start=True, training__max_time=0)
     with pytest.warns(ConvergenceWarning, match="1 of 40 iterations"):
         parts.fit(grids)
-    parts.set_params(max_time=None).fit(grids)
+    parts.set_params(training__max_time=None).fit(grids)
     assert parts.loss_curve_ == once.loss_curve_
     assert np.array_equal(parts.holdout_scores_, once.holdout_scores_)
     assert np.array_equal(parts.mean_["value"], once.mean_["value"])
 
 
 def test_time_is_shared_by_all_networks(grids):
-    detector = MeanDetector(max_time=0.5, n_iter=10**6, learning_rate=1e-4).fit(grids)
+    detector = mean_detector(
+        training__max_time=0.5, training__n_iter=10**6, training__learning_rate=1e-4
+    ).fit(grids)
     assert 4 < detector.n_iter_ < 10**6
     assert len(detector.holdout_scores_) == 7
 
 
 def test_another_training_starts_anew_and_says_so(grids):
-    detector = MeanDetector(warm_start=True).fit(grids)
+    detector = mean_detector(training__warm_start=True).fit(grids)
     with pytest.warns(UserWarning, match="starts anew"):
         detector.fit(grids + 1)
     fresh = clone(detector).fit(grids + 1)
@@ -144,18 +150,20 @@ def test_another_training_starts_anew_and_says_so(grids):
 
 
 def test_a_loaded_model_goes_on_with_its_weights(grids):
-    detector = MeanDetector(warm_start=True).fit(grids)
+    detector = mean_detector(training__warm_start=True).fit(grids)
     assert b"_runs" not in pickle.dumps(detector)
-    loaded = pickle.loads(pickle.dumps(detector)).set_params(n_iter=41).fit(grids)
+    loaded = (
+        pickle.loads(pickle.dumps(detector)).set_params(training__n_iter=41).fit(grids)
+    )
     assert loaded.loss_curve_[:40] == detector.loss_curve_
     gap = abs(loaded.mean_["value"] - detector.mean_["value"]).max()
     assert 0 < gap <= 0.11  # one step of Adam
 
 
 def test_a_resumed_training_decays_as_asked_now(grids):
-    detector = MeanDetector(warm_start=True, holdout=None).fit(grids)
-    detector.weight_decay = 0.3
-    detector.set_params(n_iter=41).fit(grids)
+    detector = mean_detector(training__warm_start=True, holdout=None).fit(grids)
+    detector.set_params(training__weight_decay=0.3)
+    detector.set_params(training__n_iter=41).fit(grids)
     assert detector._runs[0].optimizer.param_groups[0]["weight_decay"] == 0.3
 
 
@@ -196,7 +204,7 @@ def stop_in(detector, grids, name, call=1):
         ("_new_run", 3),
         ("_rate", 10),
         ("_rate", 70),
-        ("_judge", 4),
+        ("_score_row", 4),
         ("_keep", 1),
         ("_conclude", 1),
         ("_set_offset", 1),
@@ -204,12 +212,12 @@ def stop_in(detector, grids, name, call=1):
 )
 def test_an_interrupted_fit_scores_nothing_and_is_resumed(grids, name, call, first):
     """Also one that was to go on with an earlier one."""
-    detector = MeanDetector(warm_start=True)
+    detector = mean_detector(training__warm_start=True)
     if first:
-        detector.set_params(n_iter=first).fit(grids)
+        detector.set_params(training__n_iter=first).fit(grids)
     if first and name == "_new_run":
         pytest.skip("all runs are there")
-    stop_in(detector.set_params(n_iter=40), grids, name, call)
+    stop_in(detector.set_params(training__n_iter=40), grids, name, call)
     with pytest.raises(NotFittedError):
         detector.score_samples(grids)
     once = MeanDetector().fit(grids)
@@ -220,14 +228,14 @@ def test_an_interrupted_fit_scores_nothing_and_is_resumed(grids, name, call, fir
 
 
 def test_an_interrupted_fit_goes_through_a_file(grids):
-    detector = MeanDetector(warm_start=True)
-    stop_in(detector, grids, "_judge")
+    detector = mean_detector(training__warm_start=True)
+    stop_in(detector, grids, "_score_row")
     loaded = pickle.loads(pickle.dumps(detector)).fit(grids)
     assert loaded.loss_curve_ == MeanDetector().fit(grids).loss_curve_
 
 
 def test_a_warning_made_an_error_mixes_no_trainings(grids):
-    detector = MeanDetector(warm_start=True).fit(grids)
+    detector = mean_detector(training__warm_start=True).fit(grids)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(UserWarning, match="starts anew"):
@@ -269,13 +277,15 @@ def listening(detector, *listeners):
 
 def test_callbacks_hear_of_every_network_and_iteration(grids):
     listener = Listener()
-    detector = listening(MeanDetector(n_iter=5, holdout=2), listener).fit(grids)
+    detector = listening(mean_detector(training__n_iter=5, holdout=2), listener).fit(
+        grids
+    )
     networks = [("fold 1", 0), ("fold 2", 1), ("train", 2)]
     iterations = [("iteration", i) for i in range(5)]
     heard = [task for network in networks for task in [*iterations, network]]
     assert listener.ended == [*heard, ("fit", 0)]
     assert np.array_equal(listener.scored, detector.score_samples(grids))
-    silent = MeanDetector(n_iter=5, holdout=2).fit(grids)
+    silent = mean_detector(training__n_iter=5, holdout=2).fit(grids)
     assert np.array_equal(listener.scored, silent.score_samples(grids))
     assert listener.open == 0
 
@@ -284,7 +294,7 @@ def test_callbacks_of_a_search_reach_the_detectors(grids):
     listener = Listener()
     listener.max_propagation_depth = None
     search = GridSearchCV(
-        MeanDetector(n_iter=2, holdout=None),
+        mean_detector(training__n_iter=2, holdout=None),
         {"aggregate": ["max"]},
         scoring=lambda *_: 1.0,
         cv=2,
@@ -298,16 +308,19 @@ def test_callbacks_of_a_search_reach_the_detectors(grids):
 def test_callbacks_may_stop_a_training(grids):
     detector = listening(MeanDetector(holdout=None), Listener(stop_after=9))
     assert detector.fit(grids).n_iter_ == 10
-    assert detector.n_iter_ == MeanDetector(n_iter=10, holdout=None).fit(grids).n_iter_
+    assert (
+        detector.n_iter_
+        == mean_detector(training__n_iter=10, holdout=None).fit(grids).n_iter_
+    )
     with pytest.warns(ConvergenceWarning, match="or a callback, stopped 'train'"):
         listening(detector, Listener(stop_after=0)).fit(grids)
 
 
 def test_callbacks_are_let_go_of_where_fit_fails_and_where_it_is_saved(grids, tmp_path):
     listener = Listener()
-    detector = listening(MeanDetector(n_iter=2), listener)
+    detector = listening(mean_detector(training__n_iter=2), listener)
     with pytest.raises(ValueError, match="batch_size"):
-        clone(detector).set_params(batch_size=0).fit(grids)
+        clone(detector).set_params(training__batch_size=0).fit(grids)
     with pytest.raises(ValueError, match="0 samples"):
         clone(detector).fit(grids[:0])
     assert (listener.open, listener.ended) == (0, [])

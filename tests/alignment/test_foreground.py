@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from skdinoad import AnomalyDINO, DinoPatch, ForegroundMask, PCAAligner, Pipeline
+from skdinoad import (
+    AnomalyDINO,
+    DinoPatch,
+    ForegroundMask,
+    LocalBank,
+    PCAAligner,
+    Pipeline,
+)
 from skdinoad.datasets import make_screws
 from skdinoad.testing import make_images
 
@@ -17,16 +24,16 @@ class Colours:
     def fit(self, X, y=None):
         return self
 
-    def transform_frames(self, X):
-        from skdinoad._arrays.geometry import resize_frame
+    def transform_affines(self, X):
+        from skdinoad._arrays.geometry import resize_affine
 
         grids = []
         for image in X:
             h, w = image.shape[0] // 8, image.shape[1] // 8
             cells = image[: h * 8, : w * 8, :3].reshape(h, 8, w, 8, 3).mean((1, 3))
             grids.append(np.concatenate([cells, cells], -1).astype(np.float32))
-        frames = [resize_frame(x.shape[:2], g.shape[:2]) for x, g in zip(X, grids)]
-        return grids, np.stack(frames)
+        affines = [resize_affine(x.shape[:2], g.shape[:2]) for x, g in zip(X, grids)]
+        return grids, np.stack(affines)
 
 
 @pytest.fixture
@@ -38,14 +45,16 @@ def scenes(rng):
 
 
 def test_alpha_covers_the_object_and_one_cell_around(scenes):
-    Z, frames = ForegroundMask(features=Colours()).fit(scenes).transform_frames(scenes)
+    Z, affines = (
+        ForegroundMask(features=Colours()).fit(scenes).transform_affines(scenes)
+    )
     assert Z.shape == (4, 96, 128, 4)
     assert np.array_equal(Z[..., :3], scenes)
     assert (Z[:, 24:72, 32:96, 3] == 255).all()
     assert (Z[:, 18:78, 26:102, 3] == 255).mean() > 0.99  # corners are rounded
     assert not Z[:, :12, :, 3].any()
     assert not Z[:, :, 108:, 3].any()
-    assert np.array_equal(frames, np.broadcast_to(np.eye(3), (4, 3, 3)))
+    assert np.array_equal(affines, np.broadcast_to(np.eye(3), (4, 3, 3)))
 
 
 def test_verdict_is_taken_once_in_fit(scenes, rng):
@@ -105,7 +114,7 @@ def test_shares_the_networks_pass_with_the_detector(tiny, monkeypatch):
     [
         (AnomalyDINO, False, {"rotations": "none"}),
         (AnomalyDINO, True, {"rotations": "none"}),
-        (DinoPatch, False, {"neighborhood": 16}),
+        (DinoPatch, False, {"bank": LocalBank(neighborhood=16)}),
         (DinoPatch, True, {}),
     ],
 )

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from skdinoad import PCAAligner
+from skdinoad import Outline, PCAAligner
 from skdinoad.datasets import make_screws
 from skdinoad.testing import make_images
 
@@ -26,11 +26,11 @@ def screws(n=6, seed=0, **kwargs):
     return X, np.stack([(pose @ marks).T for pose in poses])
 
 
-def landmarks(frames, marks):
+def landmarks(affines, marks):
     """Return where source points are in the aligned images, (n, points, 2)."""
     ones = np.ones((*marks.shape[:2], 1))
     points = np.concatenate([marks, ones], -1).transpose(0, 2, 1)
-    return (np.linalg.inv(frames) @ points).transpose(0, 2, 1)[..., :2]
+    return (np.linalg.inv(affines) @ points).transpose(0, 2, 1)[..., :2]
 
 
 def jitter(support, n=20):
@@ -70,25 +70,25 @@ def test_rotating_the_photograph_changes_little():
 @pytest.mark.parametrize("flip", ["rotate", "mirror"])
 def test_flip_keeps_or_changes_handedness(flip):
     X, marks = screws(8)
-    frames = PCAAligner(flip=flip).fit(X).align(X)[1]
-    handed = np.sign(np.linalg.det(frames[:, :2, :2]))
+    affines = PCAAligner(flip=flip).fit(X).align(X)[1]
+    handed = np.sign(np.linalg.det(affines[:, :2, :2]))
     assert (handed > 0).all() if flip == "rotate" else (handed < 0).any()
-    assert (landmarks(frames, marks)[:, 0, 0] < 224).all()
+    assert (landmarks(affines, marks)[:, 0, 0] < 224).all()
 
 
 @pytest.mark.parametrize("size", [(160, 448), (448, 160)])
 def test_output_can_be_a_strip(size):
     X, marks = screws(4)
-    Z, frames, _ = PCAAligner(output_size=size).fit(X).align(X)
+    Z, affines, _ = PCAAligner(output_size=size).fit(X).align(X)
     assert Z.shape == (4, *size, 4)
-    placed = landmarks(frames, marks)
+    placed = landmarks(affines, marks)
     assert ((placed >= -1) & (placed <= np.array(size[::-1]))).all()
 
 
 def test_rotation_turns_the_axis():
     X, marks = screws(4)
-    frames = PCAAligner(rotation=90, output_size=448).fit(X).align(X)[1]
-    head, tip = landmarks(frames, marks).transpose(1, 0, 2)
+    affines = PCAAligner(rotation=90, output_size=448).fit(X).align(X)[1]
+    head, tip = landmarks(affines, marks).transpose(1, 0, 2)
     assert (abs(head[:, 0] - tip[:, 0]) < 8).all()
     assert (tip[:, 1] - head[:, 1] > 200).all()  # clockwise: x turns to y
 
@@ -96,13 +96,13 @@ def test_rotation_turns_the_axis():
 @pytest.mark.parametrize("mode", ["none", "centre", "centre+scale"])
 def test_lesser_modes_do_not_rotate(mode):
     X, _ = screws(4)
-    Z, frames, flags = PCAAligner(mode=mode, output_size=256).fit(X).align(X)
-    assert np.allclose(frames[:, 0, 1], 0)
+    Z, affines, flags = PCAAligner(mode=mode, output_size=256).fit(X).align(X)
+    assert np.allclose(affines[:, 0, 1], 0)
     assert not any(flags[name].any() for name in flags.dtype.names)
     if mode == "none":
         assert np.array_equal(Z[..., :3], X)  # same size: pixel for pixel
     if mode == "centre":
-        assert np.allclose(frames[:, 0, 0], 1)
+        assert np.allclose(affines[:, 0, 0], 1)
 
 
 def test_none_keeps_the_shape_of_the_images():
@@ -117,10 +117,10 @@ def test_none_keeps_the_shape_of_the_images():
 
 def test_alpha_marks_what_the_photograph_shows():
     X, _ = screws(3)
-    Z, frames, _ = PCAAligner(output_size=200).fit(X).align(X)
+    Z, affines, _ = PCAAligner(output_size=200).fit(X).align(X)
     y, x = np.mgrid[:200, :200]
-    for z, frame in zip(Z, frames):
-        source = frame @ np.stack([x.ravel(), y.ravel(), np.ones(200 * 200)])
+    for z, affine in zip(Z, affines):
+        source = affine @ np.stack([x.ravel(), y.ravel(), np.ones(200 * 200)])
         inside = ((source[:2] >= 0) & (source[:2] <= 255)).all(0).reshape(200, 200)
         assert (inside == (z[..., 3] == 255)).mean() > 0.98
     assert (Z[..., 3] == 0).any()
@@ -175,9 +175,9 @@ def test_full_frame_is_flagged():
     X, _ = screws(5)
     whole = blank()
     whole[3:-3, 3:-3] = 240
-    _, frames, flags = PCAAligner(output_size=256).fit(X).align([whole])
+    _, affines, flags = PCAAligner(output_size=256).fit(X).align([whole])
     assert flags["full_frame"].all()
-    np.testing.assert_allclose(frames[0], np.eye(3))
+    np.testing.assert_allclose(affines[0], np.eye(3))
 
 
 def test_round_part_is_isotropic_and_not_rotated():
@@ -185,10 +185,10 @@ def test_round_part_is_isotropic_and_not_rotated():
     for i, x in enumerate(X):
         cv2.circle(x, (110 + 10 * i, 128), 60, (240, 240, 240), -1)
     aligner = PCAAligner().fit(X)
-    _, frames, flags = aligner.align(X)
+    _, affines, flags = aligner.align(X)
     assert aligner.isotropic_
     assert flags["isotropic"].all()
-    assert np.allclose(frames[:, 0, 1], 0)
+    assert np.allclose(affines[:, 0, 1], 0)
 
 
 def test_symmetric_part_is_ambiguous():
@@ -203,7 +203,9 @@ def test_far_too_large_part_is_clamped():
     tiny = np.stack([cv2.resize(x, (40, 40), interpolation=cv2.INTER_AREA) for x in X])
     small = np.tile(blank(), (4, 1, 1, 1))
     small[:, 100:140, 100:140] = tiny
-    small = PCAAligner(min_share=0, canny=(20, 60)).fit(X).align(small)[2]
+    small = (
+        PCAAligner(outline=Outline(min_share=0, canny=(20, 60))).fit(X).align(small)[2]
+    )
     assert small["clamped"].any()
 
 
@@ -220,9 +222,9 @@ def test_odd_input_never_crashes(support, mode, rng):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         aligner = PCAAligner(support=support, mode=mode, output_size=32).fit(odd)
-        Z, frames, flags = aligner.align(odd)
+        Z, affines, flags = aligner.align(odd)
     assert Z.shape == (5, *aligner.output_size_, 4)
-    assert np.isfinite(frames).all()
+    assert np.isfinite(affines).all()
     assert flags.shape == (5,)
 
 
@@ -232,10 +234,10 @@ def test_callers_mask_decides():
     for m, (head, tip) in zip(mask, marks.astype(int)):
         cv2.line(m, tuple(map(int, head)), tuple(map(int, tip)), 255, 9)
     aligner = PCAAligner(support="mask", output_size=128)
-    Z, frames, _ = aligner.fit(np.concatenate([X, mask], -1)).align(
+    Z, affines, _ = aligner.fit(np.concatenate([X, mask], -1)).align(
         np.concatenate([X, mask], -1)
     )
-    middle = landmarks(frames, marks.mean(axis=1, keepdims=True))[:, 0]
+    middle = landmarks(affines, marks.mean(axis=1, keepdims=True))[:, 0]
     np.testing.assert_allclose(middle, 63.5, atol=1.5)
     assert (Z[..., 3] > 0).mean() < 0.2
 
@@ -253,14 +255,14 @@ def test_polarity_by_features_agrees_with_the_third_moment(real_features):
     """Two independent ways to tell head from tip give one answer."""
     X, marks = screws(8)
     aligner = PCAAligner(polarity="features", features=real_features(image_size=224))
-    _, frames, flags = aligner.fit(X).align(X)
-    heads = landmarks(frames, marks)[:, 0, 0]
+    _, affines, flags = aligner.fit(X).align(X)
+    heads = landmarks(affines, marks)[:, 0, 0]
     assert not flags["ambiguous"].any()
     assert (heads < 224).all() or (heads > 224).all()
 
 
 def test_panorama_is_refused_instead_of_filling_the_memory():
-    with pytest.raises(ValueError, match="cut them in parts"):
+    with pytest.raises(ValueError, match="cut them into parts"):
         PCAAligner(mode="none").fit(np.zeros((2, 1, 2000, 3), np.uint8))
 
 
@@ -275,11 +277,11 @@ def test_size_reference_ignores_rows_labelled_anomalous():
 @pytest.mark.parametrize(
     ("parameters", "words"),
     [
-        ({"blur": 4}, "odd"),
+        ({"outline": Outline(blur=4)}, "odd"),
         ({"output_size": (1, 2, 3)}, "whole pixels"),
         ({"output_size": (0, 64)}, "whole pixels"),
         ({"output_size": (64.7, 64.2)}, "whole pixels"),
-        ({"canny": (1, 2, 3)}, "2 thresholds"),
+        ({"outline": Outline(canny=(1, 2, 3))}, "2 thresholds"),
     ],
 )
 def test_bad_parameters_are_explained(parameters, words):

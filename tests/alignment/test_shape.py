@@ -88,15 +88,15 @@ def test_the_first_candidate_stays_where_it_is_best():
     X = [peg(120, angle) for angle in (0, 90)]
     aligner = PCAAligner(output_size=(112, 224)).fit(X)
     poses = [aligner._find(image) for image in X]
-    frames = aligner.transform_frames(X)[1]
-    shape = learn_shape(X, poses, frames, (112, 224))
+    affines = aligner.transform_affines(X)[1]
+    shape = learn_shape(X, poses, affines, (112, 224))
     assert isinstance(shape, UsualShape)
-    for image, pose, frame in zip(X, poses, frames):
+    for image, pose, affine in zip(X, poses, affines):
         again = shape.better_frame(
-            image, pose, pose.angle, frame, (112, 224), mirror=False
+            image, pose, pose.angle, affine, (112, 224), mirror=False
         )
         at = np.array([[60, 56, 1], [160, 56, 1]]).T
-        assert np.abs((again - frame) @ at).max() < 1.5
+        assert np.abs((again - affine) @ at).max() < 1.5
 
 
 @pytest.mark.real

@@ -65,7 +65,7 @@ def test_a_folder_without_features_is_an_error(run, tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
         status, _, error = run("cache", folder, "--clear")
         assert status == 2
-        assert f"{folder} keeps no features: expected the folder" in error
+        assert f"{folder} holds no cached features: expected the folder" in error
 
 
 def test_checking_what_is_cleared_is_wrong_usage(run, kept):

@@ -39,7 +39,7 @@ def test_the_model_is_served_at_the_address_that_is_told(run, photos, model, ser
 
 def test_an_address_that_others_reach_is_warned_of(run, model, served):
     _, _, errors = run("serve", model, "--port", 0, "--host", "0.0.0.0")
-    assert "put a proxy with users and TLS in front" in errors
+    assert "use a proxy with authentication and TLS" in errors
 
 
 def test_what_cannot_be_served_has_status_2(run, model, photos, capsys):

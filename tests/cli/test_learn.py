@@ -146,7 +146,7 @@ def test_two_ways_to_choose_a_threshold_exclude_each_other(run, photos, model):
     where = ["--good", photos / "new", "--bad", photos / "new", "--target-fpr", 0.2]
     status, _, errors = run("tune", model, *where)
     assert status == 2
-    assert "leave one of the two out" in errors
+    assert "pass only one of them" in errors
 
 
 def test_a_folder_to_write_to_is_looked_for_first(run, photos):
@@ -164,7 +164,7 @@ def test_fit_learns_both_thresholds(run, photos):
     said = json.loads(run("fit", photos / "good", *how, "--json")[1][0])
     tuner = load_model(photos / "m")
     assert said["review_threshold"] == tuner.review_offset_ > tuner.offset_
-    assert "to be looked at" in run("fit", photos / "good", *how)[1][0]
+    assert "to be reviewed" in run("fit", photos / "good", *how)[1][0]
     paths = [str(photos / f"new/{i}.png") for i in range(3)]
     kinds = {1: "good", 0: "review", -1: "defect"}
     lines = run("score", photos / "m", *paths)[1]
@@ -197,7 +197,7 @@ def test_both_thresholds_are_those_of_the_tuner(run, photos, model):
         assert tuned.offset_ == tuner.offset_
         assert tuned.review_offset_ == tuner.review_offset_
         below = (tuner.holdout_scores_[:6] < tuner.review_offset_).sum()
-        assert f"; {below} of these 6 good images" in lines[0].split("looked at")[1]
+        assert f"; {below} of these 6 good images" in lines[0].split("reviewed")[1]
 
 
 def test_a_second_threshold_beside_the_best_f1(run, photos, model):
@@ -224,9 +224,9 @@ def test_a_second_threshold_that_is_not_asked_for_goes_and_says_so(
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        (["--target-fnr", 0.3], "pass some as --bad"),
+        (["--target-fnr", 0.3], "pass defects as --bad"),
         (["--target-review-rate", 0.01], "expected at least --target-fpr, 0.05"),
-        (["--bad", "new", "--target-review-rate", 0.3], "leave one of the two out"),
+        (["--bad", "new", "--target-review-rate", 0.3], "pass only one of them"),
         (["--bad", "new", "--target-fnr", 0.01], "needs 99 defective images, got 3"),
         (
             ["--target-fpr", 0.2, "--target-review-rate", 0.1],

@@ -48,7 +48,7 @@ def test_files_folders_patterns_and_lists_name_images(folder, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{b}\n"))
     assert images_of(["-"]) == [b]
     assert images_of(["no.png"]) == ["no.png"]  # a row with its reason, later
-    with pytest.raises(FileNotFoundError, match="holds, or fits, no image"):
+    with pytest.raises(FileNotFoundError, match="holds or matches no image"):
         images_of([str(root / "*.jpg")])
 
 
@@ -57,11 +57,11 @@ def test_files_that_are_no_models_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist"):
         load_model(path)
     path.write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="no model file of skdinoad"):
+    with pytest.raises(ValueError, match="not a model file of skdinoad"):
         load_model(path)
     joblib.dump(DinoPatch(), path)  # could run code
     with pytest.raises(ValueError, match=r"joblib\.load"):
         load_model(path)
     save({"a": 1}, path)
-    with pytest.raises(ValueError, match="holds a dict, no detector"):
+    with pytest.raises(ValueError, match="holds a dict, not a detector"):
         load_model(path)

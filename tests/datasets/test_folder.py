@@ -63,7 +63,7 @@ def test_an_image_in_no_folder_is_refused(category):
 def test_other_folder_is_explained(tmp_path):
     with pytest.raises(FileNotFoundError, match="expected MVTec AD's layout"):
         load_folder(tmp_path)
-    with pytest.raises(FileNotFoundError, match="nowhere is no folder"):
+    with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
         load_folder(tmp_path / "nowhere")
 
 
@@ -162,7 +162,7 @@ def test_what_is_no_flat_folder_is_explained(category, tmp_path):
     (tmp_path / "empty/notes.txt").write_text("")
     with pytest.raises(FileNotFoundError, match=r"there are notes\.txt"):
         load_images(tmp_path / "empty")
-    with pytest.raises(FileNotFoundError, match="is no folder"):
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
         load_images(tmp_path / "nowhere")
 
 

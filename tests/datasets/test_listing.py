@@ -106,7 +106,7 @@ def test_a_folder_called_like_an_image_is_none(tmp_path):
 def test_no_folder(tmp_path):
     touch(tmp_path, "file")
     for name in ("file", "missing"):
-        with pytest.raises(FileNotFoundError, match=f"{name} is no folder"):
+        with pytest.raises(FileNotFoundError, match=f"{name} is not a folder"):
             list_images(tmp_path / name)
 
 

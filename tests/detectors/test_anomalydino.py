@@ -11,7 +11,14 @@ from sklearn.base import clone
 from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
 
-from skdinoad import AnomalyDINO, DinoFeatures, ForegroundMask, PCAAligner, Pipeline
+from skdinoad import (
+    AnomalyDINO,
+    DinoFeatures,
+    ForegroundMask,
+    MemoryBank,
+    PCAAligner,
+    Pipeline,
+)
 from skdinoad._arrays.masks import _grown
 from skdinoad.datasets import make_screws
 from skdinoad.features._backbones import load_backbone
@@ -26,7 +33,9 @@ def grids(rng):
 
 def plain(**parameters):
     """Return a detector for feature grids, without masks."""
-    return AnomalyDINO(**{"masking": False, "top_fraction": 0.01, **parameters})
+    return AnomalyDINO().set_params(
+        **{"masking": None, "aggregate": 0.01, **parameters}
+    )
 
 
 def official(references, image, size, *, masked):
@@ -89,9 +98,12 @@ def pictures(rng):
 @pytest.mark.parametrize(("size", "masked"), [(96, 0), (96, 0.5), (208, 0), (208, 0.5)])
 def test_from_paper_equals_the_official_procedure(pictures, size, masked):
     """Image scores on equal weights: points 1, 2, 3 and 4 together."""
-    detector = AnomalyDINO.from_paper(shots=2, image_size=size, masking=bool(masked))
+    masks = None
+    if masked:
+        how = {"threshold": masked, "morphology": "raster"}
+        masks = ForegroundMask(masking=True, **how)
+    detector = AnomalyDINO.from_paper(shots=2, image_size=size, masking=masks)
     detector.set_params(features__model="test_vit", features__weights="random:0")
-    detector.set_params(mask_threshold=float(masked))
     detector.fit(pictures[:2])
     scores = detector.score_samples(pictures[2:])
     for score, image in zip(scores, pictures[2:]):
@@ -102,7 +114,6 @@ def test_from_paper_equals_the_official_procedure(pictures, size, masked):
 def test_from_paper_knows_the_table_of_the_code():
     detector = AnomalyDINO.from_paper(shots=4, category="carpet")
     assert not detector.masking
-    assert detector.mask_threshold == 10
     assert detector.features.image_size == 448
     assert detector.features.layers == "last"
     assert detector.features.norm is True
@@ -144,7 +155,7 @@ def test_masked_patches_count_for_the_floor_rule_but_not_in_the_mean():
     D[0, 0, :2] = [3, 5]
     # The top 4 of 400, of which 2 are left.
     assert plain()._aggregate(D[:, None])[0] == 4
-    official = plain(masked_score="zero")
+    official = plain(masking="official")
     official.masking_ = True
     assert official._aggregate([official._fill(D)])[0] == 2
 
@@ -152,8 +163,8 @@ def test_masked_patches_count_for_the_floor_rule_but_not_in_the_mean():
 @pytest.mark.parametrize("k", [1, 3])
 def test_distance_is_one_minus_cosine(grids, k):
     """Point 3, against a loop."""
-    detector = plain(n_neighbors=k).fit(grids[:3])
-    D = detector._score_grid(grids[3:4, :, :, None])[0, 0]
+    detector = plain(bank__n_neighbors=k).fit(grids[:3])
+    D = detector.score_grids(grids[3:4, :, :, None])[0, 0]
     for y, x in np.ndindex(4, 6):
         q = grids[3, y, x]
         cosines = [
@@ -181,7 +192,9 @@ def test_sign_of_the_features_does_not_change_the_mask(rng):
 
 def test_empty_mask_falls_back_to_the_whole_image(grids):
     """Point 6: with one warning that names the rows; the paper's code scores 0."""
-    detector = AnomalyDINO(masking=True, mask_threshold=1e6).fit(grids)
+    detector = AnomalyDINO(masking=ForegroundMask(masking=True, threshold=1e6)).fit(
+        grids
+    )
     new = grids[::-1] + 1
     with pytest.warns(UserWarning, match=r"5 of 5 .* unmasked: X\[0\]") as caught:
         scores = detector.score_samples(new)
@@ -209,28 +222,28 @@ def test_grey_is_grey_in_three_channels(pictures, tiny):
     assert np.array_equal(detector.score_samples(grey), colour)
 
 
-@pytest.mark.parametrize("resize", ["stretch", "crop"])
-def test_map_of_a_size_that_is_no_multiple_of_a_patch(resize):
+@pytest.mark.parametrize("cropping", [None, "patches"])
+def test_map_of_a_size_that_is_no_multiple_of_a_patch(cropping):
     """Point 9: 1000 x 1562 at 448 is 448 x 699, 32 x 49 patches."""
     image = np.zeros((1, 1000, 1562, 3), np.uint8)
-    features = DinoFeatures(image_size=448, resize=resize)
+    features = DinoFeatures(image_size=448, cropping=cropping)
     features.patch_size_ = 14  # geometry only: no network needed
     resized, grid = features._plan(image.shape[1:3])
-    assert grid == ((32, 49) if resize == "crop" else (32, 50))
-    frame = features._frame(image.shape[1:3])
+    assert grid == ((32, 49) if cropping else (32, 50))
+    affine = features._affine(image.shape[1:3])
     detector = plain(features=features)
     detector.features_ = features
     for y, x in [(0, 0), (10, 30), (31, 48)]:
         D = np.zeros(grid, np.float32)
         D[y, x] = 1
-        heat = detector._map([D, D], frame, (1000, 1562))
+        heat = detector._map([D, D], affine, (1000, 1562))
         assert heat.shape == (1000, 1562)
-        scale = 1000 / 448 if resize == "crop" else np.divide((1000, 1562), resized)
+        scale = 1000 / 448 if cropping else np.divide((1000, 1562), resized)
         true = (np.array([y, x]) * 14 + 7) * scale
         peak = np.mean(np.argwhere(heat > 0.99 * heat.max()), axis=0)
         half = 7 * 1000 / 448
         assert abs(peak - true).max() < half + 13 * 1000 / 448 * (x == 48)
-    edge = detector._map(np.ones((2, *grid), np.float32), frame, (1000, 1562))
+    edge = detector._map(np.ones((2, *grid), np.float32), affine, (1000, 1562))
     assert edge.min() > 0.99  # what the crop left out takes the edge's value
 
 
@@ -239,7 +252,9 @@ def test_clone_parameters_and_file_give_equal_scores(
     pictures, tiny, tmp_path, bank_dtype
 ):
     """Point 10."""
-    detector = AnomalyDINO(features=tiny, bank_dtype=bank_dtype, n_neighbors=2)
+    detector = AnomalyDINO(
+        features=tiny, bank=MemoryBank(dtype=bank_dtype, n_neighbors=2)
+    )
     same = clone(detector)
     expected = detector.fit(pictures).score_samples(pictures[::-1])
     assert np.array_equal(same.fit(pictures).score_samples(pictures[::-1]), expected)
@@ -280,9 +295,9 @@ def test_informed_without_turns_is_as_without(real_features):
     features = real_features(image_size=112)
     X = np.repeat(make_screws(1, size=224)[0], 5, axis=0)
     X[:, ::7, ::5] += np.arange(5, dtype=np.uint8)[:, None, None, None]
-    parameters = {"features": features, "bank_size": 0.25, "masking": False}
-    informed = AnomalyDINO(rotations="informed", **parameters).fit(X)
-    none = AnomalyDINO(rotations="none", **parameters).fit(X)
+    parameters = {"features": features, "bank__size": 0.25, "masking": None}
+    informed = AnomalyDINO(rotations="informed").set_params(**parameters).fit(X)
+    none = AnomalyDINO(rotations="none").set_params(**parameters).fit(X)
     assert len(informed.bank_) == len(none.bank_) == 80
     assert informed.offset_ == none.offset_
 
@@ -325,22 +340,28 @@ def test_features_cannot_be_turned(grids):
 
 
 @pytest.mark.parametrize("rotations", ["none", (0, 90)])
-@pytest.mark.parametrize("masking", [True, False])
+@pytest.mark.parametrize("masking", [ForegroundMask(masking=True), None])
 def test_holdout_scores_equal_refitting_without_the_image(
     pictures, tiny, rotations, masking
 ):
     parameters = {"features": tiny, "rotations": rotations, "masking": masking}
-    whole = AnomalyDINO(**parameters).fit(pictures)
+    whole = AnomalyDINO().set_params(**parameters).fit(pictures)
     for i, score in enumerate(whole.holdout_scores_):
-        rest = AnomalyDINO(**parameters).fit(np.delete(pictures, i, axis=0))
+        rest = (
+            AnomalyDINO().set_params(**parameters).fit(np.delete(pictures, i, axis=0))
+        )
         assert rest.score_samples(pictures[i : i + 1])[0] == pytest.approx(score, 1e-5)
 
 
 @pytest.mark.parametrize("rotations", ["none", (0, 90)])
 def test_partial_fit_equals_one_fit_on_all(pictures, tiny, rotations):
-    parameters = {"features": tiny, "rotations": rotations, "masking": True}
-    whole = AnomalyDINO(**parameters).fit(pictures)
-    parts = AnomalyDINO(**parameters).partial_fit(pictures[:2])
+    parameters = {
+        "features": tiny,
+        "rotations": rotations,
+        "masking": ForegroundMask(masking=True),
+    }
+    whole = AnomalyDINO().set_params(**parameters).fit(pictures)
+    parts = AnomalyDINO().set_params(**parameters).partial_fit(pictures[:2])
     parts.partial_fit(pictures[2:3]).partial_fit(pictures[2:], [-1, 1])
     new = pictures[:, :, ::-1]
     np.testing.assert_allclose(
@@ -351,7 +372,7 @@ def test_partial_fit_equals_one_fit_on_all(pictures, tiny, rotations):
 
 
 def test_half_precision_bank_moves_scores_little(grids):
-    half = plain(bank_dtype="float16").fit(grids)
+    half = plain(bank__dtype="float16").fit(grids)
     assert half.bank_.vectors.dtype == np.float16
     whole = plain().fit(grids)
     new = grids[::-1] + 0.5
@@ -416,10 +437,14 @@ def test_angles_must_be_numbers(pictures, tiny, rotations):
 
 
 @pytest.mark.parametrize(
-    "change", [{"masking": False}, {"rotations": (0, 90)}, {"bank_dtype": "float16"}]
+    "change", [{"masking": None}, {"rotations": (0, 90)}, {"bank__dtype": "float16"}]
 )
 def test_bank_is_not_continued_in_another_way(grids, change):
-    detector = AnomalyDINO(masking=True).fit(grids).set_params(**change)
+    detector = (
+        AnomalyDINO(masking=ForegroundMask(masking=True))
+        .fit(grids)
+        .set_params(**change)
+    )
     with pytest.raises(ValueError, match="fit again"):
         detector.partial_fit(grids)
 
@@ -439,14 +464,14 @@ def test_masked_ground_stays_zero_in_the_map(pictures, tiny):
     detector = plain(features=tiny, rotations="none").fit(clear[:3])
     heat = detector.predict_map(clear[3:])[0]
     assert not heat[:, :60].any()
-    sharp = detector.set_params(smoothing_sigma=0).predict_map(clear[3:])[0]
+    sharp = detector.set_params(map_smoothing=0).predict_map(clear[3:])[0]
     edge = np.flatnonzero(sharp[48] > 0)[0]
     assert heat[48, edge] > 0.7 * sharp[48, edge : edge + 5].mean()  # nothing leaks out
 
 
 def test_refit_forgets(grids, tiny):
     detector = AnomalyDINO(masking="auto").fit(grids)
-    detector.set_params(masking=False).fit(grids[:3])
+    detector.set_params(masking=None).fit(grids[:3])
     assert detector.mask_statistics_ is None
     assert detector.holdout_scores_.shape == (3,)
 

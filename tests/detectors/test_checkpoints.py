@@ -37,8 +37,8 @@ def official_names(weights):
 @pytest.fixture
 def fitted(make_tiny):
     features = make_tiny(layers="middle", groups=2)
-    how = {"features": features, "depth": 2, "n_iter": 20, "holdout": None}
-    return Dinomaly(**how).fit(make_images(4))
+    how = {"features": features, "depth": 2, "training__n_iter": 20, "holdout": None}
+    return Dinomaly().set_params(**how).fit(make_images(4))
 
 
 def test_dinomaly_scores_as_the_model_that_wrote_the_file(fitted, tmp_path):
@@ -80,7 +80,7 @@ def test_files_that_are_none_are_refused(cls, tmp_path):
         cls.load_official(path, make_images(3))
     torch.save({"epoch": 3}, path)
     with pytest.raises(
-        ValueError, match=f"no checkpoint of the official {cls.__name__}"
+        ValueError, match=f"not a checkpoint of the official {cls.__name__}"
     ):
         cls.load_official(path, make_images(3))
 

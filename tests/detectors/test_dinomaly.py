@@ -15,7 +15,7 @@ from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.utils import Bunch
 from torch.nn.functional import interpolate
 
-from skdinoad import DinoFeatures, Dinomaly, PCAAligner, Pipeline, dump
+from skdinoad import DinoFeatures, Dinomaly, PCAAligner, Pipeline, Training, dump
 from skdinoad._arrays.maps import aggregate, enlarged
 from skdinoad._compat.torch import seeded
 from skdinoad._training.loop import batch_rows
@@ -32,11 +32,11 @@ def quick(**parameters):
     parameters = {
         "features": tiny_features(layers="middle", groups=2),
         "depth": 2,
-        "n_iter": 20,
+        "training__n_iter": 20,
         "holdout": None,
         **parameters,
     }
-    return Dinomaly(**parameters)
+    return Dinomaly().set_params(**parameters)
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def grids(rng):
 def test_presets_are_what_is_documented(preset, model, size, crop):
     detector = Dinomaly(preset=preset)
     features = detector._default_features()
-    assert (features.model, features.image_size, features.crop_size) == (
+    assert (features.model, features.image_size, features.cropping) == (
         model,
         size,
         crop,
@@ -84,31 +84,29 @@ def test_defaults_are_the_papers():
     papers = {
         "learning_rate": 2e-3,
         "dropout": 0.2,
-        "mining_fraction": 0.9,
-        "mining_factor": 0.1,
         "weight_decay": 1e-4,
-        "grad_clip": 0.1,
-        "map_size": 256,
-        "aggregate": "top",
-        "top_fraction": 0.01,
     }
     detector = Dinomaly(preset="paper")
-    found = {**detector.get_params(), "dropout": detector._setting("dropout")}
-    assert papers.items() <= found.items()
+    assert {name: detector._setting(name) for name in papers} == papers
+    assert (detector.map_size, detector.aggregate, detector.grad_clip) == (
+        256,
+        0.01,
+        0.1,
+    )
 
 
 def test_schedules_shrink_with_the_training():
-    detector = Dinomaly(preset="paper", n_iter=200)
+    detector = Dinomaly(preset="paper", training=Training(n_iter=200))
     assert detector._span("warm_up", 0.1) == 20
     assert detector._span("mining_ramp", 0.2) == 40
-    detector.set_params(warm_up=np.int64(70), mining_ramp=0.5)
+    detector.set_params(training__warm_up=np.int64(70))
     assert detector._span("warm_up", 0.1) == 70
-    assert detector._span("mining_ramp", 0.2) == 100
+    assert detector.set_params(training__warm_up=0.5)._span("warm_up", 0.1) == 100
 
 
 def test_preset_decides_on_features_also_when_set_together():
-    detector = Dinomaly().set_params(features__batch_size=2, preset="paper")
-    assert detector.features.crop_size == 392
+    detector = Dinomaly().set_params(features__runtime__batch_size=2, preset="paper")
+    assert detector.features.cropping == 392
 
 
 class Stub:
@@ -128,7 +126,7 @@ class Stub:
     def fit(self, X, y=None):
         return self
 
-    def transform_frames(self, X):
+    def transform_affines(self, X):
         return np.stack(self.transform_tokens(X)[0]), np.stack([np.eye(3)] * len(X))
 
     def transform_tokens(self, X):
@@ -143,13 +141,13 @@ def test_tokens_before_the_patches_take_part_and_are_dropped_last(p):
     X = make_images()
     detector = quick(features=Stub(p)).fit(X)
     grid = detector.features_.transform_tokens(X[:1])[0][0]
-    D = next(detector._scored(X[:1], "score"))[0]
+    D = next(detector._iter_score_grids(X[:1]))[0]
     assert D.shape[1:] == grid.shape[:2]
     for token in range(p):
         other = X[:1].copy()
         other[:, 0, 1 + token] = 255
         assert np.array_equal(other[:, ::8, ::8], X[:1, ::8, ::8])
-        assert (next(detector._scored(other, "score"))[0] != D).any()
+        assert (next(detector._iter_score_grids(other))[0] != D).any()
 
 
 def test_without_recentering_plain_grids_do(grids):
@@ -176,7 +174,7 @@ def test_grids_in_groups_equal_images_without_a_class_token():
     F = features.fit_transform(X)
     detector = quick(features="passthrough", groups=2).fit(F)
     assert detector.n_groups_ == 2
-    assert len(detector.decoder_["shift"]) == 64
+    assert len(detector.decoder_["bottleneck.outer.bias"]) == 64
 
     pipe = Pipeline([features, quick(features=None, groups=2)]).fit(X)
     expected = detector.score_samples(F)
@@ -203,14 +201,14 @@ def test_the_encoder_sees_each_image_once_in_a_whole_search(monkeypatch):
     )
     X = make_images(8)
     y = np.array([1, -1] * 4)
-    grid = {"n_iter": [2, 4], "dropout": [0.0, 0.2]}
+    grid = {"training__n_iter": [2, 4], "dropout": [0.0, 0.2]}
     GridSearchCV(quick(), grid, cv=KFold(2), scoring=ranking).fit(X, y)
     assert len(seen) == 8
 
 
 def test_half_precision_features_move_scores_little():
     X = make_images()
-    detector = quick(n_iter=40).fit(X)
+    detector = quick(training__n_iter=40).fit(X)
     F, _ = detector._read_batch(X)
     tokens, valid = pack(F, 2)
     exact = detector._distances(detector._network(), tokens, valid)
@@ -222,7 +220,9 @@ def test_half_precision_features_move_scores_little():
 
 
 def test_learning_beats_the_best_constant(grids):
-    detector = quick(features=None, n_iter=200, learning_rate=0.01).fit(grids)
+    detector = quick(
+        features=None, training__n_iter=200, training__learning_rate=0.01
+    ).fit(grids)
     flat = grids.reshape(6, -1)
     unit = flat / np.linalg.norm(flat, axis=1, keepdims=True)
     constant = np.broadcast_to(grids.mean((0, 1, 2)), grids.shape).reshape(6, -1)
@@ -293,12 +293,17 @@ def official_training(X, detector, n_iter, warm_up, ramp, second=False):
 @pytest.mark.parametrize("preset", ["paper", "dinomaly2"])
 def test_training_equals_the_official_procedure(preset):
     X = make_images(6, size=(64, 64))
-    schedule = {"n_iter": 12, "warm_up": 4, "mining_ramp": 6}
-    exact = {"dropout": 0.0, "batch_size": 4, "precision": "float32", "depth": 4}
+    schedule = {"training__n_iter": 30, "training__warm_up": 4}
+    exact = {
+        "dropout": 0.0,
+        "training__batch_size": 4,
+        "training__precision": "float32",
+        "depth": 4,
+    }
     detector = quick(preset=preset, **schedule, **exact).fit(X)
     second = preset == "dinomaly2"
     losses, weights = official_training(
-        X, detector, n_iter=12, warm_up=4, ramp=6, second=second
+        X, detector, n_iter=30, warm_up=4, ramp=6, second=second
     )
     assert ("bottleneck.neck.weight" in weights) == second
     np.testing.assert_allclose(detector.loss_curve_, losses, rtol=1e-3)
@@ -313,7 +318,7 @@ def test_one_image_and_fewer_than_a_batch(grids):
         one = quick(features=None, holdout=3).fit(grids[:1])
     assert np.isnan(one.offset_)
     assert np.isfinite(one.score_samples(grids)).all()
-    two = quick(features=None, holdout=3, batch_size=50).fit(grids[:2])
+    two = quick(features=None, holdout=3, training__batch_size=50).fit(grids[:2])
     assert len(two.holdout_scores_) == 2
 
 
@@ -328,11 +333,13 @@ def test_equal_seeds_give_equal_scores(grids):
 
 def test_warm_start_goes_on_as_if_it_had_never_stopped(grids):
     once = quick(features=None, holdout=2).fit(grids)
-    parts = quick(features=None, holdout=2, warm_start=True, max_time=0)
+    parts = quick(
+        features=None, holdout=2, training__warm_start=True, training__max_time=0
+    )
     with pytest.warns(ConvergenceWarning, match="1 of 20 iterations"):
         parts.fit(grids)
     assert parts.n_iter_ == 1
-    parts.set_params(max_time=None).fit(grids)
+    parts.set_params(training__max_time=None).fit(grids)
     assert parts.n_iter_ == 20
     assert parts.loss_curve_ == once.loss_curve_
     assert np.array_equal(parts.score_samples(grids), once.score_samples(grids))
@@ -340,9 +347,9 @@ def test_warm_start_goes_on_as_if_it_had_never_stopped(grids):
 
 
 def test_warm_start_after_loading_goes_on_with_the_weights(grids):
-    detector = quick(features=None, warm_start=True, holdout=2).fit(grids)
+    detector = quick(features=None, training__warm_start=True, holdout=2).fit(grids)
     loaded = pickle.loads(pickle.dumps(detector))
-    loaded.set_params(n_iter=21).fit(grids)
+    loaded.set_params(training__n_iter=21).fit(grids)
     assert loaded.n_iter_ == 21
     assert loaded.loss_curve_[:20] == detector.loss_curve_
     assert len(loaded.holdout_scores_) == 6
@@ -356,7 +363,7 @@ def test_warm_start_after_loading_goes_on_with_the_weights(grids):
 def test_warm_start_after_a_fit_without_it(grids):
     detector = quick(features=None, random_state=None).fit(grids)
     before = detector.loss_curve_
-    detector.set_params(warm_start=True, n_iter=25).fit(grids)
+    detector.set_params(training__warm_start=True, training__n_iter=25).fit(grids)
     assert detector.loss_curve_[:20] == before
     assert detector.n_iter_ == 25
 
@@ -366,8 +373,6 @@ def test_warm_start_after_a_fit_without_it(grids):
     [
         {"depth": 4},
         {"recenter": True},
-        {"neck": 8},
-        {"input_scaling": "standard"},
         {"holdout": 0.34},
         {"random_state": 7},
         {"features__layers": [0, 1]},
@@ -376,7 +381,7 @@ def test_warm_start_after_a_fit_without_it(grids):
 )
 def test_another_training_starts_anew_and_says_so(change):
     X = make_images(size=(64, 64))
-    detector = quick(warm_start=True).fit(X)
+    detector = quick(training__warm_start=True).fit(X)
     other = X if change else X[::-1]
     detector.set_params(**(change or {}))
     with pytest.warns(UserWarning, match="starts anew"):
@@ -387,15 +392,15 @@ def test_another_training_starts_anew_and_says_so(change):
 
 
 def test_fewer_iterations_than_are_done_are_refused(grids):
-    detector = quick(features=None, warm_start=True).fit(grids)
+    detector = quick(features=None, training__warm_start=True).fit(grids)
     with pytest.raises(ValueError, match=r"n_iter=19 .* 20 iterations are done"):
-        detector.set_params(n_iter=19).fit(grids)
+        detector.set_params(training__n_iter=19).fit(grids)
 
 
 def test_an_interrupted_training_goes_on(grids, monkeypatch):
     once = quick(features=None, holdout=2).fit(grids)
-    detector = quick(features=None, holdout=2, warm_start=True)
-    judge, calls = detector._judge, []
+    detector = quick(features=None, holdout=2, training__warm_start=True)
+    judge, calls = detector._score_row, []
 
     def interrupted(*args):
         calls.append(args)
@@ -403,7 +408,7 @@ def test_an_interrupted_training_goes_on(grids, monkeypatch):
             raise KeyboardInterrupt
         return judge(*args)
 
-    monkeypatch.setattr(detector, "_judge", interrupted)
+    monkeypatch.setattr(detector, "_score_row", interrupted)
     with pytest.raises(KeyboardInterrupt):
         detector.fit(grids)
     assert not hasattr(detector, "decoder_")
@@ -412,12 +417,15 @@ def test_an_interrupted_training_goes_on(grids, monkeypatch):
     assert np.array_equal(detector.holdout_scores_, once.holdout_scores_)
 
 
-def test_after_a_breakdown_the_remedy_helps(grids):
-    wild = {"learning_rate": 1e38, "grad_clip": 1e9, "warm_up": 0}
-    detector = quick(features=None, warm_start=True, **wild)
+def test_after_a_breakdown_the_remedy_helps(grids, monkeypatch):
+    wild = {"training__learning_rate": 1e38, "training__warm_up": 0}
+    monkeypatch.setattr(Dinomaly, "grad_clip", 1e9)
+    detector = quick(features=None, training__warm_start=True, **wild)
     with pytest.raises(FloatingPointError):
         detector.fit(grids)
-    detector.set_params(learning_rate=2e-3, grad_clip=0.1, warm_up=None).fit(grids)
+    monkeypatch.undo()
+    detector.set_params(training__learning_rate=2e-3, training__warm_up=None)
+    detector.fit(grids)
     fresh = quick(features=None).fit(grids)
     assert detector.loss_curve_ == fresh.loss_curve_
 
@@ -432,10 +440,12 @@ def test_networks_of_folds_are_dropped(grids):
     assert not detector._runs
 
 
-def test_a_failed_fit_leaves_no_half_model(grids):
+def test_a_failed_fit_leaves_no_half_model(grids, monkeypatch):
+    monkeypatch.setattr(Dinomaly, "grad_clip", 1e9)
     detector = quick(features=None).fit(grids)
+    detector.set_params(training__learning_rate=1e38, training__warm_up=0)
     with pytest.raises(FloatingPointError, match=r"iteration \d+.*learning_rate"):
-        detector.set_params(learning_rate=1e38, warm_up=0, grad_clip=1e9).fit(grids)
+        detector.fit(grids)
     assert not hasattr(detector, "decoder_")
 
 
@@ -446,7 +456,9 @@ def test_depth_must_divide_into_groups():
 
 def test_low_precision_moves_loss_and_gradient_little():
     # One step of a trained network: over many steps any two runs drift apart.
-    detector = quick(n_iter=40, dropout=0.0, warm_start=True).fit(make_images())
+    detector = quick(training__n_iter=40, dropout=0.0, training__warm_start=True).fit(
+        make_images()
+    )
     network, found = detector._runs[0].network, {}
     F, _ = detector._read_batch(make_images())
     tokens, _ = pack(F, 2)
@@ -462,23 +474,21 @@ def test_low_precision_moves_loss_and_gradient_little():
 
 
 def test_scores_do_not_depend_on_the_precision_of_training(grids):
-    detector = quick(features=None, precision="bfloat16").fit(grids)
+    detector = quick(features=None, training__precision="bfloat16").fit(grids)
     low = detector.score_samples(grids)
-    detector.set_params(precision="float32")
+    detector.set_params(training__precision="float32")
     assert np.array_equal(detector.score_samples(grids), low)
 
 
 @pytest.mark.parametrize(
     "parameters",
     [
-        {"input_scaling": "standard"},
+        {"preset": "dinomaly2"},
         {"recenter": True},
-        {"neck": 8},
         {"augmentation": "dihedral"},
         {"augmentation": "crops"},
-        {"mining_factor": 1.0},
         {"dropout": 0.0},
-        {"weight_decay": 0.1},
+        {"training__weight_decay": 0.1},
     ],
 )
 def test_every_option_changes_the_result_and_still_works(parameters):
@@ -547,7 +557,7 @@ def test_no_holdout_no_threshold_no_warning(grids):
 
 def test_score_is_the_mean_of_the_655_largest_of_the_256_map(grids):
     detector = quick(features=None).fit(grids)
-    D = torch.tensor(next(detector._scored(grids, "score"))[0])[:, None]
+    D = torch.tensor(next(detector._iter_score_grids(grids))[0])[:, None]
     big = interpolate(D, (56, 70), mode="bilinear", align_corners=True)
     big = interpolate(big, (256, 256), mode="bilinear", align_corners=False)
     line = torch.exp(-(torch.arange(-2.0, 3) ** 2) / 32)
@@ -578,7 +588,7 @@ def test_distance_is_the_mean_over_groups_of_one_minus_cosine():
             (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
         )
         expected = expected + (1 - cosine) / 2
-    D = next(detector._scored(X, "score"))[0]
+    D = next(detector._iter_score_grids(X))[0]
     np.testing.assert_allclose(D.reshape(2, -1), expected, atol=1e-5)
 
 
@@ -588,7 +598,7 @@ def test_invalid_patches_change_nothing_elsewhere():
     alpha[:, :, 40:] = 0
     X = np.concatenate([X, alpha], axis=-1)
     detector = quick(features=tiny_features(layers="middle", groups=2)).fit(X)
-    D = next(detector._scored(X, "score"))[0]
+    D = next(detector._iter_score_grids(X))[0]
     assert np.isnan(D).any()
     assert np.isfinite(D).any()
     assert (detector.predict_map(X)[:, :, 60:] == 0).all()
@@ -597,7 +607,7 @@ def test_invalid_patches_change_nothing_elsewhere():
 def test_a_grid_with_an_invalid_patch_is_scored_as_if_it_had_none(grids):
     detector = quick(features=None).fit(grids)
     grids[:, 0, 0] = np.nan
-    D = next(detector._scored(grids, "score"))[0]
+    D = next(detector._iter_score_grids(grids))[0]
     assert np.isnan(D[:, 0, 0]).all()
     tokens, valid = pack(TokenGrids(grids), 1)
     without = detector._distances(detector._network(), tokens[:, :, 1:], valid[:, 1:])
@@ -617,11 +627,11 @@ def test_images_of_any_size_are_scored_together():
 def test_smoothing_does_not_cross_the_border_of_what_is_seen():
     X = make_images(4, size=(128, 128))
     features = tiny_features(
-        layers="middle", groups=2, image_size=(128, 128), crop_size=96
+        layers="middle", groups=2, image_size=(128, 128), cropping=96
     )
     detector = quick(features=features).fit(X)
     smooth = detector.predict_map(X[:1])[0]
-    sharp = detector.set_params(smoothing_sigma=0).predict_map(X[:1])[0]
+    sharp = detector.set_params(map_smoothing=0).predict_map(X[:1])[0]
     assert (smooth[:16] == 0).all()
     assert (smooth[:, :16] == 0).all()
     edge = slice(20, 108), slice(16, 18)  # just inside the crop
@@ -630,7 +640,7 @@ def test_smoothing_does_not_cross_the_border_of_what_is_seen():
 
 def test_maps_of_grids_are_not_smoothed(grids):
     detector = quick(features=None).fit(grids)
-    D = next(detector._scored(grids, "score"))[0]
+    D = next(detector._iter_score_grids(grids))[0]
     np.testing.assert_allclose(detector.predict_map(grids), D, rtol=1e-5)
 
 
@@ -646,7 +656,9 @@ def test_a_copy_of_another_size_is_named_by_its_image():
 @pytest.mark.parametrize("channels", [10, 200, 128])
 def test_any_width_of_features_can_be_rebuilt(channels, rng):
     F = rng.normal(size=(3, 4, 4, channels)).astype(np.float32)
-    assert quick(features=None, n_iter=2).fit(F).score_samples(F).shape == (3,)
+    assert quick(features=None, training__n_iter=2).fit(F).score_samples(F).shape == (
+        3,
+    )
 
 
 def test_training_images_of_different_grids_are_refused():
@@ -664,14 +676,14 @@ def test_an_odd_patch_appears_at_its_place_in_a_rectangle(crop):
         layers="middle",
         groups=2,
         image_size=(96, 144),
-        crop_size=crop,
+        cropping=crop,
     )
     detector = quick(features=features).fit(make_images(4, size=(96, 144)))
     h, w = detector._shape[:2]
     D = np.zeros((1, h, w), np.float32)
     D[0, 2, 1] = 1
     detector._distances = lambda *_: D.reshape(1, -1)
-    heat = detector.set_params(smoothing_sigma=0).predict_map(
+    heat = detector.set_params(map_smoothing=0).predict_map(
         make_images(1, size=(96, 144))
     )[0]
     y, x = np.unravel_index(heat.argmax(), heat.shape)
@@ -688,7 +700,7 @@ def test_an_odd_patch_appears_at_its_place_in_a_rectangle(crop):
 
 def test_file_holds_the_decoder_and_little_else(tmp_path):
     X = make_images()
-    detector = quick(warm_start=True).fit(X)
+    detector = quick(training__warm_start=True).fit(X)
     path = dump(detector, tmp_path / "model.joblib")
     weights = sum(w.nbytes for w in detector.decoder_.values())
     assert path.stat().st_size < weights + 2**20
@@ -700,7 +712,7 @@ def test_file_holds_the_decoder_and_little_else(tmp_path):
 
 
 def test_clone_knows_nothing_of_the_fit(grids):
-    detector = quick(features=None, warm_start=True).fit(grids)
+    detector = quick(features=None, training__warm_start=True).fit(grids)
     assert len(pickle.dumps(clone(detector))) < 10_000
     buffer = io.BytesIO()
     joblib.dump(clone(detector), buffer)
@@ -726,8 +738,13 @@ def test_planted_defects_are_found_on_textures(real_features):
     features = real_features(
         image_size=(112, 112), layers="middle", groups=2, norm=False
     )
-    parameters = {"depth": 2, "n_iter": 80, "batch_size": 4, "holdout": None}
-    detector = Dinomaly(features=features, input_scaling="standard", **parameters)
+    parameters = {
+        "depth": 2,
+        "training__n_iter": 80,
+        "training__batch_size": 4,
+        "holdout": None,
+    }
+    detector = Dinomaly(features=features).set_params(**parameters)
     detector.fit(X)
     assert detector.loss_curve_[-1] < 0.3  # the best constant of an image gives 0.3
     y, test = np.repeat([1, -1], 4), np.concatenate([normal, bad])
@@ -745,8 +762,13 @@ def test_pasted_defect_is_the_maximum_also_through_the_aligner(real_features):
     ys, xs = np.nonzero(bad[0].min(-1) > 150)
     place = np.array([np.median(ys), np.median(xs)]).astype(int)
     bad[0, place[0] - 12 : place[0] + 12, place[1] - 12 : place[1] + 12] = [180, 0, 90]
-    parameters = {"depth": 2, "n_iter": 60, "batch_size": 4, "holdout": None}
-    detector = Dinomaly(features=features, input_scaling="standard", **parameters)
+    parameters = {
+        "depth": 2,
+        "training__n_iter": 60,
+        "training__batch_size": 4,
+        "holdout": None,
+    }
+    detector = Dinomaly(features=features).set_params(**parameters)
     for steps in ([], [PCAAligner(output_size=224)]):
         pipe = Pipeline([*steps, clone(detector)]).fit(X)
         heat = pipe.predict_map(bad)[0]
@@ -756,21 +778,21 @@ def test_pasted_defect_is_the_maximum_also_through_the_aligner(real_features):
 
 def test_the_score_sees_a_map_of_the_networks_patches(grids):
     detector = quick(features=None).fit(grids)
-    D = detector._scored(grids, "score").__next__()[0]
+    D = detector._iter_score_grids(grids).__next__()[0]
     fourteen = detector._aggregate(D)
     detector.features_ = Bunch(patch_size_=16)
-    expected = aggregate([enlarged(grid, 256, 16) for grid in D], "top", 0.01)
+    expected = aggregate([enlarged(grid, 256, 16) for grid in D], 0.01)
     np.testing.assert_allclose(detector._aggregate(D), expected)
     assert not np.array_equal(fourteen, expected)
 
 
 def test_smoothing_is_a_share_of_the_image():
     features = tiny_features(layers="middle", groups=2, image_size=(64, 64))
-    detector = quick(features=features, smoothing_sigma=8.0).fit(make_images(4))
+    detector = quick(features=features, map_smoothing=8 / 256).fit(make_images(4))
     grid = np.random.default_rng(0).random((4, 4), dtype=np.float32)
-    frame = np.array([[16, 0, 7.5], [0, 16, 7.5], [0, 0, 1]])
-    twice = np.array([[2, 0, 0.5], [0, 2, 0.5], [0, 0, 1]]) @ frame
-    small = detector._map(grid, frame, (64, 64))
+    affine = np.array([[16, 0, 7.5], [0, 16, 7.5], [0, 0, 1]])
+    twice = np.array([[2, 0, 0.5], [0, 2, 0.5], [0, 0, 1]]) @ affine
+    small = detector._map(grid, affine, (64, 64))
     large = detector._map(grid, twice, (128, 128))
     halved = large.reshape(64, 2, 64, 2).mean((1, 3))
     assert np.abs(halved - small).max() < 0.02 * np.ptp(small)

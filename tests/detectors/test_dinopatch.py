@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from skdinoad import DinoPatch, PCAAligner, Pipeline
+from skdinoad import DinoPatch, LocalBank, Outline, PCAAligner, Pipeline, ScoreCleaning
 from skdinoad._arrays.normal_scores import NormalScores
 from skdinoad.datasets import make_screws, plant_defect
 from skdinoad.datasets._screws import SCREW_DEFECTS
@@ -19,7 +19,7 @@ def leave_one_out(F, **parameters):
     """Scores of each image by a detector fitted on the others, the slow way."""
     scores = []
     for i in range(len(F)):
-        detector = DinoPatch(**parameters).fit(np.delete(F, i, axis=0))
+        detector = DinoPatch().set_params(**parameters).fit(np.delete(F, i, axis=0))
         scores.append(detector.score_samples(F[i : i + 1])[0])
     return np.array(scores)
 
@@ -31,16 +31,16 @@ def test_known_answer():
     query = np.zeros((1, 2, 2, 8), np.float32)
     query[0, 0, 0, :2] = [3, 4]
     query[0, 1, 1, 0] = 1
-    local = DinoPatch(neighborhood=0).fit(F)
+    local = DinoPatch(bank=LocalBank(neighborhood=0)).fit(F)
     expected = [[np.sqrt(20), 0], [0, 1]]
     np.testing.assert_allclose(local.predict_map(query)[0], expected, rtol=1e-6)
-    everywhere = DinoPatch(neighborhood=1).fit(F)
+    everywhere = DinoPatch(bank=LocalBank(neighborhood=1)).fit(F)
     assert everywhere.predict_map(query)[0, 1, 1] == 0  # (1, 0) is known elsewhere
 
 
 def test_cosine_is_one_minus_cosine(grids):
     bank = np.stack([grids[0], 2 * grids[0]])  # the same directions
-    detector = DinoPatch(metric="cosine", neighborhood=0).fit(bank)
+    detector = DinoPatch(bank=LocalBank(metric="cosine", neighborhood=0)).fit(bank)
     a, b = grids[0], grids[1]
     cosine = (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
     out = detector.predict_map(grids[1:2])[0]
@@ -56,8 +56,8 @@ def test_training_images_score_zero_but_the_threshold_does_not(grids):
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 @pytest.mark.parametrize("neighborhood", [0, 1, 6])
 def test_holdout_scores_equal_refitting_without_the_image(grids, metric, neighborhood):
-    parameters = {"metric": metric, "neighborhood": neighborhood}
-    detector = DinoPatch(**parameters).fit(grids)
+    parameters = {"bank__metric": metric, "bank__neighborhood": neighborhood}
+    detector = DinoPatch().set_params(**parameters).fit(grids)
     expected = leave_one_out(grids, **parameters)
     np.testing.assert_allclose(detector.holdout_scores_, expected, rtol=1e-5)
     limit = NormalScores(-detector.holdout_scores_).threshold(0.05)
@@ -66,11 +66,21 @@ def test_holdout_scores_equal_refitting_without_the_image(grids, metric, neighbo
 
 @pytest.mark.parametrize(
     "parameters",
-    [{}, {"metric": "cosine"}, {"baseline": "subtract"}, {"threshold_quantile": 0.9}],
+    [
+        {},
+        {"bank__metric": "cosine"},
+        {"baseline": "subtract"},
+        {"cleaning": ScoreCleaning(quantile=0.9)},
+    ],
 )
 def test_partial_fit_equals_one_fit_on_all(grids, parameters):
-    whole = DinoPatch(**parameters).fit(grids)
-    parts = DinoPatch(**parameters).partial_fit(grids[:2]).partial_fit(grids[2:])
+    whole = DinoPatch().set_params(**parameters).fit(grids)
+    parts = (
+        DinoPatch()
+        .set_params(**parameters)
+        .partial_fit(grids[:2])
+        .partial_fit(grids[2:])
+    )
     new = grids[::-1] + 0.1
     assert np.array_equal(parts.score_samples(new), whole.score_samples(new))
     assert parts.offset_ == whole.offset_
@@ -79,13 +89,13 @@ def test_partial_fit_equals_one_fit_on_all(grids, parameters):
 def test_partial_fit_leaves_anomalous_rows_out(grids):
     y = [1, -1, 1, 1]
     parts = DinoPatch().partial_fit(grids[:2]).partial_fit(grids[2:], y)
-    assert parts.bank_.shape[3] == 5
+    assert parts.bank_.vectors.shape[3] == 5
     with pytest.raises(ValueError, match="gives a patch grid"):
         parts.partial_fit(grids[:, :3])
 
 
 def test_partial_fit_with_another_metric_is_refused(grids):
-    detector = DinoPatch().fit(grids).set_params(metric="cosine")
+    detector = DinoPatch().fit(grids).set_params(bank__metric="cosine")
     with pytest.raises(ValueError, match="fit again"):
         detector.partial_fit(grids)
 
@@ -97,27 +107,31 @@ def test_baseline_discounts_what_always_varies(rng):
     query[0, 0, 0] = 5
     query[0, 2, 2] = 1
     for baseline, hottest in ((None, 0), ("subtract", None), ("divide", 8)):
-        detector = DinoPatch(neighborhood=0, baseline=baseline).fit(F)
+        detector = DinoPatch(baseline=baseline, bank=LocalBank(neighborhood=0)).fit(F)
         D = detector.predict_map(query)[0]
         if hottest is not None:
             assert D.argmax() == hottest
         if baseline == "subtract":
-            raw = DinoPatch(neighborhood=0).fit(F).predict_map(query)[0]
+            raw = DinoPatch(bank=LocalBank(neighborhood=0)).fit(F).predict_map(query)[0]
             expected = np.maximum(raw - detector.baseline_[1], 0)
             np.testing.assert_allclose(D, expected, rtol=1e-5)
 
 
 def test_holdout_baseline_leaves_the_image_out_too(grids):
-    detector = DinoPatch(neighborhood=0, baseline="divide", aggregate="max").fit(grids)
-    raw = DinoPatch(neighborhood=0).fit(grids)._holdout
+    detector = DinoPatch(
+        baseline="divide", aggregate="max", bank=LocalBank(neighborhood=0)
+    ).fit(grids)
+    raw = DinoPatch(bank=LocalBank(neighborhood=0)).fit(grids)._holdout
     own = np.stack([np.delete(raw, i, 0).mean(0) for i in range(6)])
     expected = -(raw / own)[:, 0].max(axis=(1, 2))
     np.testing.assert_allclose(detector.holdout_scores_, expected, rtol=1e-5)
 
 
 def test_threshold_comes_from_held_out_maps_and_cleans_good_ones(grids):
-    detector = DinoPatch(neighborhood=0, threshold_quantile=1.0).fit(grids)
-    raw = DinoPatch(neighborhood=0).fit(grids)._holdout
+    detector = DinoPatch(
+        bank=LocalBank(neighborhood=0), cleaning=ScoreCleaning(quantile=1.0)
+    ).fit(grids)
+    raw = DinoPatch(bank=LocalBank(neighborhood=0)).fit(grids)._holdout
     assert detector.threshold_.tolist() == [raw.max()] * 2  # of scores and maps
     assert not detector.predict_map(grids + 0.01).any()
     assert detector.predict_map(grids[:1] + 50).all()
@@ -127,7 +141,9 @@ def test_smoothing_spreads_and_lowers_a_peak(grids):
     query = grids[:1].copy()
     query[0, 2, 3] += 30
     peaks = [
-        DinoPatch(neighborhood=0, smoothing_sigma=s).fit(grids).predict_map(query)
+        DinoPatch(score_smoothing=s / 4, bank=LocalBank(neighborhood=0))
+        .fit(grids)
+        .predict_map(query)
         for s in (0, 1)
     ]
     assert [p.argmax() for p in peaks] == [2 * 6 + 3] * 2
@@ -138,7 +154,7 @@ def test_invalid_patches_are_neither_learned_nor_scored(grids):
     F = grids.copy()
     F[:, 0] = np.nan  # never valid in training
     F[2, 3, 3] = np.nan
-    detector = DinoPatch(neighborhood=0).fit(F)
+    detector = DinoPatch(bank=LocalBank(neighborhood=0)).fit(F)
     out = detector.predict_map(grids)
     assert (out[:, 0] == 0).all()
     expected = np.linalg.norm(grids[2, 3, 3] - np.delete(grids[:, 3, 3], 2, 0), axis=-1)
@@ -162,7 +178,7 @@ def test_swapping_samples_swaps_scores(grids):
 def test_pinned_scores():
     """Regenerate: print these values, on a day when the maths is meant to change."""
     F = np.sin(np.arange(4 * 3 * 3 * 8, dtype=np.float32)).reshape(4, 3, 3, 8)
-    detector = DinoPatch(neighborhood=1).fit(F)
+    detector = DinoPatch(bank=LocalBank(neighborhood=1)).fit(F)
     found = [*detector.holdout_scores_, *detector.score_samples(F[:2] * 1.5)]
     expected = PINNED
     np.testing.assert_allclose(found, expected, rtol=1e-5)
@@ -190,7 +206,9 @@ def test_planted_defect_is_found_in_a_real_photograph(real_features):
     ]
     bad, mask = plant_defect(crops[4], kind="blob", random_state=1)
     features = real_features(image_size=224)
-    detector = DinoPatch(features=features, neighborhood=16).fit(crops[:4] + crops[5:])
+    detector = DinoPatch(features=features, bank=LocalBank(neighborhood=16)).fit(
+        crops[:4] + crops[5:]
+    )
     maps = detector.predict_map(np.stack([bad, crops[4]]))
     assert mask[np.unravel_index(maps[0].argmax(), mask.shape)]
     assert maps[0].max() > 1.5 * maps[1].max()
@@ -220,12 +238,13 @@ def test_orderings_of_the_toy_table(real_features):
         closing = 7 if support == "hull" else 0  # the recipe to the letter
         pipe = Pipeline(
             [
-                PCAAligner(support=support, closing=closing, output_size=252),
+                PCAAligner(
+                    support=support, output_size=252, outline=Outline(closing=closing)
+                ),
                 DinoPatch(
                     features=real_features(image_size=252, layers="last"),
                     texture=None,
-                    neighborhood=radius,
-                    metric="cosine",
+                    bank=LocalBank(neighborhood=radius, metric="cosine"),
                 ),
             ]
         ).fit(train)
@@ -254,52 +273,56 @@ def test_orderings_of_the_toy_table(real_features):
 
 def held_out(grids, **parameters):
     """Held-out scores with a radius of 0 and other parameters."""
-    detector = DinoPatch(neighborhood=0, aggregate="mean", **parameters).fit(grids)
-    return detector.holdout_scores_
+    detector = DinoPatch(aggregate="mean", bank=LocalBank(neighborhood=0))
+    return detector.set_params(**parameters).fit(grids).holdout_scores_
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 def test_global_weight_blends_the_two_distances(grids, metric):
     def maps(**parameters):
-        detector = DinoPatch(metric=metric, **parameters).fit(grids[:5])
+        detector = (
+            DinoPatch(bank=LocalBank(metric=metric))
+            .set_params(**parameters)
+            .fit(grids[:5])
+        )
         return detector.predict_map(grids[5:])
 
-    local, everywhere = maps(neighborhood=0), maps(neighborhood=6)
-    blend = maps(neighborhood=0, global_weight=0.3)
+    local, everywhere = maps(bank__neighborhood=0), maps(bank__neighborhood=6)
+    blend = maps(bank__neighborhood=0, bank__global_weight=0.3)
     np.testing.assert_allclose(blend, 0.7 * local + 0.3 * everywhere, rtol=1e-4)
-    alone = maps(neighborhood=0, global_weight=1)
+    alone = maps(bank__neighborhood=0, bank__global_weight=1)
     np.testing.assert_allclose(alone, everywhere, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
     "parameters",
     [
-        {"global_weight": 0.5},
-        {"global_weight": 1.0, "metric": "cosine"},
-        {"n_components": 3, "pca": "local", "neighborhood": 0},
+        {"bank__global_weight": 0.5},
+        {"bank__global_weight": 1.0, "bank__metric": "cosine"},
+        {"bank__n_components": 3, "bank__pca": "local", "bank__neighborhood": 0},
     ],
 )
 def test_holdout_leaves_the_image_out_of_every_part(grids, parameters):
-    detector = DinoPatch(**parameters).fit(grids)
+    detector = DinoPatch().set_params(**parameters).fit(grids)
     expected = leave_one_out(grids, **parameters)
     np.testing.assert_allclose(detector.holdout_scores_, expected, rtol=1e-4)
 
 
 def test_max_images_keeps_what_k_centre_keeps(grids):
     twins = np.concatenate([grids, grids[:3] + 1e-4])
-    detector = DinoPatch(neighborhood=0, max_images=6).fit(twins)
-    assert detector.bank_.shape[2] == 6
-    kept = set(detector.bank_image_[0, 0] % 6)
+    detector = DinoPatch(bank=LocalBank(neighborhood=0, max_images=6)).fit(twins)
+    assert detector.bank_.vectors.shape[2] == 6
+    kept = set(detector.bank_.image[0, 0] % 6)
     assert kept == set(range(6))  # one of each pair of twins
     assert detector.holdout_scores_.shape == (9,)
 
 
 def test_prototypes_are_chosen_at_each_location(grids):
     twins = np.concatenate([grids, grids[:3] + 1e-4])
-    detector = DinoPatch(neighborhood=0, n_prototypes=6).fit(twins)
-    assert detector.bank_.shape[2] == 6
-    assert all(len({i % 6 for i in cell}) == 6 for cell in detector.bank_image_[0])
-    whole = DinoPatch(neighborhood=0).fit(twins)
+    detector = DinoPatch(bank=LocalBank(neighborhood=0, n_prototypes=6)).fit(twins)
+    assert detector.bank_.vectors.shape[2] == 6
+    assert all(len({i % 6 for i in cell}) == 6 for cell in detector.bank_.image[0])
+    whole = DinoPatch(bank=LocalBank(neighborhood=0)).fit(twins)
     new = grids + 0.3
     np.testing.assert_allclose(
         detector.score_samples(new), whole.score_samples(new), atol=1e-3
@@ -307,15 +330,15 @@ def test_prototypes_are_chosen_at_each_location(grids):
 
 
 def test_fewer_prototypes_score_no_nearer(grids):
-    whole = DinoPatch(neighborhood=0).fit(grids)
-    few = DinoPatch(neighborhood=0, n_prototypes=2).fit(grids)
+    whole = DinoPatch(bank=LocalBank(neighborhood=0)).fit(grids)
+    few = DinoPatch(bank=LocalBank(neighborhood=0, n_prototypes=2)).fit(grids)
     new = grids[::-1] + 0.3
     assert (few.predict_map(new) >= whole.predict_map(new) - 1e-6).all()
     assert (few.holdout_scores_ <= whole.holdout_scores_ + 1e-6).all()
 
 
 def test_holdout_of_a_reduced_bank_never_sees_the_own_image(grids):
-    for parameters in ({"n_prototypes": 2}, {"max_images": 2}):
+    for parameters in ({"bank__n_prototypes": 2}, {"bank__max_images": 2}):
         assert (held_out(grids, **parameters) < -1).all()
 
 
@@ -323,40 +346,60 @@ def test_holdout_of_a_reduced_bank_never_sees_the_own_image(grids):
 def test_components_that_keep_everything_change_nothing(rng, pca):
     basis = rng.normal(size=(3, 8))
     grids = (rng.normal(size=(7, 4, 5, 3)) @ basis).astype(np.float32)
-    parameters = {"neighborhood": 0}
-    whole = DinoPatch(**parameters).fit(grids[:6])
-    reduced = DinoPatch(n_components=3, pca=pca, **parameters).fit(grids[:6])
-    assert reduced.bank_.shape == (1, 4, 5, 6, 4)
+    parameters = {"bank__neighborhood": 0}
+    whole = DinoPatch().set_params(**parameters).fit(grids[:6])
+    reduced = (
+        DinoPatch(bank=LocalBank(n_components=3, pca=pca))
+        .set_params(**parameters)
+        .fit(grids[:6])
+    )
+    assert reduced.bank_.vectors.shape == (1, 4, 5, 6, 4)
     np.testing.assert_allclose(
         reduced.predict_map(grids[6:]), whole.predict_map(grids[6:]), rtol=1e-3
     )
 
 
 def test_local_bases_are_compared_at_their_own_location_only(grids):
-    for parameters in ({"neighborhood": 1}, {"neighborhood": 0, "global_weight": 0.5}):
+    for parameters in (
+        {"bank__neighborhood": 1},
+        {"bank__neighborhood": 0, "bank__global_weight": 0.5},
+    ):
         with pytest.raises(ValueError, match="must both be 0"):
-            DinoPatch(n_components=2, pca="local", **parameters).fit(grids)
-    detector = DinoPatch(n_components=2, pca="local", neighborhood=0).fit(grids)
+            DinoPatch(bank=LocalBank(n_components=2, pca="local")).set_params(
+                **parameters
+            ).fit(grids)
+    detector = DinoPatch(
+        bank=LocalBank(n_components=2, pca="local", neighborhood=0)
+    ).fit(grids)
     with pytest.raises(ValueError, match="fit again"):
         detector.partial_fit(grids)
 
 
 @pytest.mark.parametrize("neighborhood", [0, 1])
 def test_half_precision_bank_moves_scores_little(grids, neighborhood):
-    parameters = {"neighborhood": neighborhood, "global_weight": 0.5}
-    half = DinoPatch(bank_dtype="float16", **parameters).fit(grids)
-    whole = DinoPatch(**parameters).fit(grids)
-    assert half.bank_.dtype == np.float16
+    parameters = {"bank__neighborhood": neighborhood, "bank__global_weight": 0.5}
+    half = (
+        DinoPatch(bank=LocalBank(dtype="float16")).set_params(**parameters).fit(grids)
+    )
+    whole = DinoPatch().set_params(**parameters).fit(grids)
+    assert half.bank_.vectors.dtype == np.float16
     new = grids[::-1] + 0.5
     # Each component moves by at most 2^-11 of itself.
     bound = 2**-11 * np.linalg.norm(grids, axis=-1).max()
     assert abs(half.score_samples(new) - whole.score_samples(new)).max() <= bound
 
 
-@pytest.mark.parametrize("parameters", [{"max_images": 3}, {"n_prototypes": 3}])
+@pytest.mark.parametrize(
+    "parameters", [{"bank__max_images": 3}, {"bank__n_prototypes": 3}]
+)
 def test_partial_fit_reduces_again(grids, parameters):
-    detector = DinoPatch(**parameters).partial_fit(grids[:4]).partial_fit(grids[4:])
-    assert detector.bank_.shape[3] == 3
+    detector = (
+        DinoPatch()
+        .set_params(**parameters)
+        .partial_fit(grids[:4])
+        .partial_fit(grids[4:])
+    )
+    assert detector.bank_.vectors.shape[3] == 3
     assert detector.holdout_scores_.shape == (6,)
     assert (detector.holdout_scores_ < 0).all()
 
@@ -364,7 +407,11 @@ def test_partial_fit_reduces_again(grids, parameters):
 def test_every_new_parameter_can_be_searched(grids):
     from sklearn.model_selection import ParameterGrid
 
-    space = {"global_weight": [0, 0.5], "n_prototypes": [None, 2], "max_images": [3]}
+    space = {
+        "bank__global_weight": [0, 0.5],
+        "bank__n_prototypes": [None, 2],
+        "bank__max_images": [3],
+    }
     for parameters in ParameterGrid(space):
         DinoPatch().set_params(**parameters).fit(grids).score_samples(grids)
 
@@ -377,9 +424,13 @@ def test_held_out_scores_know_of_alpha(make_tiny, neighborhood):
     for i in range(0, 6, 2):
         alpha[i, : 16 + 4 * i, :24] = 0  # as the corners behind an aligner
     X = np.concatenate([X, alpha], axis=-1)
-    detector = DinoPatch(features=make_tiny(), neighborhood=neighborhood).fit(X)
+    detector = DinoPatch(
+        features=make_tiny(), bank=LocalBank(neighborhood=neighborhood)
+    ).fit(X)
     for i, held_out in enumerate(detector.holdout_scores_):
-        alone = DinoPatch(features=make_tiny(), neighborhood=neighborhood)
+        alone = DinoPatch(
+            features=make_tiny(), bank=LocalBank(neighborhood=neighborhood)
+        )
         alone.fit(np.delete(X, i, axis=0))
         expected = alone.score_samples(X[i : i + 1])[0]
         assert held_out == pytest.approx(expected, rel=1e-4)
@@ -388,7 +439,7 @@ def test_held_out_scores_know_of_alpha(make_tiny, neighborhood):
 @pytest.mark.parametrize("part", ["_collect", "_hold_out", "_set_offset"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
 def test_an_interrupted_partial_fit_adds_nothing(grids, monkeypatch, part, error):
-    detector = DinoPatch(n_prototypes=3).fit(grids[:4])
+    detector = DinoPatch(bank=LocalBank(n_prototypes=3)).fit(grids[:4])
     before = vars(detector).copy()
 
     def stop(*_):
@@ -400,5 +451,7 @@ def test_an_interrupted_partial_fit_adds_nothing(grids, monkeypatch, part, error
             detector.partial_fit(grids[4:])
     assert vars(detector).keys() == before.keys()
     assert all(vars(detector)[name] is value for name, value in before.items())
-    expected = DinoPatch(n_prototypes=3).fit(grids[:4]).partial_fit(grids[4:])
+    expected = (
+        DinoPatch(bank=LocalBank(n_prototypes=3)).fit(grids[:4]).partial_fit(grids[4:])
+    )
     assert detector.partial_fit(grids[4:]).offset_ == expected.offset_

@@ -5,15 +5,17 @@ import pickle
 import numpy as np
 import pytest
 
-from skdinoad import AnomalyDINO, DinoFeatures, DinoPatch, Pipeline
+from skdinoad import AnomalyDINO, DinoFeatures, DinoPatch, LocalBank
 from skdinoad._arrays.maps import aggregate
 from skdinoad.testing import make_images
 
 DETECTORS = {
-    "DinoPatch": lambda **p: DinoPatch(**p),
-    "cosine, anywhere": lambda **p: DinoPatch(metric="cosine", global_weight=0.5, **p),
+    "DinoPatch": lambda **p: DinoPatch().set_params(**p),
+    "cosine, anywhere": lambda **p: DinoPatch(
+        **p, bank=LocalBank(metric="cosine", global_weight=0.5)
+    ),
     "AnomalyDINO": lambda **p: AnomalyDINO(
-        masking=False, smoothing_sigma=0, rotations="none", **p
+        masking=None, map_smoothing=0, rotations="none", **p
     ),
 }
 
@@ -29,7 +31,7 @@ def F(rng):
 def of_layer(make, F, j):
     """Return raw distances of new and of held-out images in one layer, (n, h, w)."""
     one = make().fit(F[:5, :, :, j])
-    held = [g[0] for g in one._holdout_grids()]
+    held = [g[0] for g in one.holdout_grids()]
     return one.predict_map(F[5:, :, :, j]), np.stack(held)
 
 
@@ -60,22 +62,15 @@ def test_one_layer_keeps_its_distances(make, F):
 
 
 @every_detector
-def test_extractors_give_layers_joined_or_apart(make, make_tiny):
+def test_map_layers_choose_what_maps_show(make, make_tiny):
     X = make_images(5)
-    joined = make_tiny(layers=[1, 3, 4])
-    apart = make_tiny(layers=[1, 3, 4], concatenate=False)
-    detector = make(features=joined, map_layers=[3]).fit(X)
+    features = make_tiny(layers=[1, 3, 4])
+    detector = make(features=features, map_layers=[3]).fit(X)
     scores, maps = detector.score_samples(X[:2] // 2), detector.predict_map(X[:2] // 2)
     assert detector.layer_scales_.shape == (3,)
-    for other in (
-        make(features=apart, map_layers=[3]),
-        make(features=joined, map_layers=3 * np.ones(1, int)),
-    ):
-        other.fit(X)
-        np.testing.assert_allclose(other.score_samples(X[:2] // 2), scores, rtol=1e-5)
-        np.testing.assert_allclose(other.predict_map(X[:2] // 2), maps, rtol=1e-4)
-    step = Pipeline([apart, make(map_layers=[1])]).fit(X)  # the second of three
-    np.testing.assert_allclose(step.score_samples(X[:2] // 2), scores, rtol=1e-5)
+    other = make(features=features, map_layers=3 * np.ones(1, int)).fit(X)
+    np.testing.assert_allclose(other.score_samples(X[:2] // 2), scores, rtol=1e-5)
+    np.testing.assert_allclose(other.predict_map(X[:2] // 2), maps, rtol=1e-4)
 
 
 @every_detector
@@ -108,9 +103,11 @@ def test_constant_layers_stay_finite(make, F):
     assert np.isfinite(scores).all()
 
 
-@pytest.mark.parametrize("parameters", [{"max_images": 3}, {"n_prototypes": 3}])
+@pytest.mark.parametrize(
+    "parameters", [{"bank__max_images": 3}, {"bank__n_prototypes": 3}]
+)
 def test_one_choice_of_prototypes_serves_all_layers(parameters, F):
-    bank = DinoPatch(**parameters).fit(F).bank_
+    bank = DinoPatch().set_params(**parameters).fit(F).bank_.vectors
     assert bank.shape == (2, 4, 5, 3, 8)
     known = F.transpose(1, 2, 3, 0, 4)
     for y, x, k in np.ndindex(4, 5, 3):
@@ -124,10 +121,12 @@ def test_components_of_each_layer(rng):
     basis = rng.normal(size=(2, 3, 8))
     F = np.einsum("nhwlk,lkc->nhwlc", rng.normal(size=(7, 4, 5, 2, 3)), basis)
     F = F.astype(np.float32)
-    whole = DinoPatch(neighborhood=0).fit(F[:6])
+    whole = DinoPatch(bank=LocalBank(neighborhood=0)).fit(F[:6])
     for pca in ("shared", "local"):
-        reduced = DinoPatch(n_components=3, pca=pca, neighborhood=0).fit(F[:6])
-        assert reduced.bank_.shape == (2, 4, 5, 6, 4)
+        reduced = DinoPatch(
+            bank=LocalBank(n_components=3, pca=pca, neighborhood=0)
+        ).fit(F[:6])
+        assert reduced.bank_.vectors.shape == (2, 4, 5, 6, 4)
         a, b = whole.score_samples(F[6:]), reduced.score_samples(F[6:])
         np.testing.assert_allclose(a, b, rtol=0.05)  # held out by other bases
 
@@ -145,7 +144,7 @@ def test_more_images_and_pickles(make, F):
 
 
 def test_a_pickled_bank_holds_its_vectors_once(F):
-    bank = AnomalyDINO(masking=False).fit(F.repeat(20, 1)).bank_
+    bank = AnomalyDINO(masking=None).fit(F.repeat(20, 1)).bank_
     assert len(pickle.dumps(bank)) < 1.5 * bank.vectors.nbytes
 
 

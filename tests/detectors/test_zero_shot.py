@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from skdinoad import AnomalyDINO
+from skdinoad import AnomalyDINO, ForegroundMask
 from skdinoad.detectors._zero_shot import rescored
 from skdinoad.testing import make_images
 
@@ -19,7 +19,7 @@ def pictures():
 
 
 def plain(**parameters):
-    return AnomalyDINO(masking=False, **parameters)
+    return AnomalyDINO(masking=None).set_params(**parameters)
 
 
 def test_batch_without_references_finds_the_odd_ones(rng):
@@ -42,7 +42,7 @@ def test_bad_fraction_is_refused(grids, fraction):
 
 
 def test_empty_masks_in_a_batch_are_named(grids):
-    detector = AnomalyDINO(masking=True, mask_threshold=1e6)
+    detector = AnomalyDINO(masking=ForegroundMask(masking=True, threshold=1e6))
     with pytest.warns(UserWarning, match=r"5 of 5 .* X\[0\]"):
         detector.score_batch(grids)
 
@@ -115,7 +115,7 @@ def test_windows_and_mutual_scores_are_those_of_the_plain_loops(grids, windows):
 
 def test_scores_are_averaged_over_images_that_look_alike(pictures, tiny):
     X = make_images(6, size=(64, 96))
-    detector = AnomalyDINO(features=tiny, masking=False)
+    detector = AnomalyDINO(features=tiny, masking=None)
     before, maps = detector.score_batch(X, return_maps=True)
     after, same = detector.score_batch(X, rescoring=3, return_maps=True)
     tokens = tiny.fit(X).transform_tokens(X)[1][:, 0].astype(float)

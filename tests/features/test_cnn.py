@@ -6,7 +6,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 from torch.overrides import TorchFunctionMode
 
-from skdinoad import CNNFeatures, DinoPatch, PCAAligner, predict_map
+from skdinoad import CNNFeatures, DinoPatch, LocalBank, PCAAligner, predict_map
 from skdinoad.datasets import make_screws
 from skdinoad.features import _cnn
 from skdinoad.features._backbones import load_backbone
@@ -46,10 +46,10 @@ def test_layers(make_tiny_cnn, layers, strides):
 @pytest.mark.parametrize("image_size", [64, 50, (40, 90), None])
 def test_grid_covers_the_whole_image(make_tiny_cnn, size, image_size):
     features = make_tiny_cnn(image_size=image_size, standardize=False)
-    F, frames = features.transform_frames(make_images(1, size))
+    F, affines = features.transform_affines(make_images(1, size))
     h, w = F.shape[1:3]
-    np.testing.assert_allclose(frames[0] @ [-0.5, -0.5, 1], [-0.5, -0.5, 1])
-    corner = frames[0] @ [w - 0.5, h - 0.5, 1]
+    np.testing.assert_allclose(affines[0] @ [-0.5, -0.5, 1], [-0.5, -0.5, 1])
+    corner = affines[0] @ [w - 0.5, h - 0.5, 1]
     np.testing.assert_allclose(corner, [size[1] - 0.5, size[0] - 0.5, 1])
 
 
@@ -172,7 +172,9 @@ def test_heat_lies_on_planted_defects(rng, model):
     for image, (row, column) in zip(X, corners):
         image[row : row + 8, column : column + 8] = [255, 255, 0]
     cnn = CNNFeatures(model=model, weights="random:0", image_size=128)
-    detector = DinoPatch(features=cnn, baseline=None, neighborhood=1).fit(X[12:])
+    detector = DinoPatch(
+        features=cnn, baseline=None, bank=LocalBank(neighborhood=1)
+    ).fit(X[12:])
     centres = [heat_centre(heat) for heat in detector.predict_map(X[:12])]
     off = np.mean(centres - (corners + 3.5), axis=0)
     np.testing.assert_allclose(off, 0, atol=1.4)

@@ -49,7 +49,7 @@ def test_sizes(text, n):
 
 @pytest.mark.parametrize("text", ["", "2", "GB", "2G", "2 apples", "-2GB", "0GB", "iB"])
 def test_what_is_no_size_is_an_error(text):
-    with pytest.raises(ValueError, match=r"cache_size=.*expected .*'2GB'"):
+    with pytest.raises(ValueError, match=r"max_size=.*expected .*'2GB'"):
         as_bytes(text)
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from skdinoad import AnomalyDINO, DinoFeatures, DinoPatch, load, save
+from skdinoad import AnomalyDINO, DinoPatch, Tiles, load, save
 from skdinoad.features import _engines
 from skdinoad.features._backbones import load_backbone
 from skdinoad.features._blocks import block_tokens, stacked_tokens
@@ -21,7 +21,7 @@ def test_engine_says_what_torch_says(make_tiny, engine):
     for package in _engines._NEEDS[engine]:
         pytest.importorskip(package)
     X = make_images(5)  # batches of 4 and of 1
-    layers = {"layers": [1, 0], "concatenate": False, "cache": False}
+    layers = {"layers": [1, 0], "cache": False}
     expected = make_tiny(**layers).fit(X).transform(X)
     features = make_tiny(engine=engine, **layers).fit(X)
     found = features.transform(X)
@@ -108,12 +108,10 @@ def test_difference_is_a_share_of_how_far_tokens_lie_apart():
         (INT8, np.nan, "nan"),
     ],
 )
-@pytest.mark.parametrize("tile_size", [None, 32])
-def test_engine_that_disagrees_is_refused(
-    make_tiny, fake, engine, by, figure, tile_size
-):
+@pytest.mark.parametrize("tiles", [None, Tiles(size=32)])
+def test_engine_that_disagrees_is_refused(make_tiny, fake, engine, by, figure, tiles):
     fake(moved(by), engine)
-    features = make_tiny(engine=engine, tile_size=tile_size, batch_size=2)
+    features = make_tiny(engine=engine, tiles=tiles, batch_size=2)
     with pytest.raises(ValueError, match=rf"engine='{engine}'.* {figure}"):
         features.fit(make_images(5))
     assert not [name for name in vars(features) if name.endswith("_")]
@@ -171,15 +169,15 @@ def test_engine_is_part_of_the_key_and_torch_is_not(make_tiny, fake):
     expected = plain.transform(X)
     assert not np.array_equal(other.transform(X), expected)
     np.testing.assert_array_equal(plain.transform(X), expected)
-    assert plain._shaping() == ("stretch", None, (5,), True, 1, True)
-    assert other._shaping() == ("stretch", None, "onnxruntime", (5,), True, 1, True)
+    assert plain._shaping() == (None, (5,), True, 1)
+    assert other._shaping() == (None, "onnxruntime", (5,), True, 1)
 
 
 def test_saved_model_keeps_its_engine(make_tiny, fake, tmp_path, monkeypatch):
     fake(moved(0.0005))
     X = make_images(4)
     features = make_tiny(engine="onnxruntime")
-    detector = AnomalyDINO(features=features, masking=False).fit(X)
+    detector = AnomalyDINO(features=features, masking=None).fit(X)
     path = save(detector, tmp_path / "model.skd")
     expected = detector.score_samples(X)
     clear_memory()
@@ -192,16 +190,6 @@ def test_saved_model_keeps_its_engine(make_tiny, fake, tmp_path, monkeypatch):
     clear_engines()
     with pytest.raises(ImportError, match=r"no_such_one: .*skdinoad\[onnxruntime\]"):
         load(path).score_samples(X)
-
-
-def test_models_saved_before_there_were_engines_go_by_torch(tiny):
-    state = tiny.fit(make_images(2)).__getstate__()
-    assert "engine_" not in state
-    old = DinoFeatures.__new__(DinoFeatures)
-    old.__setstate__({name: v for name, v in state.items() if name != "engine"})
-    X = make_images(2)
-    np.testing.assert_array_equal(old.transform(X), tiny.transform(X))
-    assert (old.engine, old.engine_) == ("torch", "torch")
 
 
 def test_detectors_of_different_engines_do_not_merge(make_tiny, fake):

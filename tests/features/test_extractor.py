@@ -33,7 +33,7 @@ def test_deep_images_need_a_range(extractor):
     low, high = extractor.value_range_
     assert (low, high) == (0, 3920)  # 320..3200, a quarter of 2880 on each side
     scaled = np.round((X - np.float64(low)) * 255 / (high - low)).astype(np.uint8)
-    np.testing.assert_array_equal(F, extractor.transform_frames(X)[0])
+    np.testing.assert_array_equal(F, extractor.transform_affines(X)[0])
     assert extractor.prepared(X)[0].shape == extractor.fit(X).prepared(X)[0].shape
     with pytest.raises(ValueError, match=r"X\[0\] .*uint8.*16 bits"):
         extractor.transform(flat)
@@ -71,9 +71,9 @@ def test_other_weights_than_at_fit_name_both_digests(extractor):
 def test_prepared_images_are_what_the_network_takes(extractor):
     """Resized, normalised, NaN where transparent; the teacher's maps are the same."""
     X = make_images(2, size=(64, 64))
-    x, frames = extractor.fit().prepared(X)
+    x, affines = extractor.fit().prepared(X)
     assert x.shape == (2, 64, 64, 3)
-    assert np.allclose(frames, np.eye(3))
+    assert np.allclose(affines, np.eye(3))
     mean, std = extractor._backbone().mean_std.numpy()
     np.testing.assert_allclose(x, (X / 255 - mean) / std, atol=1e-5)
     clear = np.concatenate([X, np.full_like(X[..., :1], 255)], axis=-1)
@@ -84,20 +84,20 @@ def test_prepared_images_are_what_the_network_takes(extractor):
 
 def test_prepared_images_of_different_sizes_are_a_list(extractor):
     X = [make_images(1, size=(64, 64))[0], make_images(1, size=(64, 128))[0]]
-    x, frames = extractor.fit().prepared(X)
+    x, affines = extractor.fit().prepared(X)
     assert [a.shape for a in x] == [(64, 64, 3), (64, 128, 3)]
-    assert frames.shape == (2, 3, 3)
+    assert affines.shape == (2, 3, 3)
 
 
-@pytest.mark.parametrize("crop", [{"resize": "crop"}, {"crop_size": 32}])
+@pytest.mark.parametrize("crop", [{"cropping": "patches"}, {"cropping": 32}])
 def test_cropped_images_cannot_be_moved(make_tiny, crop):
     with pytest.raises(ValueError, match="moved whole"):
         make_tiny(**crop).fit().prepared(make_images(1))
 
 
 def test_covered_edges():
-    frame = np.array([[2.0, 0, 3.5], [0, 4, 1.5], [0, 0, 1]])
-    assert _covered(frame, (2, 5)) == ((0, 8), (3, 13))
+    affine = np.array([[2.0, 0, 3.5], [0, 4, 1.5], [0, 0, 1]])
+    assert _covered(affine, (2, 5)) == ((0, 8), (3, 13))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -278,7 +278,7 @@ def life(model):
     paths = [f"{i}.png" for i in range(4)]
     for path, image in zip(paths, make_images(4)):
         Image.fromarray(image).save(path)
-    detector = AnomalyDINO(features=features, masking=False).fit(paths)
+    detector = AnomalyDINO(features=features, masking=None).fit(paths)
     detector.score_samples(paths)
     load(save(detector, "m.skd")).predict_map(paths)
     return main(["score", "m.skd", *paths]), main(["weights"])

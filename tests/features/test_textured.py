@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from skdinoad import AnomalyDINO, CNNFeatures, DinoFeatures, DinoPatch, iter_maps
+from skdinoad import (
+    AnomalyDINO,
+    CNNFeatures,
+    DinoFeatures,
+    DinoPatch,
+    Runtime,
+    iter_maps,
+)
 from skdinoad.features._textured import TexturedFeatures, texture_for
 from skdinoad.persistence import load, save
 from skdinoad.scale import fit_sharded
@@ -41,16 +48,16 @@ def test_groups_are_what_each_extractor_gives():
 def test_texture_is_interpolated_at_the_patches():
     """A picture of straight ramps keeps its values where patches look."""
     X = make_images(1)
-    fine, frames = cnn(stride=4).fit(X).transform_frames(X)
+    fine, affines = cnn(stride=4).fit(X).transform_affines(X)
     ramp = TexturedFeatures(dino(), cnn(stride=4)).fit(X)
     h, w = fine.shape[1:3]
     columns, rows = np.meshgrid(np.arange(w), np.arange(h))
-    pixels = np.stack([columns, rows, np.ones_like(rows)], -1) @ frames[0].T
-    ramp.texture_.transform_frames = lambda _: (
+    pixels = np.stack([columns, rows, np.ones_like(rows)], -1) @ affines[0].T
+    ramp.texture_.transform_affines = lambda _: (
         pixels[None, ..., :2].astype(np.float32),
-        frames,
+        affines,
     )
-    F, outer = ramp.transform_frames(X)
+    F, outer = ramp.transform_affines(X)
     got = F[0].reshape(*F.shape[1:3], 3, -1)[:, :, 0, :2]
     h, w = got.shape[:2]
     columns, rows = np.meshgrid(np.arange(w), np.arange(h))
@@ -111,11 +118,12 @@ def test_a_saved_model_scores_the_same(cls, tmp_path):
 
 
 def test_the_texture_follows_the_settings_of_its_features():
-    features = dino(batch_size=3, cache=False, image_size=80).fit()
+    features = dino(runtime=Runtime(batch_size=3), cache=False, image_size=80).fit()
     assert texture_for(features) is None
     features.texture_ = True  # as the registry says of other weights
     texture = texture_for(features)
-    assert (texture.batch_size, texture.cache, texture.image_size) == (3, False, 80)
+    assert (texture.cache, texture.image_size) == (False, 80)
+    assert texture.runtime.batch_size == 3
     assert texture.stride == features.patch_size_
     assert texture.standardize == "levels"
 
@@ -150,7 +158,7 @@ def test_kept_features_are_those_computed_to_the_last_bit(tmp_path):
 
 def test_shards_with_texture_equal_one_fit():
     X = make_images(8)
-    detector = AnomalyDINO(features=dino(), texture=cnn(), masking=False)
+    detector = AnomalyDINO(features=dino(), texture=cnn(), masking=None)
     shards = fit_sharded(detector, [X[:4], X[4:]])
     whole = detector.fit(X)
     np.testing.assert_allclose(

@@ -5,7 +5,15 @@ import pytest
 import torch
 from conftest import tiny_features
 
-from skdinoad import DMAD, AnomalyDINO, DinoFeatures, DinoPatch, SubspaceAD
+from skdinoad import (
+    DMAD,
+    AnomalyDINO,
+    DinoFeatures,
+    DinoPatch,
+    SubspaceAD,
+    Tiles,
+    Training,
+)
 from skdinoad.features._tiles import tile_starts, tiled_tokens
 from skdinoad.testing import make_images
 
@@ -29,9 +37,9 @@ def test_tiles_cover_everything_and_overlap_as_asked(n, overlap):
 
 def test_joined_features_equal_a_loop_over_tiles():
     image = make_images(1, size=(96, 144))  # 6 x 9 patches
-    F, frames = native(tile_size=64, tile_overlap=0.5).transform_frames(image)
+    F, affines = native(tiles=Tiles(size=64, overlap=0.5)).transform_affines(image)
     assert F.shape == (1, 6, 9, 128)
-    assert frames[0].tolist() == native().transform_frames(image)[1][0].tolist()
+    assert affines[0].tolist() == native().transform_affines(image)[1][0].tolist()
     plain = native()
     total, weights = np.zeros((6, 9, 128)), np.zeros((6, 9, 1))
     for top in (0, 2):
@@ -48,20 +56,22 @@ def test_joined_features_equal_a_loop_over_tiles():
 
 def test_where_one_tile_does_nothing_changes():
     image = make_images(2, size=(64, 80))
-    F = native(tile_size=80).transform(image)
+    F = native(tiles=Tiles(size=80)).transform(image)
     assert np.array_equal(F, native().transform(image))
 
 
 def test_class_tokens_are_means_over_tiles():
     image = make_images(1, size=(64, 128))
-    _, prefix, _ = native(tile_size=64, tile_overlap=0.0).transform_tokens(image)
+    _, prefix, _ = native(tiles=Tiles(size=64, overlap=0.0)).transform_tokens(image)
     halves = [native().transform_tokens(x)[1] for x in np.split(image, 2, axis=2)]
     np.testing.assert_allclose(prefix, np.mean(halves, axis=0), atol=1e-5)
 
 
 def test_features_of_tiles_do_not_depend_on_how_many_are_seen_together():
     image = make_images(1, size=(96, 144))
-    one, many = (native(tile_size=64, batch_size=b).transform(image) for b in (1, 7))
+    one, many = (
+        native(tiles=Tiles(size=64), batch_size=b).transform(image) for b in (1, 7)
+    )
     np.testing.assert_allclose(one, many, atol=1e-4)
 
 
@@ -73,14 +83,14 @@ def test_no_more_than_a_tile_passes_the_network(monkeypatch):
         "_blocks",
         lambda self, x: seen.append(x.shape) or blocks(self, x),
     )
-    native(tile_size=64, batch_size=3).transform(make_images(2, size=(96, 144)))
+    native(tiles=Tiles(size=64), batch_size=3).transform(make_images(2, size=(96, 144)))
     assert {tuple(shape[2:]) for shape in seen} == {(64, 64)}
     assert max(shape[0] for shape in seen) == 3
 
 
 def test_tiles_have_features_of_their_own_in_the_cache(tmp_path):
     image = make_images(1, size=(96, 144))
-    kinds = [{}, {"tile_size": 64}, {"tile_size": 64, "tile_overlap": 0.5}]
+    kinds = [{}, {"tiles": Tiles(size=64)}, {"tiles": Tiles(size=64, overlap=0.5)}]
     for kind in kinds:
         kept = native(cache=tmp_path, **kind).transform(image)
         assert np.array_equal(kept, native(**kind).transform(image))
@@ -90,7 +100,7 @@ def test_hidden_patches_are_invalid_and_shape_no_other():
     alpha = np.full((1, 96, 144, 1), 255, np.uint8)
     alpha[:, :32, :32] = 0
     image = np.concatenate([make_images(1, size=(96, 144)), alpha], axis=-1)
-    F = native(tile_size=64).transform(image)[0]
+    F = native(tiles=Tiles(size=64)).transform(image)[0]
     invalid = np.isnan(F).all(-1)
     assert invalid[:2, :2].all()
     assert invalid.sum() == 4
@@ -98,14 +108,16 @@ def test_hidden_patches_are_invalid_and_shape_no_other():
 
 @pytest.mark.parametrize("size", [60, 8])
 def test_a_tile_of_broken_patches_is_refused(size):
-    with pytest.raises(ValueError, match=f"tile_size={size}.*whole patches of 16"):
-        native(tile_size=size).fit()
+    with pytest.raises(ValueError, match=f"size={size}.*whole patches of 16"):
+        native(tiles=Tiles(size=size)).fit()
 
 
 def test_a_detector_that_moves_images_whole_refuses_tiles():
-    features = tiny_features(image_size=(64, 64), tile_size=32, layers=[0, 1])
-    with pytest.raises(ValueError, match="tile_size=None"):
-        DMAD(preset="vit", features=features, n_iter=1).fit(make_images(4))
+    features = tiny_features(image_size=(64, 64), tiles=Tiles(size=32), layers=[0, 1])
+    with pytest.raises(ValueError, match="tiles=None"):
+        DMAD(preset="vit", features=features, training=Training(n_iter=1)).fit(
+            make_images(4)
+        )
 
 
 def test_known_sum_of_two_tiles():
@@ -128,7 +140,7 @@ def test_a_small_defect_in_a_large_image_is_found_where_it_is(detector):
     X = np.repeat(X, 3, axis=-1)
     bad = X[3:].copy()
     bad[0, 100:112, 700:712] = 20
-    features = DinoFeatures(image_size=None, tile_size=224, layers=[6])
+    features = DinoFeatures(image_size=None, layers=[6], tiles=Tiles(size=224))
     model = detector(features=features).fit(X[:3])
     assert model.score_samples(bad) < model.score_samples(X[3:])
     heat = model.predict_map(bad)[0]

@@ -24,10 +24,25 @@ QUICK = [
     "CNNFeatures",
     "ThresholdTunerCV",
 ]
-SLOW = ["Dinomaly", "DFR", "DMAD", "AffineAligner"]
+SLOW = [
+    "Dinomaly",
+    "DFR",
+    "LinearDFR",
+    "DMAD",
+    "ReverseDistillation",
+    "AffineAligner",
+]
 
 #: What makes them quick.
-SHORT = {"DFR": {"n_iter": 3}, "DMAD": {"n_iter": 1}, "Dinomaly": {"n_iter": 2}}
+SHORT = {
+    name: {"training__n_iter": n}
+    for name, n in {
+        "DFR": 3,
+        "DMAD": 1,
+        "ReverseDistillation": 1,
+        "Dinomaly": 2,
+    }.items()
+}
 
 #: What the images of fit look like.
 SIZE = (48, 64)
@@ -44,7 +59,8 @@ def fitted(name):
 def fresh(name, **parameters):
     """Return an estimator that has learned nothing."""
     estimator = clone(build(getattr(skdinoad, name)))
-    return estimator.set_params(**{**SHORT.get(name, {}), **parameters})
+    short = {} if "training" in parameters else SHORT.get(name, {})
+    return estimator.set_params(**{**short, **parameters})
 
 
 def attempt(call, named):

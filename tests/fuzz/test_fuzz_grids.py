@@ -10,8 +10,10 @@ from skdinoad import (
     AnomalyDINO,
     Dinomaly,
     DinoPatch,
+    LocalBank,
     SubspaceAD,
     ThresholdTunerCV,
+    Training,
     find_regions,
     metrics,
     to_labels,
@@ -19,11 +21,13 @@ from skdinoad import (
 
 DETECTORS = {
     "DinoPatch": DinoPatch(),
-    "cosine": DinoPatch(metric="cosine", bank_dtype="float32", n_components=2),
-    "float16": DinoPatch(bank_dtype="float16"),
+    "cosine": DinoPatch(
+        bank=LocalBank(metric="cosine", dtype="float32", n_components=2)
+    ),
+    "float16": DinoPatch(bank=LocalBank(dtype="float16")),
     "AnomalyDINO": AnomalyDINO(),
     "SubspaceAD": SubspaceAD(),
-    "Dinomaly": Dinomaly(n_iter=1, depth=1, holdout=None),
+    "Dinomaly": Dinomaly(depth=1, holdout=None, training=Training(n_iter=1)),
     "tuner": ThresholdTunerCV(DinoPatch(), target_fpr=0.5, cv=2),
 }
 

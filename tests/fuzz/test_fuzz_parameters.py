@@ -15,23 +15,18 @@ from skdinoad.testing import make_images
 #: Parameters of which a large value is honest work, or memory, and no fault.
 COSTLY = {
     "features",
-    "n_iter",
+    "cropping",
+    "training",
     "n_samples",
     "n_rounds",
     "n_steps",
     "output_size",
     "image_size",
-    "crop_size",
     "depth",
-    "neck",
     "latent_dim",
     "map_size",
     "n_codes",
     "student_width",
-    "student_depth",
-    "offset_width",
-    "offset_stem",
-    "max_time",
 }
 
 ODD = [
@@ -127,7 +122,8 @@ def settings_of(name):
 
 def check_parameters(name, parameters):
     estimator, X = fresh(name, **parameters), make_images(4)
-    named = "|".join(rf"\b{parameter}\b" for parameter in parameters)
+    names = [parameter.rpartition("__")[2] for parameter in parameters]
+    named = "|".join(rf"\b{name}\b" for name in names)
     result = attempt(lambda: out(estimator.fit(X), X), named)
     if result is not None:
         check_output(estimator, 4, result)
@@ -142,19 +138,19 @@ def test_any_values_of_parameters(name, data):
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
-        ("DinoPatch", {"smoothing_sigma": 1e9}),
+        ("DinoPatch", {"score_smoothing": 1e9}),
         ("DinoPatch", {"target_fpr": 5e-324}),
-        ("DinoPatch", {"neighborhood": 10**30}),
+        ("DinoPatch", {"bank__neighborhood": 10**30}),
         ("DinoPatch", {"map_layers": ((1, 2), (3,))}),
         ("DinoPatch", {"map_layers": {}}),
-        ("AnomalyDINO", {"n_neighbors": True}),
-        ("AnomalyDINO", {"mask_threshold": 1e300}),
-        ("PCAAligner", {"closing": 10**9}),
-        ("PCAAligner", {"canny": ("a", None)}),
+        ("AnomalyDINO", {"bank__n_neighbors": True}),
+        ("ForegroundMask", {"threshold": 1e300}),
+        ("PCAAligner", {"outline__closing": 10**9}),
+        ("PCAAligner", {"outline__canny": ("a", None)}),
         ("PCAAligner", {"rotation": np.int8(3)}),
         ("PCAAligner", {"scale": 1e-12}),
         ("RegionMask", {"region": "nonsense"}),
-        ("DinoFeatures", {"batch_size": np.int8(3)}),
+        ("DinoFeatures", {"runtime__batch_size": np.int8(3)}),
         ("DinoFeatures", {"image_size": ((1, 2), (3,))}),
         ("CNNFeatures", {"layers": ((1, 2), (3,))}),
         ("ThresholdTunerCV", {"cv": (1, 2)}),
@@ -165,11 +161,9 @@ def test_any_values_of_parameters(name, data):
         ("ThresholdTunerCV", {"scoring": "cost", "cost_matrix": ("a", None)}),
         ("ThresholdTunerCV", {"target_fpr": 5e-324}),
         ("AffineAligner", {"output_size": True}),
-        ("DFR", {"weight_decay": 10**30}),
-        ("DFR", {"expected_fpr": 5e-324}),
+        ("DFR", {"training__weight_decay": 10**30}),
         ("DMAD", {"scales": np.array(3)}),
-        ("DMAD", {"student_depth": ((1, 2), (3,))}),
-        ("DMAD", {"learning_rate": 3}),
+        ("DMAD", {"training__learning_rate": 3}),
         ("Dinomaly", {"augmentation": "dihedral"}),
     ],
 )

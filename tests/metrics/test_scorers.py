@@ -9,7 +9,9 @@ from skdinoad import DinoPatch, PCAAligner, metrics, predict_map
 from skdinoad.metrics import image_auroc_scorer, pixel_aupro_scorer
 from skdinoad.testing import make_images
 
+#: Those that return one number.
 NAMES = [name for name in metrics.__all__ if name.endswith("_scorer")]
+NAMES.remove("detection_scorer")
 
 #: What judges the threshold has no score of its own, and needs no defects to rank.
 RANKING = [n for n in NAMES if hasattr(metrics, n.replace("scorer", "score"))]
@@ -106,3 +108,31 @@ def test_recall_and_specificity_are_those_of_the_own_threshold():
     assert metrics.specificity_scorer(estimator, X, y) == 0.5
     assert np.isnan(metrics.recall_scorer(estimator, X, [1] * 5))
     assert np.isnan(metrics.specificity_scorer(estimator, X, [-1] * 5))
+
+
+def test_all_figures_of_one_pass_are_those_of_the_single_scorers(data, pipe):
+    X, masks = data
+    model = pipe.fit(X[~masks.any((1, 2))])
+    found = metrics.detection_scorer(model, X, masks)
+    single = {
+        "image_auroc": metrics.image_auroc_scorer,
+        "image_ap": metrics.image_ap_scorer,
+        "f1_max": metrics.f1_max_scorer,
+        "recall": metrics.recall_scorer,
+        "specificity": metrics.specificity_scorer,
+        "aupro": metrics.pixel_aupro_scorer,
+        "pixel_auroc": metrics.pixel_auroc_scorer,
+        "pixel_ap": metrics.pixel_ap_scorer,
+        "pixel_f1_max": metrics.pixel_f1_max_scorer,
+    }
+    assert found == {name: scorer(model, X, masks) for name, scorer in single.items()}
+    labels = np.where(masks.any((1, 2)), -1, 1)
+    assert set(metrics.detection_scorer(model, X, labels)) == {*list(single)[:5]}
+
+
+def test_a_search_reports_all_figures(data, pipe):
+    X, masks = data
+    grid = {"dinopatch__bank__neighborhood": [0, 1]}
+    how = {"scoring": metrics.detection_scorer, "refit": "image_auroc"}
+    search = GridSearchCV(pipe, grid, cv=KFold(2), **how).fit(X, masks)
+    assert search.cv_results_["mean_test_aupro"].shape == (2,)

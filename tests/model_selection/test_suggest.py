@@ -45,14 +45,14 @@ def test_the_margin_is_what_a_dearer_setting_must_gain(margin, chosen):
 @pytest.mark.filterwarnings("ignore:1 of .* exact copies")
 def test_an_image_its_defective_twin_and_its_copies_share_a_fold(textures):
     X = [*textures, textures[0].copy()]
-    search = suggest(X, detector(), {"top_fraction": [0.01]}, cv=3, size=0.3)
+    search = suggest(X, detector(), {"aggregate": [0.01]}, cv=3, size=0.3)
     for train, test in search.cv:
         assert not set(train % 7) & set(test % 7)
         assert (0 in test) == (6 in test) == (7 in test) == (13 in test)
 
 
 def test_defects_are_planted_alike_for_one_seed(textures):
-    grid = {"top_fraction": [0.01, 0.1]}
+    grid = {"aggregate": [0.01, 0.1]}
     a, b = (suggest(textures, detector(), grid, cv=2, size=0.3) for _ in range(2))
     for name in ("mean_test_aupro", "mean_test_image_auroc"):
         assert np.array_equal(a.cv_results_[name], b.cv_results_[name])

@@ -19,6 +19,7 @@ from sklearn.model_selection import (
 from skdinoad import (
     AnomalyDINO,
     DinoPatch,
+    LocalBank,
     Pipeline,
     ThresholdTunerCV,
     load,
@@ -50,7 +51,7 @@ def labelled(rng):
 
 
 def bank():
-    return AnomalyDINO(masking=False)
+    return AnomalyDINO(masking=None)
 
 
 # -- a wanted rate ------------------------------------------------------------------
@@ -80,7 +81,10 @@ def test_realised_rate_keeps_the_promise(rate):
     for seed in range(60):
         split = ShuffleSplit(1, test_size=0.5, random_state=seed)
         tuner = ThresholdTunerCV(
-            DinoPatch(neighborhood=1), target_fpr=rate, cv=split, refit=False
+            DinoPatch(bank=LocalBank(neighborhood=1)),
+            target_fpr=rate,
+            cv=split,
+            refit=False,
         ).fit(grids(38, rng))
         realised.append((tuner.predict(grids(200, rng)) == -1).mean())
     exact = int(20 * rate + 1e-9) / 20  # 19 are held out
@@ -385,7 +389,7 @@ def test_in_a_search_around_a_pipeline(tiny, pictures):
     tuner = ThresholdTunerCV(pipe, target_fpr=0.2, cv=3)
     search = GridSearchCV(
         tuner,
-        {"estimator__dinopatch__neighborhood": [0, 1]},
+        {"estimator__dinopatch__bank__neighborhood": [0, 1]},
         scoring=lambda m, X, y=None: (m.predict(X) == 1).mean(),
         cv=KFold(2),
     ).fit(X[masks.any((1, 2)) == 0])

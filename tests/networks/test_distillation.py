@@ -4,6 +4,7 @@ import torch
 from skdinoad.networks import (
     Codebook,
     Distiller,
+    check_depth,
     level_distances,
     level_loss,
     pyramid,
@@ -250,3 +251,13 @@ def test_levels_of_one_size_become_a_pyramid():
     torch.testing.assert_close(out[2], torch.nn.functional.avg_pool2d(maps[2], 2))
     several = levels()
     assert pyramid(several) is several
+
+
+def test_depth_names_each_level():
+    assert check_depth(2, 3) == [2, 2, 2]
+    assert check_depth((2, 1, 1), 3) == [2, 1, 1]
+    with pytest.raises(ValueError, match=r"student_depth=\(1, 2\).*3 levels"):
+        check_depth((1, 2), 3)
+    for depth in (-1, (1.5, 1, 1), (1, "a", 2)):
+        with pytest.raises(ValueError, match="student_depth="):
+            check_depth(depth, 3)

@@ -211,7 +211,7 @@ def test_a_detector_takes_over_a_file_in_the_official_layout(tmp_path):
             for a, b in zip(taught, rebuilt)
         )
         error = moved(error, back[::-1])[:, 0].numpy()
-    parts = detector.set_params(smoothing_sigma=0, aggregate="mean").score_parts(X)
+    parts = detector.set_params(score_smoothing=0, aggregate="mean").score_parts(X)
     # Half-pixel centres where the official code puts corners on corners: 2 % here.
     np.testing.assert_allclose(parts[:, 0], error.mean((1, 2)), rtol=0.05)
 

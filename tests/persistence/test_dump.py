@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import tiny_features
 
-from skdinoad import DinoPatch, PCAAligner, Pipeline, dump
+from skdinoad import DinoPatch, LocalBank, PCAAligner, Pipeline, dump
 from skdinoad.datasets import make_screws
 
 SCRIPT = """
@@ -51,19 +51,19 @@ def test_plain_joblib_gives_the_same_file(fitted, tmp_path):
 def test_file_holds_the_bank_and_little_else(fitted, tmp_path):
     pipe, _ = fitted
     path = dump(pipe, tmp_path / "model.joblib")
-    assert path.stat().st_size < 1.2 * pipe[-1].bank_.nbytes + 2**20
+    assert path.stat().st_size < 1.2 * pipe[-1].bank_.vectors.nbytes + 2**20
     # The same bound where the bank is large against the allowance.
     F = np.random.default_rng(0).normal(size=(8, 16, 16, 384)).astype(np.float32)
     detector = DinoPatch().fit(F)
     path = dump(detector, tmp_path / "large.joblib")
-    assert path.stat().st_size < 1.2 * detector.bank_.nbytes
+    assert path.stat().st_size < 1.2 * detector.bank_.vectors.nbytes
 
 
 def test_bank_can_be_mapped_from_disk(fitted, tmp_path):
     pipe, X = fitted
     path = dump(pipe, tmp_path / "model.joblib")
     mapped = joblib.load(path, mmap_mode="r")
-    assert isinstance(mapped[-1].bank_, np.memmap)
+    assert isinstance(mapped[-1].bank_.vectors, np.memmap)
     assert np.array_equal(mapped.score_samples(X), pipe.score_samples(X))
 
 
@@ -119,7 +119,7 @@ def test_the_error_of_a_full_disk_names_the_file(tmp_path, monkeypatch):
 
 def test_saves_at_the_same_time_leave_one_whole_model(tmp_path):
     F = np.random.default_rng(0).normal(size=(6, 4, 4, 32)).astype(np.float32)
-    models = [DinoPatch(neighborhood=0).fit(F + i) for i in (0, 9)]
+    models = [DinoPatch(bank=LocalBank(neighborhood=0)).fit(F + i) for i in (0, 9)]
     path, failures = tmp_path / "model.joblib", []
 
     def write(model):
@@ -132,8 +132,8 @@ def test_saves_at_the_same_time_leave_one_whole_model(tmp_path):
         threads = [threading.Thread(target=write, args=(m,)) for m in models * 2]
         [t.start() for t in threads], [t.join() for t in threads]
         found = joblib.load(path)
-        true = models[int(found.bank_.mean() > 4)]
-        assert np.array_equal(found.bank_, true.bank_)
+        true = models[int(found.bank_.vectors.mean() > 4)]
+        assert np.array_equal(found.bank_.vectors, true.bank_.vectors)
         assert found.offset_ == true.offset_
     assert not failures
     assert list(tmp_path.iterdir()) == [path]
@@ -183,7 +183,7 @@ def test_model_fitted_on_a_gpu_opens_on_a_cpu(fitted, tmp_path):
     """As far as a machine without a GPU can tell."""
     pipe, X = fitted
     loaded = joblib.load(dump(pipe, tmp_path / "model.joblib"))
-    loaded[-1].features_.device = "cuda"
+    loaded[-1].features_.set_params(runtime__device="cuda")
     import torch
 
     if torch.cuda.is_available():

@@ -110,7 +110,7 @@ def test_files_name_nothing_foreign(name):
     "name", ["skdinoad.base:np.ndarray", "sklearn.base:np.ndarray"]
 )
 def test_an_alias_of_something_foreign_is_not_found(name):
-    with pytest.raises(ValueError, match="no class or function of"):
+    with pytest.raises(ValueError, match="not a class or function of"):
         _find(name)
 
 

@@ -192,7 +192,7 @@ def test_what_is_no_image_is_refused_with_the_reason(client, contents, monkeypat
         assert answer.status_code == status
         assert why in answer.json()["error"]
     form = client.post("/score", files={"image": contents[0]})
-    assert (form.status_code, "no form" in form.json()["error"]) == (415, True)
+    assert (form.status_code, "not a form" in form.json()["error"]) == (415, True)
     assert client.post("/score?regions=no", content=contents[0]).status_code == 400
     assert client.get("/score").status_code == 405
     assert client.get("/nothing").json() == {"error": "Not Found"}

@@ -79,8 +79,8 @@ def test_drift_is_told_and_says_what_has_changed():
     assert "No drift: evidence 60 of 100" in line.page()
     add(line, ["good"] * 3)
     assert line.known()["drift"] is True
-    assert "The images have changed</b> (most: &lt;b&gt;;" in line.page()
-    assert "not watched" in Line("m.skd").page()
+    assert "The images have changed</b> (most in &lt;b&gt;;" in line.page()
+    assert "not monitored" in Line("m.skd").page()
 
 
 def test_images_to_review_are_counted_apart():

@@ -71,7 +71,7 @@ def test_errors_are_those_of_their_request_and_stop_nothing(held, caplog):
     assert held.worker.submit(6).result(10) == 36
     assert held.worker.alive
     held.worker.close()
-    assert "could not be noted" in caplog.text
+    assert "could not be recorded" in caplog.text
     assert held.noted == ["odd", "bug", 5, 6]
 
 
