@@ -19,6 +19,7 @@ from sklearn.utils import Bunch
 from skdinoad import (
     DinoFeatures,
     DinoPatch,
+    LocalBank,
     PCAAligner,
     Pipeline,
     dump,
@@ -64,7 +65,8 @@ def _jobs(folder):
     for texture in _textures():
         # In textures, position does not matter: compare each place with all others.
         features = DinoFeatures(image_size=_VIEW)
-        detector = DinoPatch(features=features, neighborhood=_VIEW // 14)
+        bank = LocalBank(neighborhood=_VIEW // 14)
+        detector = DinoPatch(features=features, bank=bank)
         yield texture, texture_crops(texture), Pipeline([detector])
     pipe = Pipeline([PCAAligner(placement="ends"), DinoPatch()])
     yield "screws-rendered", screws(), pipe

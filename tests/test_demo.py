@@ -4,6 +4,7 @@ import joblib
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.base import clone
 
 from skdinoad import demo
 from skdinoad.datasets import make_screws
@@ -44,6 +45,15 @@ def test_texture_tiles_do_not_overlap():
     }
     assert len(flat) == 16
     assert [m.any() for m in data.masks] == (data.y == -1).tolist()
+
+
+def test_all_parts_are_shown():
+    pytest.importorskip("skimage")
+    jobs = [*demo._jobs(None)]
+    assert len(jobs) == 4
+    for name, data, pipe in jobs:
+        assert len(data.test) == len(data.y), name
+        clone(pipe)
 
 
 def test_without_scikit_image_the_rendered_parts_are_shown(monkeypatch, capsys):

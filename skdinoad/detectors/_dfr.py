@@ -152,9 +152,10 @@ class DFR(RowDetector):
     >>> import numpy as np
     >>> from skdinoad import DFR, Training
     >>> rng = np.random.default_rng(0)
-    >>> F = rng.normal(size=(8, 6, 6, 2)) @ rng.normal(size=(2, 16))  # a plane in 16-d
-    >>> training = Training(n_iter=300, batch_size=64)
-    >>> detector = DFR(latent_dim=2, training=training).fit(F)
+    >>> t = rng.uniform(0, 2, size=(8, 6, 6, 1))  # 8 feature grids of 6 x 6 patches
+    >>> F = np.sin(t + np.arange(16))  # a curve in 16 dimensions
+    >>> training = Training(n_iter=100, batch_size=64, learning_rate=0.01)
+    >>> detector = DFR(latent_dim=1, training=training).fit(F)
     >>> odd = F[:1].copy()
     >>> odd[0, 4, 1] += rng.normal(size=16)
     >>> heat = detector.predict_map(odd)[0]

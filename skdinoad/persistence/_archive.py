@@ -71,9 +71,9 @@ def save(estimator: EstimatorLike, path: FilePath) -> Path:
     >>> import tempfile
     >>> from skdinoad import DinoPatch, load, save
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = save(DinoPatch(neighborhood=2), folder + "/model.skd")
+    ...     path = save(DinoPatch(target_fpr=0.02), folder + "/model.skd")
     ...     load(path)
-    DinoPatch(neighborhood=2)
+    DinoPatch(target_fpr=0.02)
     """
     arrays = []
     data = encode(estimator, arrays)

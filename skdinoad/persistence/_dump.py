@@ -54,9 +54,9 @@ def dump(estimator: EstimatorLike, path: FilePath, *, compress: int = 0) -> Path
     >>> import joblib, tempfile
     >>> from skdinoad import DinoPatch, dump
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = dump(DinoPatch(neighborhood=2), folder + "/model.joblib")
+    ...     path = dump(DinoPatch(target_fpr=0.02), folder + "/model.joblib")
     ...     joblib.load(path)
-    DinoPatch(neighborhood=2)
+    DinoPatch(target_fpr=0.02)
     """
     path = Path(path)
     with replacing(path) as temporary:

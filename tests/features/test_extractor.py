@@ -27,7 +27,7 @@ def test_stored_features_are_found_whatever_is_hidden(extractor, monkeypatch):
 def test_deep_images_need_a_range(extractor):
     """Alone an extractor learns it from X, as a step of a pipeline it is given X."""
     X, flat = make_images(2).astype(np.uint16) * 16, make_images(2)
-    with pytest.raises(ValueError, match=r"X\[0\] .*3200.*12 bits.*fit"):
+    with pytest.raises(ValueError, match=r"X\[0\] .*3200.*12 bits.*training images"):
         extractor.fit().transform(X)
     F = extractor.fit_transform(X)
     low, high = extractor.value_range_
