@@ -22,7 +22,7 @@ class MeanDetector(BaseDetector):
         self.target_fpr = target_fpr
         self.verbose = verbose
 
-    def _default_features(self):
+    def default_features(self):
         return DinoFeatures()
 
     def fit_grids(self, F: np.ndarray) -> None:
@@ -38,7 +38,3 @@ class MeanDetector(BaseDetector):
     def holdout_grids(self) -> Sequence[np.ndarray] | np.ndarray | None:
         """Return such scores of the training images, each held out."""
         return self._held
-
-    def _grid_shape(self):
-        """Return the (h, w, c) that every image must have."""
-        return self.mean_.shape

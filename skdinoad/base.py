@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
 from skdinoad._arrays.geometry import warp_back
-from skdinoad._arrays.maps import aggregate, stacked
+from skdinoad._arrays.maps import aggregate, smooth_pixels, stacked
 from skdinoad._arrays.normal_scores import NormalScores
 from skdinoad._arrays.thresholds import as_threshold, display_limits, hottest_of
 from skdinoad._compat.caller import warn
@@ -22,41 +22,42 @@ from skdinoad._compat.sklearn import (
 )
 from skdinoad._compat.torch import isolated_torch_state, isolated_torch_steps
 from skdinoad._inputs.copies import (
-    content,
-    first_of_each,
-    sources_of_parts,
     suspects_among,
-    warn_of_copies,
     warn_of_suspects,
 )
-from skdinoad._inputs.estimators import UsesFeatures
+from skdinoad._inputs.estimators import ImageEstimator, fitted_extractor, images_at_once
 from skdinoad._inputs.grids import (
     check_channels,
     check_grids,
+    check_patches,
     empty_grids,
     holds_images,
     name_of,
     nothing_valid,
-    path_of,
     size_of,
+    with_layers_apart,
 )
 from skdinoad._inputs.images import Images, as_images, take
 from skdinoad._inputs.labels import normal_rows
-from skdinoad._typing import ImagesLike, LabelsLike, OneOrList, Self
+from skdinoad._inputs.register import Register
+from skdinoad._typing import ExtractorLike, ImagesLike, LabelsLike, OneOrList, Self
 
 __all__ = ["BaseDetector"]
 
 
-class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
+class BaseDetector(TakesCallbacks, ImageEstimator, OutlierMixin, BaseEstimator):
     """Base class of the detectors that score a grid of patch features.
 
-    A subclass writes three methods, and names its default extractor:
+    A new detector writes four methods:
 
-    - ``_default_features()`` returns an unfitted extractor;
+    - :meth:`default_features` returns the extractor that ``features=None`` stands for;
     - :meth:`fit_grids` learns from patch features;
     - :meth:`score_grids` scores patches;
     - :meth:`holdout_grids` returns the scores of training images, each held out: of all
       that were learned, or of those in ``_held_out()`` alone.
+
+    Score grids have the shape (h, w), or (2, h, w) if the image's score comes from
+    other values, the first, than its heat map, the last.
 
     A detector that needs the training images themselves writes ``_fit_images(X)`` in
     place of ``fit_grids``. Images of different sizes come as lists of grids.
@@ -77,6 +78,12 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
 
     #: Number of parts of ``fit`` reported to callbacks; None = it depends.
     _parts_of_fit = 0
+
+    #: Whether features come with their layers apart, (h, w, l, c).
+    _layers_apart = False
+
+    #: Shape of the features that every image must have; None = any size.
+    grid_shape_: tuple[int, ...] | None = None
 
     # -- fitting ----------------------------------------------------------------------
 
@@ -134,11 +141,13 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
 
     def _fit_extractor(self, X):
         """Return a fitted copy of the extractor, or None for feature grids."""
-        return self._fitted_extractor(X) if isinstance(X, Images) else None
+        if not isinstance(X, Images):
+            return None
+        return fitted_extractor("features", self._part("features"), X)
 
     def _reset(self):
         super()._reset()
-        self._contents, self._sources = [], []
+        self._register = Register()
 
     @contextmanager
     def _adding(self):
@@ -166,7 +175,7 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
         X = self._input_to_score(X)
         rows = normal_rows(y, len(X))
         # Rows are counted on from call to call, so that each has a number of its own.
-        self._given_rows = self._sources[-1][0] + 1 + rows
+        self._given_rows = self._register.next_row + rows
         return take(X, rows)
 
     def _settings(self, names):
@@ -192,35 +201,18 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
                 if np.isfinite(grid).any():
                     kept.append(start)
                 start += 1
-        self._register_training_images(X, kept)
+        self._register_images(X, kept)
+        self.grid_shape_ = bank.shape[1:]
         return bank[: len(kept)]
 
-    def _register_training_images(self, X, kept, contents=None):
-        """Register training images: warn of unusable ones and of exact copies.
-
-        ``contents``: those of all rows of X, where they are known.
-
-        Sets ``_first``: for each image learned so far, those of earlier calls before
-        the rows kept now, the number of the first with the same content. Sets
-        ``_sources``, the row and path of each.
-        """
-        self._warn_of_useless(kept, len(X))
-        given = getattr(self, "_given_rows", range(len(X)))
-        sources = [(int(given[row]), path_of(X, row)) for row in kept]
-        self._sources = [*getattr(self, "_sources", []), *sources]
-        known = self._contents if hasattr(self, "_contents") else []
-        new = [contents[row] if contents else content(X, row) for row in kept]
-        self._contents = [*known, *new]
-        self._first = first_of_each(self._contents)
-        warn_of_copies(self._first)
-
-    def _distinct(self):
-        """Return the numbers of the images learned, each content once."""
-        return np.unique(self._first)
+    def _register_images(self, X, kept, contents=None):
+        """Register the training images in the rows ``kept`` of X."""
+        rows = getattr(self, "_given_rows", range(len(X)))
+        self._register = self._register.extended(X, kept, rows, contents)
 
     def _held_out(self):
         """Return the numbers of the images that held-out scores are of."""
-        return self._distinct()
+        return self._register.distinct
 
     @isolated_torch_state()
     def _merge(self, parts):
@@ -235,31 +227,13 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
             if self.features_ is not None:
                 self.value_range_ = parts[0].value_range_
                 self.hidden_pixels_ = any(part.hidden_pixels_ for part in parts)
-            self._contents = [digest for part in parts for digest in part._contents]
-            self._sources = sources_of_parts([part._sources for part in parts])
-            self._first = first_of_each(self._contents)
-            warn_of_copies(self._first)
+            self._register = Register.merged([part._register for part in parts])
             self._join(parts)
             self._set_merged_offset()
         return self
 
     def _set_merged_offset(self):
         self._set_offset()
-
-    def _warn_of_useless(self, kept, n):
-        """Warn of images without a valid patch; raise an error if none has one."""
-        if not kept:
-            raise ValueError(
-                f"None of the {n} images has a valid patch: nothing to fit on. If an "
-                "aligner found no object, try its mode='none'."
-            )
-        if len(kept) < n:
-            dropped = sorted(set(range(n)) - set(kept))
-            warn(
-                f"{len(dropped)} of {n} images have no valid patch (rows {dropped[:9]} "
-                "of the normal ones) and are left out.",
-                UserWarning,
-            )
 
     def _check_shape(self, shape, expected, name):
         if shape != expected:
@@ -293,7 +267,7 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
         scores = -self._aggregate(grids)
         finite = np.isfinite(scores)
         self.holdout_scores_ = scores[finite]
-        sources = [self._sources[i] for i in numbers]
+        sources = [self._register.sources[i] for i in numbers]
         self.holdout_rows_ = np.array([row for row, _ in sources], int)[finite]
         known = NormalScores(-self.holdout_scores_)
         self.offset_ = -known.threshold(self.target_fpr)
@@ -304,13 +278,13 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
     def _counted_once(self, grids):
         """Return the numbers and the grids of the images held out, without copies."""
         numbers = self._held_out()
-        if len(grids) == len(self._contents):
+        if len(grids) == len(self._register):
             grids = [grids[i] for i in numbers]
         return numbers, grids
 
     def _shown(self, grids):
         """Return what heat maps show of score grids."""
-        return grids
+        return [grid if grid.ndim == 2 else grid[-1] for grid in grids]
 
     def _pixel_threshold(self, shown):
         """Return the value that the maps of a share ``target_fpr`` of images exceed."""
@@ -485,6 +459,15 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
 
     # -- what a new detector writes ---------------------------------------------------
 
+    def default_features(self) -> ExtractorLike:
+        """Return the extractor of ``features=None``; a new detector writes this.
+
+        Returns
+        -------
+        extractor : unfitted extractor, such as DinoFeatures
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no default_features.")
+
     def fit_grids(self, F: np.ndarray) -> None:
         """Learn from the patch features of normal images; a new detector writes this.
 
@@ -530,8 +513,8 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
             return {}
         numbers, grids = self._counted_once(grids)
         known = set(self.holdout_rows_.tolist())
-        pairs = ((self._sources[i][0], grid) for i, grid in zip(numbers, grids))
-        return {row: grid for row, grid in pairs if row in known}
+        rows = (self._register.sources[i][0] for i in numbers)
+        return {row: grid for row, grid in zip(rows, grids) if row in known}
 
     def _iter_scored(self, X, affines, sizes, maps):
         row = 0
@@ -551,11 +534,16 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
         """Return the heat map of one image."""
         # An extractor that crops leaves up to a patch at the edges uncovered.
         margin = 1.5 if getattr(self.features_, "cropping", None) == "patches" else 0.5
-        return warp_back(grid, affine, size, margin=margin)
+        heat = warp_back(self._shown([grid])[0], affine, size, margin=margin)
+        share = getattr(self, "map_smoothing", 0)
+        if not share or self.features_ is None:  # feature grids have no pixels
+            return heat
+        inside = None if self._scores_everywhere() else heat > 0
+        return smooth_pixels(heat, share * size[0], inside=inside)
 
-    def _sigma(self, pixels):
-        """Return the width of smoothing; a grid of features has no pixels to smooth."""
-        return pixels if self.features_ is not None else 0
+    def _scores_everywhere(self):
+        """Return whether invalid patches have a score too, which is 0."""
+        return False
 
     def _scores(self, X):
         """Return the scores of all images, NaN where no patch is valid."""
@@ -574,12 +562,13 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
         return threshold
 
     def _aggregate(self, D):
-        return aggregate(D, self.aggregate)
+        """Return the anomaly scores of images from their score grids."""
+        return aggregate([g if g.ndim == 2 else g[0] for g in D], self.aggregate)
 
     def _iter_score_grids(self, X):
         """Yield (score grids, affines) batch by batch; all scores come from here."""
         X = self._input_to_score(X)
-        row, expected = 0, self._grid_shape()
+        row, expected = 0, self.grid_shape_
         for F, affines in self._batches(X, "score"):
             for grid in F:
                 self._check_features(grid)
@@ -587,10 +576,6 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
                     self._check_shape(grid.shape, expected, name_of(X, row))
                 row += 1
             yield self._score(F), affines
-
-    def _grid_shape(self):
-        """The (h, w, c) that every image must have; None = any size."""
-        return None
 
     def _score(self, F):
         """Score features; a list means grids of different sizes."""
@@ -626,13 +611,19 @@ class BaseDetector(TakesCallbacks, UsesFeatures, OutlierMixin, BaseEstimator):
 
     def _batches(self, X, task):
         """Yield (features, affines) of a few images at a time: memory stays bounded."""
-        starts = range(0, len(X), size := self._images_at_once())
+        starts = range(0, len(X), size := images_at_once(self.features_))
         quiet = not self.verbose or len(starts) == 1
         for start in tqdm(starts, desc=task, unit="batch", disable=quiet):
             yield self._read_batch(X[start : start + size])
 
     def _read_batch(self, batch):
         """Return the features and affines of a few images."""
+        F, affines = batch, np.broadcast_to(np.eye(3), (len(batch), 3, 3))
         if self.features_ is not None:
-            return self.features_.transform_affines(batch)
-        return batch, np.broadcast_to(np.eye(3), (len(batch), 3, 3))
+            F, affines = self.features_.transform_affines(batch)
+        if self._layers_apart:
+            F = with_layers_apart(F, getattr(self.features_, "n_groups_", 1))
+        return F, affines
+
+    def _check_features(self, grid):
+        check_patches(grid, (3, 4) if self._layers_apart else (3,))

@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skdinoad._compat.sklearn import Interval
 from skdinoad._compat.torch import isolated_torch_state
-from skdinoad._inputs.estimators import UsesFeatures
+from skdinoad._inputs.estimators import ImageEstimator, fitted_extractor
 from skdinoad._inputs.images import as_images
 from skdinoad._inputs.pixels import hidden_pixels
 from skdinoad._typing import ExtractorLike, ImagesLike, LabelsLike, RandomState, Self
@@ -31,7 +31,7 @@ _MEMORY = 128
 _CELLS = 4
 
 
-class DriftMonitor(UsesFeatures, BaseEstimator):
+class DriftMonitor(ImageEstimator, BaseEstimator):
     r"""Detect drift of new images away from the training images.
 
     A detector's results are unreliable once the lens is dirty, the lamp dim or the
@@ -163,7 +163,7 @@ class DriftMonitor(UsesFeatures, BaseEstimator):
             )
         with self._learning():
             X = self._images_to_fit(X)
-            self.features_ = self._fitted_extractor(X)
+            self.features_ = fitted_extractor("features", self._part("features"), X)
             self._learn(*self._described(X))
             self._learn_seen(X)
         return self
@@ -207,7 +207,13 @@ class DriftMonitor(UsesFeatures, BaseEstimator):
 
     # -- private ----------------------------------------------------------------------
 
-    def _default_features(self):
+    def default_features(self) -> ExtractorLike:
+        """Return the extractor that ``features=None`` stands for.
+
+        Returns
+        -------
+        extractor : unfitted extractor
+        """
         return DinoFeatures()
 
     def _learn(self, pooled, pixels):

@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from skdinoad._arrays.maps import stacked
 from skdinoad._compat.sklearn import name_estimators
 from skdinoad._compat.torch import isolated_torch_state
-from skdinoad._inputs.estimators import TakesImages, reset
+from skdinoad._inputs.estimators import ImageEstimator, reset
 from skdinoad._inputs.images import Images, as_images
 from skdinoad._typing import (
     DetectorLike,
@@ -176,7 +176,7 @@ def as_input(estimator, X):
 def warn_without_alpha(estimator, X):
     """Warn of images, read by now, that hide nothing where training images did."""
     first = _flatten(estimator)[0]
-    if isinstance(X, Images) and isinstance(first, TakesImages):
+    if isinstance(X, Images) and isinstance(first, ImageEstimator):
         first._warn_without_alpha(X)
 
 
@@ -517,7 +517,7 @@ def _all_or_nothing(pipeline):
         yield
     except BaseException:
         for step in _leaves(pipeline):
-            step._reset() if isinstance(step, TakesImages) else reset(step)
+            step._reset() if isinstance(step, ImageEstimator) else reset(step)
         raise
 
 

@@ -83,7 +83,7 @@ class Plain(BaseDetector):
         self.features, self.target_fpr = features, target_fpr
         self.aggregate, self.verbose = "max", False
 
-    def _default_features(self):
+    def default_features(self):
         raise NotImplementedError
 
     def fit_grids(self, F):

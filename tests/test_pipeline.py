@@ -469,9 +469,7 @@ def test_a_fit_that_fails_leaves_no_hybrid(make_tiny, monkeypatch):
 
 
 @pytest.mark.parametrize("make", [DinoPatch, AnomalyDINO])
-@pytest.mark.parametrize(
-    "where", ["_extend", "_set_offset", "_register_training_images"]
-)
+@pytest.mark.parametrize("where", ["_extend", "_set_offset", "_register_images"])
 def test_more_images_come_whole_or_not_at_all(make, where, make_tiny, monkeypatch):
     X, new = make_images(9), make_images(4, random_state=5)
     detector = make(features=make_tiny()).fit(X[:5])

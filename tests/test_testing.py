@@ -9,6 +9,7 @@ from conftest import tiny_features
 from sklearn.base import BaseEstimator
 
 from skdinoad import DinoPatch, testing
+from skdinoad._inputs.register import Register
 from skdinoad.testing import DETECTOR_CHECKS, checks_for, make_images
 
 
@@ -75,7 +76,7 @@ class Hybrid(DinoPatch):
     """Keeps what it had when it is interrupted."""
 
     def _reset(self):
-        self._contents = []
+        self._register = Register()
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def run(setting, everything, path):
 def train(setting, X):
     """Return a fitted detector and the seconds of its training alone."""
     detector = Dinomaly(holdout=None).set_params(**SETTINGS[setting])
-    extractor = detector.features or detector._default_features()
+    extractor = detector.features or detector.default_features()
     extractor.fit().transform(X)  # from now on in the store
     start, forward = time.perf_counter(), Reconstructor.forward
     if setting == "decoder not reversed":

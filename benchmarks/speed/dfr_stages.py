@@ -63,7 +63,7 @@ def seconds(run):
 
 def features(X):
     """From 16 arrays to features on one grid, against the network on ready tensors."""
-    extractor = DFR()._default_features().set_params(cache=False).fit()
+    extractor = DFR().default_features().set_params(cache=False).fit()
     x = torch.cat([extractor._pixels([image], (224, 224)) for image in X[..., :3]])
     network = extractor._backbone().network
 
@@ -120,7 +120,7 @@ def scoring(X):
 
 def _ready(X):
     detector = DFR()
-    detector.features_, detector._seed = detector._default_features().fit(), 0
+    detector.features_, detector._seed = detector.default_features().fit(), 0
     detector._before = None, []
     data = detector._gather(detector._check_input(X))
     network = detector._new_network(data, np.arange(len(data.rows)))

@@ -1,4 +1,4 @@
-"""Mixins shared by all image estimators: value range, alpha, extractor, clean fits."""
+"""The mixin of all image estimators: value range, alpha, parts, clean fits."""
 
 from contextlib import contextmanager
 from typing import Any
@@ -12,11 +12,10 @@ from skdinoad._inputs.images import as_images
 from skdinoad._typing import Self
 
 __all__ = [
-    "HasParts",
-    "TakesImages",
-    "UsesFeatures",
+    "ImageEstimator",
     "drawing_by",
     "fitted_extractor",
+    "images_at_once",
     "reset",
     "whole_numbers",
 ]
@@ -59,13 +58,27 @@ def fitted_extractor(name, extractor, X):
     return clone(extractor).fit(X, None)
 
 
-class TakesImages:
-    """Mixin for estimators whose X holds images instead of a feature matrix.
+def images_at_once(extractor) -> int:
+    """Return the number of images that are read at once for a fitted extractor."""
+    own = getattr(extractor, "batch_size", 16)
+    return getattr(extractor, "images_at_once", own)
 
-    A ``fit`` that fails or is interrupted leaves the estimator unfitted; a mix of old
-    and new attributes would go unnoticed. ``fit`` runs inside
+
+class ImageEstimator:
+    """Mixin of all estimators whose X holds images instead of a feature matrix.
+
+    A ``fit`` that fails or is interrupted leaves the estimator unfitted, because a mix
+    of old and new attributes would go unnoticed: ``fit`` runs inside
     ``with self._learning():``.
+
+    A parameter may hold a part with parameters of its own, or None for the default
+    part. ``_default_parts`` maps the names of these parameters to the classes of the
+    parts. An estimator with ``default_features()`` has an extractor as such a part.
     """
+
+    _default_parts: dict[str, Any] = {}
+
+    # -- fitting ----------------------------------------------------------------------
 
     def _reset(self):
         reset(self)
@@ -117,14 +130,7 @@ class TakesImages:
                 UserWarning,
             )
 
-
-class HasParts:
-    """For estimators whose parameters hold parts with parameters of their own.
-
-    ``_default_parts`` names them, and what None stands for.
-    """
-
-    _default_parts: dict[str, Any] = {}
+    # -- parts ------------------------------------------------------------------------
 
     def set_params(self, **params: Any) -> Self:
         """Set parameters; ``bank__...`` and the like reach default parts too.
@@ -147,7 +153,10 @@ class HasParts:
         return super().set_params(**nested)
 
     def _parts(self):
-        return self._default_parts
+        """Return what None stands for, by the names of parameters."""
+        extractor = getattr(self, "default_features", None)
+        own = {} if extractor is None else {"features": extractor}
+        return {**own, **self._default_parts}
 
     def _part(self, name):
         """Return a part, or its default."""
@@ -163,30 +172,3 @@ class HasParts:
                     f"{name}={part!r}: expected {default.__name__}(...) or None."
                 )
             part._validate_params()
-
-
-class UsesFeatures(HasParts, TakesImages):
-    """For estimators whose ``features=None`` stands for a default extractor."""
-
-    def _parts(self):
-        default = getattr(self, "_default_features", None)  # needed for images alone
-        return {"features": default, **self._default_parts}
-
-    def _images_at_once(self):
-        """Return the number of images read at once, as set by the extractor."""
-        own = getattr(self.features_, "batch_size", 16)
-        return getattr(self.features_, "images_at_once", own)
-
-    def _fitted_extractor(self, X):
-        """Return a fitted copy of the extractor."""
-        extractor = self.features
-        if extractor is None:
-            extractor = self._default_features()
-        return fitted_extractor("features", extractor, X)
-
-    def _check_features(self, grid):
-        if grid.ndim != 3 or grid.dtype.kind != "f":
-            raise ValueError(
-                f"The features of an image have shape {grid.shape}, dtype {grid.dtype};"
-                " expected float (h, w, c). Is features= an extractor of patches?"
-            )

@@ -7,12 +7,14 @@ from skdinoad._inputs.images import Images
 __all__ = [
     "check_channels",
     "check_grids",
+    "check_patches",
     "empty_grids",
     "holds_images",
     "name_of",
     "nothing_valid",
     "path_of",
     "size_of",
+    "with_layers_apart",
 ]
 
 #: Distances are sums of squares in float32, which overflow at 3e38. Larger features
@@ -55,6 +57,29 @@ def check_grids(X):
                 f"+-{_LARGEST:.0e}, or NaN for invalid patches."
             )
     return X
+
+
+def check_patches(grid, ndims=(3,)):
+    """Raise an error if the features of an image are no grid of patches."""
+    if grid.ndim not in ndims or grid.dtype.kind != "f":
+        raise ValueError(
+            f"The features of an image have shape {grid.shape}, dtype {grid.dtype};"
+            " expected float (h, w, c). Is features= an extractor of patches?"
+        )
+
+
+def with_layers_apart(F, n):
+    """Return feature grids (h, w, l * c) as (h, w, l, c), others as they are."""
+    if isinstance(F, np.ndarray) and F.dtype != object:
+        return F.reshape(len(F), *_apart(F.shape[1:], n))
+    grids = [np.asarray(grid) for grid in F]
+    return [grid.reshape(_apart(grid.shape, n)) for grid in grids]
+
+
+def _apart(shape, n):
+    if len(shape) != 3 or shape[2] % n:
+        return shape
+    return (*shape[:2], n, shape[2] // n)
 
 
 def check_channels(X):

@@ -118,9 +118,9 @@ class TrainedDetector(BaseDetector):
         one number are held out together.
         """
         kept, place = np.unique(np.asarray(image, int), return_inverse=True)
-        self._register_training_images(X, kept.tolist(), contents)
+        self._register_images(X, kept.tolist(), contents)
         self._learned_rows = kept
-        return kept[self._first][place]
+        return kept[self._register.first][place]
 
     def _warm_up_iterations(self):
         n_iter, given = self._setting("n_iter"), self._given_setting("warm_up")

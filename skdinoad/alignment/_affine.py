@@ -22,7 +22,8 @@ from skdinoad._arrays.geometry import (
 from skdinoad._compat.caller import warn
 from skdinoad._compat.sklearn import Interval, StrOptions
 from skdinoad._compat.torch import isolated_torch_state
-from skdinoad._inputs.estimators import UsesFeatures
+from skdinoad._inputs.estimators import ImageEstimator, fitted_extractor
+from skdinoad._inputs.grids import check_patches
 from skdinoad._inputs.images import Images, as_images, take
 from skdinoad._inputs.labels import normal_rows
 from skdinoad._typing import (
@@ -55,7 +56,7 @@ _FLAGS = [("uncertain", bool)]
 _SURE, _LARGEST_ERROR = 0.5, 45
 
 
-class AffineAligner(UsesFeatures, TransformerMixin, BaseEstimator):
+class AffineAligner(ImageEstimator, TransformerMixin, BaseEstimator):
     """Align parts to a common pose with a learned pose regressor.
 
     ``fit`` applies random affine transforms to the good images and fits two ridge
@@ -206,7 +207,8 @@ class AffineAligner(UsesFeatures, TransformerMixin, BaseEstimator):
         images = take(images, normal_rows(y, len(images)))
         images = self._images_to_fit(images)
         with self._learning():
-            self.features_ = self._fitted_extractor(images)
+            extractor = self._part("features")
+            self.features_ = fitted_extractor("features", extractor, images)
             self._learn_poses(images)
             self._warn_if_unread()
             self._learn_seen(images)
@@ -323,7 +325,13 @@ class AffineAligner(UsesFeatures, TransformerMixin, BaseEstimator):
                 UserWarning,
             )
 
-    def _default_features(self):
+    def default_features(self) -> ExtractorLike:
+        """Return the extractor that ``features=None`` stands for.
+
+        Returns
+        -------
+        extractor : unfitted extractor
+        """
         # A single late block distinguishes poses better than several concatenated.
         return DinoFeatures(image_size=None, layers=-2)
 
@@ -355,7 +363,7 @@ class AffineAligner(UsesFeatures, TransformerMixin, BaseEstimator):
             np.asarray(self.features_.transform(np.stack(views[i : i + _BATCH])))
             for i in range(0, len(views), _BATCH)
         ]
-        self._check_features(F[0][0])
+        check_patches(F[0][0])
         F = torch.from_numpy(np.concatenate(F)).permute(0, 3, 1, 2)
         return torch.nn.functional.adaptive_avg_pool2d(F, _POOLED).flatten(1).numpy()
 

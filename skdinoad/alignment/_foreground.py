@@ -18,7 +18,8 @@ from skdinoad._arrays.masks import (
 )
 from skdinoad._compat.sklearn import Interval, Options, StrOptions
 from skdinoad._compat.torch import isolated_torch_state
-from skdinoad._inputs.estimators import UsesFeatures
+from skdinoad._inputs.estimators import ImageEstimator, fitted_extractor, images_at_once
+from skdinoad._inputs.grids import check_patches
 from skdinoad._inputs.images import Images, as_images, take
 from skdinoad._inputs.labels import normal_rows
 from skdinoad._typing import ExtractorLike, ImagesLike, LabelsLike, OneOrList, Self
@@ -27,7 +28,7 @@ from skdinoad.features import DinoFeatures
 __all__ = ["ForegroundMask"]
 
 
-class ForegroundMask(UsesFeatures, TransformerMixin, BaseEstimator):
+class ForegroundMask(ImageEstimator, TransformerMixin, BaseEstimator):
     """Make the background around an object transparent.
 
     The first principal component of an image's patch features separates object and
@@ -134,7 +135,8 @@ class ForegroundMask(UsesFeatures, TransformerMixin, BaseEstimator):
         images = take(images, normal_rows(y, len(images)))
         images = self._images_to_fit(images)
         with self._learning():
-            self.features_ = self._fitted_extractor(images)
+            extractor = self._part("features")
+            self.features_ = fitted_extractor("features", extractor, images)
             self.masking_, self.mask_statistics_ = self.masking, None
             if self.masking == "auto":
                 self._decide(images)
@@ -187,7 +189,13 @@ class ForegroundMask(UsesFeatures, TransformerMixin, BaseEstimator):
 
     # -- private ----------------------------------------------------------------------
 
-    def _default_features(self):
+    def default_features(self) -> ExtractorLike:
+        """Return the extractor that ``features=None`` stands for.
+
+        Returns
+        -------
+        extractor : unfitted extractor
+        """
         return DinoFeatures()
 
     def _decide(self, images):
@@ -198,13 +206,13 @@ class ForegroundMask(UsesFeatures, TransformerMixin, BaseEstimator):
         self.masking_ = masking_helps(self.mask_statistics_)
 
     def _mask(self, grid):
-        self._check_features(grid)
+        check_patches(grid)
         # Of several concatenated layers the last one segments objects best.
         last = grid.shape[-1] // getattr(self.features_, "n_groups_", 1)
         return foreground(grid[..., -last:], self.threshold, self.morphology)
 
     def _batches(self, images):
-        size = self._images_at_once()
+        size = images_at_once(self.features_)
         for start in range(0, len(images), size):
             yield self.features_.transform_affines(images[start : start + size])
 

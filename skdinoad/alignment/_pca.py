@@ -18,7 +18,7 @@ from skdinoad._arrays.geometry import (
 from skdinoad._compat.caller import warn
 from skdinoad._compat.sklearn import Interval, StrOptions
 from skdinoad._compat.torch import isolated_torch_state
-from skdinoad._inputs.estimators import HasParts, TakesImages
+from skdinoad._inputs.estimators import ImageEstimator
 from skdinoad._inputs.images import Images, as_images, take
 from skdinoad._inputs.labels import normal_rows
 from skdinoad._typing import Border, ExtractorLike, ImagesLike, LabelsLike, Self, Size
@@ -40,7 +40,7 @@ _FLAGS = (
 )
 
 
-class PCAAligner(HasParts, TakesImages, TransformerMixin, BaseEstimator):
+class PCAAligner(ImageEstimator, TransformerMixin, BaseEstimator):
     r"""Centre every part, rotate its main axis to horizontal and normalise its size.
 
     Edge detection outlines the part. The moments of the outlined area give its

@@ -9,7 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skdinoad._arrays.masks import with_alpha
 from skdinoad._compat.torch import isolated_torch_state
-from skdinoad._inputs.estimators import TakesImages
+from skdinoad._inputs.estimators import ImageEstimator
 from skdinoad._inputs.images import Images, as_images, take
 from skdinoad._inputs.labels import normal_rows
 from skdinoad._typing import FilePath, ImagesLike, LabelsLike, OneOrList, Self
@@ -18,7 +18,7 @@ from skdinoad.datasets import read_mask
 __all__ = ["RegionMask"]
 
 
-class RegionMask(TakesImages, TransformerMixin, BaseEstimator):
+class RegionMask(ImageEstimator, TransformerMixin, BaseEstimator):
     """Restrict training and scoring to a fixed region of all images.
 
     Everything outside the region, such as a conveyor or a clock, is neither learned nor

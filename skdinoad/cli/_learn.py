@@ -200,7 +200,8 @@ def _below(threshold, good, bad):
 def _warn_of_learned(model, paths):
     """Warn about training images, whose scores are too high to set a threshold."""
     *before, detector = _flatten(model)
-    known, learned = set(getattr(detector, "_contents", ())), 0
+    register = getattr(detector, "_register", None)
+    known, learned = set(register.contents if register else ()), 0
     for path in paths:
         X = [path]
         for step in before:

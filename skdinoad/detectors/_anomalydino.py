@@ -5,24 +5,19 @@ from numbers import Integral, Real
 from typing import Any, Literal
 
 import numpy as np
-from sklearn.utils import Bunch
+from sklearn.base import clone
+from sklearn.utils import Bunch, check_random_state
+from tqdm.auto import tqdm
 
-from skdinoad._arrays.maps import smooth_pixels
-from skdinoad._arrays.masks import (
-    MASKED,
-    UNMASKED,
-    foreground,
-    mask_statistics,
-    masking_helps,
-    median_of,
-    warn_of_empty_masks,
-    without_ground,
-)
+from skdinoad._arrays.geometry import rotated
+from skdinoad._arrays.maps import aggregate
+from skdinoad._arrays.masks import MASKED, UNMASKED, warn_of_empty_masks
 from skdinoad._compat.sklearn import Interval, StrOptions
-from skdinoad._compat.torch import isolated_torch_state
+from skdinoad._compat.torch import isolated_torch_state, resolve_device
 from skdinoad._inputs.grids import name_of
 from skdinoad._typing import (
     Aggregate,
+    ExtractorLike,
     FeaturesLike,
     ImagesLike,
     LabelsLike,
@@ -32,20 +27,28 @@ from skdinoad._typing import (
 )
 from skdinoad.alignment import ForegroundMask
 from skdinoad.banks import MemoryBank
+from skdinoad.base import BaseDetector
+from skdinoad.detectors._fusion import LayerFusion
 from skdinoad.detectors._memory import (
-    BankDetector,
+    ImageBank,
     check_channels,
+    check_search,
     concatenated_layers,
     mean_patches,
 )
-from skdinoad.detectors._rotations import chosen_angles
+from skdinoad.detectors._object_masks import ObjectMasks, as_foreground_mask
+from skdinoad.detectors._rotations import chosen_angles, merged_angles, worth_turning
 from skdinoad.detectors._zero_shot import ScoresBatches
 from skdinoad.features import DinoFeatures
+from skdinoad.features._textured import with_texture
 
 __all__ = ["AnomalyDINO"]
 
+#: Parameters that partial_fit must find as fit has found them.
+_FIXED = ("rotations", "masking", "bank__dtype")
 
-class AnomalyDINO(ScoresBatches, BankDetector):
+
+class AnomalyDINO(ScoresBatches, BaseDetector):
     r"""Compare every patch with the nominal patches of all places.
 
     ``fit`` keeps the patch features of all normal images, and of turned copies of
@@ -204,7 +207,9 @@ class AnomalyDINO(ScoresBatches, BankDetector):
     """
 
     _parameter_constraints = {
-        **BankDetector._parameter_constraints,
+        **BaseDetector._parameter_constraints,
+        "texture": "no_validation",
+        "map_layers": [StrOptions({"auto"}), "array-like"],
         "rotations": [
             StrOptions({"auto", "agnostic", "informed", "none"}),
             "array-like",
@@ -217,6 +222,7 @@ class AnomalyDINO(ScoresBatches, BankDetector):
     }
 
     _default_parts = {"bank": MemoryBank}
+    _layers_apart = True
 
     def __init__(
         self,
@@ -341,69 +347,70 @@ class AnomalyDINO(ScoresBatches, BankDetector):
             return self.fit(X, y)
         with self._adding():
             X = self._normals_to_add(X, y)
-            self._images = [Bunch(**image) for image in self._images]
             self._extend(X, self._read(X))
             self._learn_more_seen(X)
             self._set_offset()
         return self
 
-    # -- the parts of a detector ------------------------------------------------------
+    # -- what a detector writes -------------------------------------------------------
 
     def _validate_params(self):
         super()._validate_params()
-        self._masking()._validate_params()
+        as_foreground_mask(self.masking)._validate_params()
 
-    def _default_features(self):
+    def default_features(self) -> ExtractorLike:
         return DinoFeatures()
 
+    def _fit_extractor(self, X):
+        return with_texture(super()._fit_extractor(X), self.texture, X)
+
     def _fit_images(self, X):
-        self._check_search()
+        check_search(self._part("bank"))
+        self._masks = ObjectMasks(self.masking)
         images = self._read(X)
-        self.masking_, self.mask_statistics_ = self._verdict(images)
-        n, can_turn = len(self._distinct()), self.features_ is not None
+        self._decide_on_masks(images)
+        n, can_turn = len(self._register.distinct), self.features_ is not None
         self.angles_ = chosen_angles(self.rotations, n, can_turn)
-        self._images, self._seen, self.bank_ = [], 0, None
-        self._begin()
+        self._fitted, self.rotation_gain_ = self._settings(_FIXED), None
+        self._memory = ImageBank()
         self._extend(X, images)
 
     def score_grids(self, F: np.ndarray) -> np.ndarray:
         known = self.bank_.vectors.shape[1]
         check_channels("An image", F.shape[-2] * F.shape[-1], known)
         D = [self._distances(concatenated_layers(grid)) for grid in F]
-        return np.stack([self._fused(self._fill(grid)) for grid in D])
+        return np.stack([self._fusion(self._masks.filled(grid)) for grid in D])
 
     def holdout_grids(self) -> Sequence[np.ndarray] | np.ndarray | None:
-        held = [self._images[i].held for i in self._distinct()]
-        return [self._fused(self._fill(D)) for D in held]
+        held = [self._memory.images[i].held for i in self._register.distinct]
+        return [self._fusion(self._masks.filled(D)) for D in held]
 
     def _aggregate(self, D):
-        return super()._aggregate(D, whole=True)
+        return aggregate([grid[0] for grid in D], self.aggregate, whole=True)
 
-    def _map(self, grid, affine, size):
-        heat = super()._map(grid, affine, size)
-        inside = None if self._scores_masked_as_zero() else heat > 0
-        sigma = self._sigma(self.map_smoothing * size[0])
-        return smooth_pixels(heat, sigma, inside=inside)
+    def _scores_everywhere(self):
+        return self._masks.scores_ground
 
     def _batches(self, X, task):
         """Yield features with NaN for the background; warn once of empty masks."""
         batches = super()._batches(X, task)
-        if task == "fit" or not self.masking_:
+        if task == "fit" or not self._masks.used:
             yield from batches
             return
         empty, row = [], 0
         for F, affines in batches:
-            masks = [self._mask(grid) for grid in F]
+            for grid in F:
+                self._check_features(grid)
+            F, masks = self._masks.applied(F)
             empty += [name_of(X, row + i) for i, m in enumerate(masks) if not m.any()]
             row += len(masks)
-            masked = [without_ground(grid, mask) for grid, mask in zip(F, masks)]
-            yield (np.stack(masked) if isinstance(F, np.ndarray) else masked), affines
+            yield F, affines
         warn_of_empty_masks(empty, row)
 
     # -- private: reading images ------------------------------------------------------
 
     def _read(self, X):
-        """Return what is needed of each image; its raw features are dropped."""
+        """Return a record of each image that has a valid patch, and register it."""
         images, row = [], -1
         for F, affines in super()._batches(X, "fit"):
             for grid, affine in zip(F, affines):
@@ -411,62 +418,157 @@ class AnomalyDINO(ScoresBatches, BankDetector):
                 self._check_features(grid)
                 if np.isfinite(grid).any():
                     images.append(self._record(row, grid, affine))
-                    self._n_layers = grid.shape[2]
         known = getattr(self, "bank_", None)
         channels = None if known is None else known.vectors.shape[1]
         for image in images:
             channels = channels or image.grid.shape[-1]
-            name = name_of(X, image.row)
-            check_channels(name, image.grid.shape[-1], channels)
-        self._register_training_images(X, [image.row for image in images])
+            check_channels(name_of(X, image.row), image.grid.shape[-1], channels)
+        self._register_images(X, [image.row for image in images])
         return images
 
     def _record(self, row, grid, affine):
+        """Return what is needed of an image; its raw features are dropped."""
         grid = np.asarray(grid, np.float32)
-        wanted = self._masking()
-        mask = self._mask(grid) if wanted.masking or self._masks() else None
-        auto = wanted.masking == "auto"
-        seen = mask_statistics(grid[:, :, -1], mask) if auto else None
+        mask, seen = self._masks.of_training(grid)
+        self._n_layers = grid.shape[2]
         grid = concatenated_layers(grid)
         about = {"valid": np.isfinite(grid).all(-1), "mask": mask, "statistics": seen}
         about["whole"] = mean_patches(grid, about["valid"], mask)
         return Bunch(row=row, grid=grid, affine=affine, **about)
 
-    def _mask(self, grid):
-        """Return which patches show the object, as the last layer sees it."""
-        self._check_features(grid)
-        how = self._masking()
-        return foreground(grid[:, :, -1], how.threshold, how.morphology)
+    def _decide_on_masks(self, images):
+        """Decide whether masks are used, and which patches get a score by that."""
+        self._masks.decide(images)
+        self.masking_, self.mask_statistics_ = self._masks.used, self._masks.statistics
 
-    def _masking(self):
-        """Return what ``masking`` stands for."""
-        if self.masking == "official":
-            return ForegroundMask(masking=True, threshold=10.0, morphology="raster")
-        if self.masking in ("auto", None):
-            return ForegroundMask(masking=self.masking or False)
-        return self.masking
+    # -- private: the bank ------------------------------------------------------------
 
-    def _masks(self):
-        """Return whether masking was decided on before."""
-        return getattr(self, "masking_", False)
+    def _extend(self, X, images):
+        """Add images to the bank, and score each of them by a bank without it."""
+        first = len(self._memory.images)
+        grids = self._memory.grids() if first else []
+        for image in images:
+            image.scored = self._masks.scored(image)
+        pictures = self._pictures(X, images, first)
+        self._memory = self._memory.extended(pictures, images, self._n_layers)
+        grids += [image.grid for image in images]
+        self._settle(grids, decide_rotations=not first)
 
-    def _to_score(self, image):
-        """Return which patches of an image get a score."""
-        use = self.masking_ and image.mask.any()
-        return image.valid & image.mask if use else image.valid
+    def _pictures(self, X, images, first):
+        """Return (vectors, image, turned) of each picture, those as given first."""
+        parts = [
+            self._vectors_of(image.grid, first + i) for i, image in enumerate(images)
+        ]
+        turns = [angle for angle in self.angles_ if angle]
+        if turns:
+            numbered = enumerate(images, start=first)
+            quiet = not self.verbose
+            for i, image in tqdm(numbered, "turn", len(images), disable=quiet):
+                pixels = X[image.row]
+                copies = [rotated(pixels, angle) for angle in turns]
+                F, _ = self._read_batch(copies)
+                parts += [
+                    self._vectors_of(concatenated_layers(g), i, turned=True) for g in F
+                ]
+        return parts
 
-    def _verdict(self, images):
-        """Return whether to mask, and what speaks for it."""
-        wanted = self._masking().masking
-        if wanted != "auto":
-            return wanted, None
-        statistics = median_of([image.statistics for image in images])
-        return masking_helps(statistics), statistics
+    def _vectors_of(self, grid, i, *, turned=False):
+        vectors = grid[np.isfinite(grid).all(-1)]
+        return vectors.astype(self._part("bank").dtype), i, turned
 
-    def _fill(self, D):
-        """Give masked patches a distance of 0, if they have one."""
-        fill = self.masking_ and self._scores_masked_as_zero()
-        return np.nan_to_num(D) if fill and np.isfinite(D).any() else D
+    def _settle(self, grids, *, decide_rotations):
+        """Thin the bank of all images as wanted, and hold out each image.
 
-    def _scores_masked_as_zero(self):
-        return self._masking().morphology == "raster"
+        Parameters
+        ----------
+        grids : list of ndarray of shape (h, w, l * c), or None
+            The vectors of all images. An image whose grid is None keeps its held-out
+            distances.
+        decide_rotations : bool
+            Whether to decide on turned copies, with ``rotations="informed"``.
+        """
+        wanted, memory = self._part("bank"), self._memory
+        if decide_rotations and np.array_equal(self.rotations, "informed"):
+            memory = self._keep_useful_turns(memory, grids)
+        if wanted.sampling == "random" or wanted.search == "approximate":
+            # A random draw must not depend on the order of images.
+            order = np.argsort(self._register.contents, kind="stable")
+            memory = memory.in_order(np.argsort(order))
+        memory = memory.thinned(wanted, self.random_state, self.verbose)
+        self._memory, self.bank_ = memory, memory.vectors
+        for i, grid in enumerate(grids):
+            if grid is not None:
+                memory.images[i].held = self._hold_out(memory, i, grid)
+        held = [memory.images[i].held for i in self._register.distinct]
+        self._fuse(held, self.bank_.layer)
+        if wanted.search == "approximate":
+            self.bank_.indexed(check_random_state(self.random_state).randint(2**31))
+
+    def _keep_useful_turns(self, memory, grids):
+        """Drop the turned copies unless they bring held-out images nearer."""
+        distinct = self._register.distinct
+        if len(distinct) == 1:
+            return memory
+        plain = memory.with_vectors(memory.vectors.select(~memory.vectors.turned))
+        held = [self._hold_out(plain, *pair) for pair in enumerate(grids)]
+        self._fuse(held, plain.vectors.layer)
+        usual = [self._usual_score(bank, grids) for bank in (plain, memory)]
+        self.rotation_gain_, useful = worth_turning(*usual)
+        if useful:
+            return memory
+        self.angles_ = (0,)
+        return memory.without_turns()
+
+    def _usual_score(self, memory, grids):
+        """Return the median image score of training images held out."""
+        held = [self._hold_out(memory, *pair) for pair in enumerate(grids)]
+        return np.median(self._aggregate([self._fusion(D) for D in held]))
+
+    # -- private: distances -----------------------------------------------------------
+
+    def _hold_out(self, memory, i, grid):
+        """Return the distances (l, h, w) of image i to a bank without its copies."""
+        scored = memory.images[i].scored[..., None]
+        grid = np.where(scored, grid, np.float32(np.nan))
+        return self._distances(grid, memory, without=self._register.copies_of(i))
+
+    def _distances(self, grid, memory=None, without=None):
+        """Return the cosine distances (l, h, w) of unit vectors, NaN where invalid."""
+        memory = self._memory if memory is None else memory
+        how = {"masked": self._masks.used, "device": resolve_device(self.device)}
+        return memory.distances(grid, self._part("bank"), without=without, **how)
+
+    def _fuse(self, held, vectors_of):
+        """Learn how layers compare, from distances (l, h, w) of held-out images."""
+        fusion = LayerFusion(self.features_, self.map_layers, self._n_layers)
+        self._fusion = fusion.learn(held, vectors_of, squared=True)
+        self.layer_scales_ = fusion.scales
+
+    # -- private: merging -------------------------------------------------------------
+
+    def _clone_for_merge(self):
+        """Return an unfitted copy whose bank is all that one fit would see."""
+        check_search(self._part("bank"))
+        whole = {"bank__size": None, "bank__dtype": "float32", "bank__search": "exact"}
+        if np.array_equal(self.rotations, "informed"):
+            whole["rotations"] = "agnostic"
+        return clone(self).set_params(**whole)
+
+    def _join(self, parts):
+        """Do what one fit does after the network: join banks, decide, hold out."""
+        banks = [part._memory for part in parts]
+        self._n_layers, self._masks = parts[0]._n_layers, ObjectMasks(self.masking)
+        self._fitted, self.rotation_gain_ = self._settings(_FIXED), None
+        self._memory = ImageBank.merged(banks, self._part("bank").dtype)
+        self._decide_on_masks(self._memory.images)
+        for image in self._memory.images:
+            image.scored = self._masks.scored(image)
+        n, can_turn = len(self._register.distinct), self.features_ is not None
+        wanted = chosen_angles(self.rotations, n, can_turn)
+        self.angles_ = merged_angles(wanted, [part.angles_ for part in parts])
+        if self.angles_ == (0,):
+            self._memory = self._memory.without_turns()
+        grids = [grid for bank in banks for grid in bank.grids()]
+        turned = not can_turn or self._memory.vectors.turned.any()
+        whole = all(grid is not None for grid in grids)
+        self._settle(grids, decide_rotations=turned and whole)

@@ -11,7 +11,7 @@ from torch.optim.swa_utils import update_bn
 from skdinoad._compat.caller import warn
 from skdinoad._compat.sklearn import Interval, StrOptions
 from skdinoad._training.loop import warm_cosine
-from skdinoad._typing import Aggregate, FeaturesLike, RandomState
+from skdinoad._typing import Aggregate, ExtractorLike, FeaturesLike, RandomState
 from skdinoad.detectors._rows import EXTRACTORS, PRESETS, RowDetector
 from skdinoad.networks import row_errors
 from skdinoad.training import Training
@@ -213,7 +213,7 @@ class DFR(RowDetector):
         self.random_state = random_state
         self.verbose = verbose
 
-    def _default_features(self):
+    def default_features(self) -> ExtractorLike:
         return EXTRACTORS[self.preset]()
 
     # -- private: training ------------------------------------------------------------

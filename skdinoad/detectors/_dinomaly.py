@@ -2,12 +2,12 @@
 
 import hashlib
 from numbers import Integral, Real
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from skdinoad._arrays.maps import aggregate, enlarged, smooth_pixels
+from skdinoad._arrays.maps import aggregate, enlarged
 from skdinoad._compat.sklearn import Interval, StrOptions
 from skdinoad._inputs.grids import name_of
 from skdinoad._training.augment import Copies
@@ -17,6 +17,7 @@ from skdinoad._training.stable_adamw import StableAdamW
 from skdinoad._training.tokens import TokenGrids, check_like, gather, pack
 from skdinoad._typing import (
     Aggregate,
+    ExtractorLike,
     FeaturesLike,
     RandomState,
 )
@@ -86,7 +87,7 @@ _OFFICIAL_EXTRACTOR = {
     "cropping": 392,
     "interpolation": "bilinear",
 }
-_EXTRACTORS = {
+_EXTRACTORS: dict[str, dict[str, Any]] = {
     "fast": {"image_size": (224, 224)},
     "paper": _OFFICIAL_EXTRACTOR,
     "dinomaly2": _OFFICIAL_EXTRACTOR,
@@ -301,9 +302,9 @@ class Dinomaly(LoadsOfficial, TrainedDetector):
 
     # -- the parts of a detector ------------------------------------------------------
 
-    def _default_features(self):
-        middle = {"layers": "middle", "groups": 2, "norm": False}
-        return DinoFeatures(**middle, **_EXTRACTORS[self.preset])
+    def default_features(self) -> ExtractorLike:
+        how = _EXTRACTORS[self.preset]
+        return DinoFeatures(layers="middle", groups=2, norm=False, **how)
 
     def _score(self, F):
         if len({grid.shape for grid in F}) > 1:
@@ -318,12 +319,6 @@ class Dinomaly(LoadsOfficial, TrainedDetector):
             patch = getattr(self.features_, "patch_size_", 14)
             D = [enlarged(grid, self.map_size, patch) for grid in D]
         return aggregate(D, self.aggregate)
-
-    def _map(self, grid, affine, size):
-        heat = super()._map(grid, affine, size)
-        # Where nothing was scored nothing may seep in, or out.
-        sigma = self._sigma(self.map_smoothing * size[0])
-        return smooth_pixels(heat, sigma, inside=heat > 0)
 
     # -- private: features ------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from skdinoad._inputs.grids import empty_grids
 from skdinoad._neighbors import LocatedVectors
 from skdinoad._typing import (
     Aggregate,
+    ExtractorLike,
     FeaturesLike,
     ImagesLike,
     LabelsLike,
@@ -22,9 +23,11 @@ from skdinoad._typing import (
     TextureLike,
 )
 from skdinoad.banks import LocalBank
+from skdinoad.base import BaseDetector
 from skdinoad.detectors._cleaning import ScoreCleaning
-from skdinoad.detectors._layered import LayeredDetector
+from skdinoad.detectors._fusion import LayerFusion
 from skdinoad.features import DinoFeatures
+from skdinoad.features._textured import with_texture
 
 __all__ = ["DinoPatch"]
 
@@ -32,7 +35,7 @@ __all__ = ["DinoPatch"]
 _FIXED = ("bank__metric", "bank__n_components", "bank__pca", "bank__dtype")
 
 
-class DinoPatch(LayeredDetector):
+class DinoPatch(BaseDetector):
     r"""Compare every patch with the nominal patches at its own location.
 
     ``fit`` keeps, for each location of the patch grid, the feature vectors of all
@@ -164,7 +167,9 @@ class DinoPatch(LayeredDetector):
     """
 
     _parameter_constraints = {
-        **LayeredDetector._parameter_constraints,
+        **BaseDetector._parameter_constraints,
+        "texture": "no_validation",
+        "map_layers": [StrOptions({"auto"}), "array-like"],
         "bank": [LocalBank, None],
         "baseline": [None, StrOptions({"subtract", "divide"})],
         "score_smoothing": [Interval(Real, 0, 1, closed="both")],
@@ -173,6 +178,7 @@ class DinoPatch(LayeredDetector):
     }
 
     _default_parts = {"bank": LocalBank}
+    _layers_apart = True
 
     def __init__(
         self,
@@ -226,8 +232,9 @@ class DinoPatch(LayeredDetector):
             X = self._normals_to_add(X, y)
             if self._has_local_basis():
                 raise ValueError("pca='local' cannot learn more images: fit again.")
+            shape = self.grid_shape_
             F = self._collect(X)
-            self._check_shape(F.shape[1:], self._grid_shape(), "X")
+            self._check_shape(F.shape[1:], shape, "X")
             self._extend(F)
             self._learn_more_seen(X)
             self._set_offset()
@@ -235,8 +242,11 @@ class DinoPatch(LayeredDetector):
 
     # -- the three parts of a detector ------------------------------------------------
 
-    def _default_features(self):
+    def default_features(self) -> ExtractorLike:
         return DinoFeatures()
+
+    def _fit_extractor(self, X):
+        return with_texture(super()._fit_extractor(X), self.texture, X)
 
     def fit_grids(self, F: np.ndarray) -> None:
         wanted = self._part("bank")
@@ -247,16 +257,16 @@ class DinoPatch(LayeredDetector):
                 f"{wanted.global_weight} must both be 0."
             )
         self._fitted = self._settings(_FIXED)
-        self._shape, self._bases = F.shape[1:], None
+        self._bases = None
         if wanted.n_components is not None:
             F_scaled = self._scaled(F)
             self._bases = _bases(F_scaled, wanted.pca, wanted.n_components)
-        h, w, n_layers, _ = self._shape
+        h, w, n_layers, _ = F.shape[1:]
         self.bank_, self._held = None, np.empty((0, n_layers, h, w), np.float32)
         self._extend(F)
 
     def score_grids(self, F: np.ndarray) -> np.ndarray:
-        D = self._fused(self._nearest(self._prepared(F)))
+        D = self._fusion(self._nearest(self._prepared(F)))
         return self._finish(D, self.baseline_)
 
     def holdout_grids(self) -> Sequence[np.ndarray] | np.ndarray | None:
@@ -273,14 +283,15 @@ class DinoPatch(LayeredDetector):
     def _join(self, parts):
         """Learn from the features that whole banks hold."""
         for i, part in enumerate(parts):
-            self._check_shape(part._shape, parts[0]._shape, f"detectors[{i}]")
+            self._check_shape(part.grid_shape_, parts[0].grid_shape_, f"detectors[{i}]")
             if part._bases is not None or part.bank_.n_images < len(part._held):
                 raise ValueError(
                     f"detectors[{i}] keeps a reduced bank (max_images, n_prototypes, "
                     "n_components), from which features cannot be had: use fit_sharded."
                 )
         grids = (part.bank_.of(i) for part in parts for i in range(len(part._held)))
-        F = empty_grids(len(self._first), parts[0]._shape)
+        self.grid_shape_ = parts[0].grid_shape_
+        F = empty_grids(len(self._register), self.grid_shape_)
         for row, grid in enumerate(grids):
             F[row] = grid[0]
         self.fit_grids(F)
@@ -290,7 +301,7 @@ class DinoPatch(LayeredDetector):
     def _extend(self, F):
         """Add images (n, h, w, l, c) to the bank, score each by one without it."""
         wanted, known, P = self._part("bank"), len(self._held), self._prepared(F)
-        bank = LocatedVectors.of_grids(P, self._first[known:], wanted.dtype)
+        bank = LocatedVectors.of_grids(P, self._register.first[known:], wanted.dtype)
         valid = bank.valid
         bank = self.bank_.extend(bank) if known else bank
         self.bank_ = bank.reduced(wanted.max_images, wanted.n_prototypes)
@@ -302,14 +313,14 @@ class DinoPatch(LayeredDetector):
 
     def _hold_out(self, F, P, known):
         """Return the distances of new images to a bank without them, (n, l, h, w)."""
-        if len(self._distinct()) == 1:
+        if len(self._register.distinct) == 1:
             return np.full((len(P), *self._held.shape[1:]), np.nan, np.float32)
         if self._has_local_basis():
             return np.concatenate([self._refit_without(F, i) for i in range(len(F))])
         # A few at a time: all at once would be a second bank in memory.
         chunks = np.array_split(np.arange(len(P)), np.ceil(len(P) / 32))
         return np.concatenate(
-            [self._nearest(P[i], own=self._first[known + i]) for i in chunks]
+            [self._nearest(P[i], own=self._register.first[known + i]) for i in chunks]
         )
 
     def _held_again(self, known):
@@ -319,29 +330,32 @@ class DinoPatch(LayeredDetector):
         if reduced or not known:
             return self._held
         grids = (self.bank_.of(i) for i in range(known))
+        own = self._register.first
         return np.concatenate(
-            [self._nearest(P, own=self._first[[i]]) for i, P in enumerate(grids)]
+            [self._nearest(P, own=own[[i]]) for i, P in enumerate(grids)]
         )
 
     def _refit_without(self, F, i):
         """Distances of image i when its like took no part in the local bases either."""
-        copies = self._first == self._first[i]
+        copies = self._register.first == self._register.first[i]
         n = min(self._part("bank").n_components, len(F) - copies.sum() - 1)
         if n < 1:
             return np.full((1, *self._held.shape[1:]), np.nan, np.float32)
         F = self._scaled(F)
         bases = _bases(F[~copies], "local", n)
-        others = self._first[~copies]
+        others = self._register.first[~copies]
         bank = LocatedVectors.of_grids(_projected(F[~copies], bases), others, "float32")
         return self._in_metric(bank.distances(_projected(F[i : i + 1], bases)))
 
     def _learn_from_holdout(self):
         """Set scales, baseline and threshold from held-out distances."""
-        held = self._held[self._distinct()]
+        held = self._held[self._register.distinct]
         metric, bank = self._part("bank").metric, self.bank_
         usual = lambda j: bank.vectors[j, bank.valid]  # noqa: E731
-        self._learn_scales(held, usual, len(bank.vectors), squared=metric == "cosine")
-        D = self._fused(held)
+        fusion = LayerFusion(self.features_, self.map_layers, len(bank.vectors))
+        self._fusion = fusion.learn(held, usual, squared=metric == "cosine")
+        self.layer_scales_ = fusion.scales
+        D = self._fusion(held)
         self.threshold_ = self._holdout = None
         self.baseline_, own = _leave_one_out_means(D)
         if not np.isfinite(D).any():
@@ -354,9 +368,6 @@ class DinoPatch(LayeredDetector):
         self._holdout = D
 
     # -- private: distances -----------------------------------------------------------
-
-    def _grid_shape(self):
-        return self._shape
 
     def _has_local_basis(self):
         wanted = self._part("bank")

@@ -289,7 +289,7 @@ class DMAD(StudentDetector):
             raise ValueError("There is no deformation with scales=().")
         for F, _ in self._batches(X, "deformation"):
             for i, grid in enumerate(F, start=len(out)):
-                self._check_shape(grid.shape, self._grid_shape(), name_of(X, i))
+                self._check_shape(grid.shape, self.grid_shape_, name_of(X, i))
                 if not np.isfinite(grid).any():
                     raise nothing_valid(X, i)
             with torch.inference_mode():

@@ -9,7 +9,7 @@ from sklearn.utils.metaestimators import available_if
 
 from skdinoad._compat.sklearn import Interval, StrOptions
 from skdinoad._training.loop import Run
-from skdinoad._typing import Aggregate, FeaturesLike, RandomState
+from skdinoad._typing import Aggregate, ExtractorLike, FeaturesLike, RandomState
 from skdinoad.detectors._rows import EXTRACTORS, PRESETS, RowDetector
 from skdinoad.networks import pooled
 
@@ -162,7 +162,7 @@ class LinearDFR(RowDetector):
 
     # -- the parts of a detector ------------------------------------------------------
 
-    def _default_features(self):
+    def default_features(self) -> ExtractorLike:
         return EXTRACTORS[self.preset]()
 
     def _optimizer(self, network):

@@ -1,221 +1,157 @@
-"""The memory bank of AnomalyDINO: build, subsample, query, hold images out."""
+"""The memory bank of AnomalyDINO, and what it keeps of each training image."""
 
 from numbers import Real
 
 import numpy as np
-from sklearn.base import clone
 from sklearn.utils import Bunch, check_random_state
-from tqdm.auto import tqdm
 
-from skdinoad._arrays.geometry import rotated
 from skdinoad._arrays.maps import unit
-from skdinoad._compat.torch import resolve_device
 from skdinoad._neighbors import PatchVectors, import_faiss
-from skdinoad.detectors._layered import LayeredDetector
-from skdinoad.detectors._rotations import chosen_angles, merged_angles, worth_turning
 
-__all__ = ["BankDetector", "check_channels", "concatenated_layers", "mean_patches"]
+__all__ = [
+    "ImageBank",
+    "check_channels",
+    "check_search",
+    "concatenated_layers",
+    "mean_patches",
+]
 
-#: Parameters that shape what the bank holds.
-_FIXED = ("rotations", "masking", "bank__dtype")
-
-#: What is kept of each training image beside its vectors.
-_KEPT = ("valid", "mask", "statistics", "whole")
+#: What is kept of each training image beside its vectors and held-out distances.
+_KEPT = ("valid", "mask", "statistics", "whole", "scored")
 
 
-class BankDetector(LayeredDetector):
-    """Memory-bank logic of AnomalyDINO: build, subsample, query.
+class ImageBank:
+    """A bank of patch vectors, and records of the images that they come from.
 
-    An image is a Bunch here: ``grid`` (h, w, l * c) of unit vectors; ``valid``,
-    ``mask`` and ``scored`` (h, w); ``statistics`` of the mask; ``whole`` as
-    :func:`mean_patches` has it; ``held``, its distances to the bank without it. The
-    subclass writes ``_verdict(images)`` and ``_to_score(image)``.
+    Methods return new banks; records are shared between a bank and those made of it by
+    :meth:`with_vectors`.
+
+    Parameters
+    ----------
+    vectors : PatchVectors or None
+        Unit vectors of all images, those of turned copies included.
+    images : list of Bunch
+        For each image ``valid``, ``mask`` and ``scored`` (h, w), ``statistics`` of the
+        mask, ``whole`` as :func:`mean_patches` has it, and ``held``, its distances
+        (l, h, w) to the bank without it.
+    n_seen : int
+        Number of vectors before the bank was thinned.
     """
 
-    def _check_search(self):
-        bank = self._part("bank")
-        if bank.search == "exact":
-            return
-        import_faiss()  # its absence should not show after minutes of work
-        if bank.nearest_images is not None:
-            raise ValueError(
-                f"nearest_images={bank.nearest_images} with search='approximate': an "
-                "index holds the vectors of all images. Leave one of the two out."
-            )
+    def __init__(self, vectors=None, images=(), n_seen=0):
+        self.vectors, self.images, self.n_seen = vectors, list(images), n_seen
 
-    def _begin(self):
-        self.rotation_gain_ = None
-        self._fitted = self._settings(_FIXED)
+    def extended(self, pictures, images, n_layers):
+        """Return a bank with more images.
 
-    def _clone_for_merge(self):
-        """Return an unfitted copy whose bank is all that one fit would see."""
-        self._check_search()
-        whole = {"bank__size": None, "bank__dtype": "float32", "bank__search": "exact"}
-        if np.array_equal(self.rotations, "informed"):
-            whole["rotations"] = "agnostic"
-        return clone(self).set_params(**whole)
+        Parameters
+        ----------
+        pictures : list of (vectors, image, turned)
+            Of each image and turned copy, as :meth:`PatchVectors.join` takes them.
+        images : list of Bunch
+        n_layers : int
+        """
+        new = PatchVectors.join(pictures, n_layers)
+        vectors = new if self.vectors is None else self.vectors.extend(new)
+        records = [Bunch(**{name: image[name] for name in _KEPT}) for image in images]
+        known = [Bunch(**image) for image in self.images]
+        return ImageBank(vectors, known + records, self.n_seen + len(new))
 
-    def _join(self, parts):
-        """Do what is left to do behind the network."""
-        self._images = [Bunch(**image) for part in parts for image in part._images]
-        self.masking_, self.mask_statistics_ = self._verdict(self._images)
-        for image in self._images:
-            image.scored = self._to_score(image)
-        self._begin()
-        bank, can_turn = self._joined_bank(parts), self.features_ is not None
-        wanted = chosen_angles(self.rotations, len(self._distinct()), can_turn)
-        self.angles_ = merged_angles(wanted, [part.angles_ for part in parts])
-        if self.angles_ == (0,):
-            bank = self._without_turns(bank)
-        grids = [grid for part in parts for grid in part._known_grids()]
-        decide_rotations = not can_turn or bank.turned.any()
-        self._settle(
-            bank,
-            grids,
-            decide_rotations=decide_rotations and all(g is not None for g in grids),
+    @classmethod
+    def merged(cls, banks, dtype):
+        """Return one bank of the images of several banks."""
+        channels = banks[0].vectors.vectors.shape[1]
+        for bank in banks:
+            check_channels("A detector", bank.vectors.vectors.shape[1], channels)
+        firsts = np.cumsum([0] + [len(bank.images) for bank in banks])
+        vectors = PatchVectors.merge([bank.vectors for bank in banks], firsts, dtype)
+        images = [Bunch(**image) for bank in banks for image in bank.images]
+        return cls(vectors, images, sum(bank.n_seen for bank in banks))
+
+    def with_vectors(self, vectors):
+        """Return a bank of the same images with other vectors."""
+        return ImageBank(vectors, self.images, self.n_seen)
+
+    def without_turns(self):
+        """Return a bank without the vectors of turned copies."""
+        vectors = self.vectors
+        if vectors.turned.any():
+            vectors = vectors.select(~vectors.turned)
+        n_seen = sum(int(image.valid.sum()) for image in self.images)
+        return ImageBank(vectors, self.images, n_seen)
+
+    def in_order(self, rank):
+        """Return a bank whose vectors are sorted by the rank of their images."""
+        return self.with_vectors(self.vectors.in_order(rank))
+
+    def thinned(self, wanted, random_state, verbose=False):
+        """Return a bank of the size that a MemoryBank asks for."""
+        if wanted.size is None:
+            return self
+        share = isinstance(wanted.size, Real) and wanted.size < 1
+        size = round(wanted.size * self.n_seen) if share else wanted.size
+        how = wanted.sampling, check_random_state(random_state)
+        return self.with_vectors(
+            self.vectors.thinned(max(1, size), *how, verbose=verbose)
         )
 
-    def _joined_bank(self, parts):
-        banks, self._n_layers = [part.bank_ for part in parts], parts[0]._n_layers
-        for bank in banks:
-            expected = banks[0].vectors.shape[1]
-            check_channels("A detector", bank.vectors.shape[1], expected)
-        self._seen = sum(part._seen for part in parts)
-        firsts = np.cumsum([0] + [len(part._images) for part in parts])
-        return PatchVectors.merge(banks, firsts, self._part("bank").dtype)
-
-    # -- private: the bank ------------------------------------------------------------
-
-    def _extend(self, X, images):
-        """Add images to the bank, and score each of them by a bank without it."""
-        grids = self._known_grids() + [image.grid for image in images]
-        first = len(self._images)
-        bank = PatchVectors.join(self._pictures(X, images, first), self._n_layers)
-        self._seen += len(bank)
-        bank = self.bank_.extend(bank) if first else bank
-        for image in images:
-            about = {name: image[name] for name in _KEPT}
-            scored = self._to_score(image)
-            self._images.append(Bunch(scored=scored, held=None, **about))
-        self._settle(bank, grids, decide_rotations=not first)
-
-    def _settle(self, bank, grids, *, decide_rotations):
-        """Keep what is wanted of a bank of all images, and hold out each of them.
-
-        An image whose grid is None keeps its held-out distances. ``decide_rotations``:
-        whether to decide on turned copies, if ``rotations="informed"``.
-        """
-        if decide_rotations and np.array_equal(self.rotations, "informed"):
-            bank = self._keep_useful_turns(bank, grids)
-        wanted = self._part("bank")
-        if wanted.sampling == "random" or wanted.search == "approximate":
-            # What is drawn, is drawn by rows: not by the order of images.
-            bank = bank.in_order(np.argsort(np.argsort(self._contents, kind="stable")))
-        self.bank_ = self._thinned(bank)
-        for i, grid in enumerate(grids):
-            if grid is not None:
-                self._images[i].held = self._hold_out(self.bank_, i, grid)
-        held = [self._images[i].held for i in self._distinct()]
-        self._learn_scales(held, self.bank_.layer, self._n_layers, squared=True)
-        if wanted.search == "approximate":
-            self.bank_.indexed(check_random_state(self.random_state).randint(2**31))
-
-    def _known_grids(self):
-        """Return the grids of the images in the bank; None where it has lost some."""
+    def grids(self):
+        """Return the vectors (h, w, l * c) of each image, None if some are lost."""
+        if len(self.vectors) != self.n_seen:
+            return [None] * len(self.images)
         grids = []
-        for i, image in enumerate(self._images):
-            grid = None
-            if len(self.bank_) == self._seen:
-                channels = self.bank_.vectors.shape[1]
-                grid = np.full((*image.valid.shape, channels), np.nan, np.float32)
-                grid[image.valid] = self.bank_.of(i)
+        for i, image in enumerate(self.images):
+            channels = self.vectors.vectors.shape[1]
+            grid = np.full((*image.valid.shape, channels), np.nan, np.float32)
+            grid[image.valid] = self.vectors.of(i)
             grids.append(grid)
         return grids
 
-    def _pictures(self, X, images, first):
-        """Return (vectors, image, turned) of each picture, those as given first."""
-        parts = [
-            self._vectors_of(image.grid, first + i) for i, image in enumerate(images)
-        ]
-        turns = [angle for angle in self.angles_ if angle]
-        if turns:
-            numbered = enumerate(images, start=first)
-            quiet = not self.verbose
-            for i, image in tqdm(numbered, "turn", len(images), disable=quiet):
-                pixels = X[image.row]
-                copies = [rotated(pixels, angle) for angle in turns]
-                F, _ = self._read_batch(copies)
-                parts += [
-                    self._vectors_of(concatenated_layers(g), i, turned=True) for g in F
-                ]
-        return parts
+    def distances(self, grid, wanted, *, masked=False, without=None, device="cpu"):
+        """Return the cosine distances (l, h, w) of unit vectors to the bank.
 
-    def _vectors_of(self, grid, i, *, turned=False):
-        vectors = grid[np.isfinite(grid).all(-1)]
-        return vectors.astype(self._part("bank").dtype), i, turned
-
-    def _thinned(self, bank):
-        wanted = self._part("bank")
-        if wanted.size is None:
-            return bank
-        share = isinstance(wanted.size, Real) and wanted.size < 1
-        size = round(wanted.size * self._seen) if share else wanted.size
-        how = wanted.sampling, check_random_state(self.random_state)
-        return bank.thinned(max(1, size), *how, verbose=self.verbose)
-
-    def _keep_useful_turns(self, bank, grids):
-        """Drop the turned copies unless they bring held-out images nearer."""
-        if len(self._distinct()) == 1:
-            return bank
-        plain, turned = bank.select(~bank.turned), bank
-        held = [self._hold_out(plain, *x) for x in enumerate(grids)]
-        self._learn_scales(held, plain.layer, self._n_layers, squared=True)
-        usual = [self._usual_score(b, grids) for b in (plain, turned)]
-        self.rotation_gain_, useful = worth_turning(*usual)
-        if useful:
-            return bank
-        self.angles_ = (0,)
-        return self._without_turns(bank)
-
-    def _without_turns(self, bank):
-        self._seen = sum(int(image.valid.sum()) for image in self._images)
-        return bank.select(~bank.turned) if bank.turned.any() else bank
-
-    def _usual_score(self, bank, grids):
-        """Return the median image score of training images held out."""
-        held = [self._fused(self._hold_out(bank, *x)) for x in enumerate(grids)]
-        return np.median(self._aggregate(held))
-
-    # -- private: distances -----------------------------------------------------------
-
-    def _hold_out(self, bank, i, grid):
-        grid = np.where(self._images[i].scored[..., None], grid, np.float32(np.nan))
-        copies = np.flatnonzero(self._first == self._first[i])
-        return self._distances(grid, bank, without=copies)
-
-    def _distances(self, grid, bank=None, without=None):
-        """Return the cosine distances (l, h, w) of unit vectors, NaN where invalid."""
-        bank = self.bank_ if bank is None else bank
+        Parameters
+        ----------
+        grid : ndarray of shape (h, w, l * c)
+            NaN = invalid, which has no distance.
+        wanted : MemoryBank
+            The number of neighbours, and of images that are compared.
+        masked : bool
+            Whether whole images are compared by their objects alone.
+        without : array of int or None
+            Images that are left out.
+        device : torch.device
+        """
         valid = np.isfinite(grid).all(-1)
-        D = np.full((self._n_layers, *valid.shape), np.nan, np.float32)
-        wanted = self._part("bank")
-        how = {"k": wanted.n_neighbors, "device": resolve_device(self.device)}
+        vectors, queries = self.vectors, grid[valid]
+        D = np.full((vectors.n_layers, *valid.shape), np.nan, np.float32)
         if wanted.nearest_images is not None and valid.any():
-            bank = self._nearest_images(bank, grid[valid], without)
+            wholes = np.stack([image.whole[int(masked)] for image in self.images])
+            vectors = self._of_similar(wholes, queries, wanted.nearest_images, without)
+        how = {"k": wanted.n_neighbors, "without": without, "device": device}
         # Between unit vectors 1 - cos is half the squared distance.
-        D[:, valid] = bank.squared_distances(grid[valid], without=without, **how) / 2
+        D[:, valid] = vectors.squared_distances(queries, **how) / 2
         return D
 
-    def _nearest_images(self, bank, vectors, without):
-        """Return the part of a bank that comes from the images most like this one."""
-        images = np.setdiff1d(bank.image, [] if without is None else without)
-        most = self._part("bank").nearest_images
-        if len(images) <= most:
-            return bank
-        seen = int(self.masking_)
-        wholes = np.stack([self._images[i].whole[seen] for i in images])
-        order = np.argsort(-(wholes @ _mean_patch(vectors)), kind="stable")
-        return bank.select(np.isin(bank.image, images[order[:most]]))
+    def _of_similar(self, wholes, queries, n, without):
+        """Return the vectors of the n images that are most similar as a whole."""
+        images = np.setdiff1d(self.vectors.image, [] if without is None else without)
+        if len(images) <= n:
+            return self.vectors
+        order = np.argsort(-(wholes[images] @ _mean_patch(queries)), kind="stable")
+        return self.vectors.select(np.isin(self.vectors.image, images[order[:n]]))
+
+
+def check_search(wanted):
+    """Raise an error if a MemoryBank asks for a search that is not possible."""
+    if wanted.search == "exact":
+        return
+    import_faiss()  # a missing package is reported before minutes of work
+    if wanted.nearest_images is not None:
+        raise ValueError(
+            f"nearest_images={wanted.nearest_images} with search='approximate': an "
+            "index holds the vectors of all images. Leave one of the two out."
+        )
 
 
 def concatenated_layers(grid):
@@ -236,6 +172,7 @@ def _mean_patch(vectors):
 
 
 def check_channels(name, channels, expected):
+    """Raise an error if features have another number of channels than the bank."""
     if channels != expected:
         raise ValueError(
             f"{name} has features of {channels} channels, the bank of {expected}: use "

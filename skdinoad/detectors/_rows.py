@@ -78,9 +78,6 @@ class RowDetector(TrainedDetector):
     def _shown(self, D):
         return self._smoothed(D)  # enlarging comes when maps go back to the image
 
-    def _map(self, grid, affine, size):
-        return super()._map(self._smoothed([grid])[0], affine, size)
-
     def score_grids(self, F: np.ndarray) -> np.ndarray:
         n_channels = self.autoencoder_["components"].shape[1]
         if F.shape[-1] != n_channels:

@@ -8,7 +8,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from skdinoad._arrays.geometry import rotated
-from skdinoad._arrays.maps import smooth_pixels, unit
+from skdinoad._arrays.maps import unit
 from skdinoad._arrays.subspace import (
     Moments,
     mean_residual,
@@ -19,8 +19,9 @@ from skdinoad._compat.caller import warn
 from skdinoad._compat.sklearn import Interval, StrOptions
 from skdinoad._inputs.copies import content, in_order
 from skdinoad._inputs.grids import check_channels, name_of
-from skdinoad._typing import Aggregate, FeaturesLike, Self
-from skdinoad.detectors._layered import LayeredDetector
+from skdinoad._typing import Aggregate, ExtractorLike, FeaturesLike, Self
+from skdinoad.base import BaseDetector
+from skdinoad.detectors._fusion import LayerFusion
 from skdinoad.detectors._rotations import chosen_angles
 from skdinoad.features import DinoFeatures
 
@@ -33,7 +34,7 @@ _FOLDS = 5
 _PAPER_ANGLES = tuple(range(0, 360, 12))
 
 
-class SubspaceAD(LayeredDetector):
+class SubspaceAD(BaseDetector):
     r"""Compare every patch with the linear subspace that nominal patches span.
 
     ``fit`` finds, for each layer, the mean :math:`\mu` and the principal directions
@@ -151,11 +152,11 @@ class SubspaceAD(LayeredDetector):
     array([0., 0., 9., 0.], dtype=float32)
     """
 
-    #: Layers of a Vision Transformer alone.
-    texture = None
+    _layers_apart = True
 
     _parameter_constraints = {
-        **LayeredDetector._parameter_constraints,
+        **BaseDetector._parameter_constraints,
+        "map_layers": [StrOptions({"auto"}), "array-like"],
         "n_components": [
             Interval(Integral, 1, None, closed="left"),
             Interval(Real, 0, 1, closed="neither"),
@@ -233,7 +234,7 @@ class SubspaceAD(LayeredDetector):
 
     # -- the parts of a detector ------------------------------------------------------
 
-    def _default_features(self):
+    def default_features(self) -> ExtractorLike:
         return DinoFeatures()
 
     def _fit_images(self, X):
@@ -242,7 +243,7 @@ class SubspaceAD(LayeredDetector):
             check_channels(X)
         ordered, rows, known = in_order(X)
         folds, kept, number = self._moments(X, ordered, rows, known)
-        self._register_training_images(X, kept, known)
+        self._register_images(X, kept, known)
         whole = self._moments_of_all = _sum_of(folds)
         self.mean_, self.components_ = self._subspaces(whole)
         # A single image leaves nothing to hold out: then its own residuals tell how
@@ -250,23 +251,16 @@ class SubspaceAD(LayeredDetector):
         without = [self._without(whole, fold) for fold in folds]
         held = self._residuals_of(X, [without[k] for k in number])
         self._held = held if len(folds) > 1 else None
-        self._learn_scales(
-            [held[i] for i in self._distinct()], None, len(whole), squared=True
-        )
+        self._fuse([held[i] for i in self._register.distinct])
 
     def score_grids(self, F: np.ndarray) -> np.ndarray:
         subspaces = self.mean_, self.components_
-        return np.stack([self._fused(self._residuals(grid, *subspaces)) for grid in F])
+        return np.stack([self._fusion(self._residuals(grid, *subspaces)) for grid in F])
 
     def holdout_grids(self) -> Sequence[np.ndarray] | np.ndarray | None:
         if self._held is None:
             return None
-        return [self._fused(self._held[i]) for i in self._distinct()]
-
-    def _map(self, grid, affine, size):
-        heat = super()._map(grid, affine, size)
-        sigma = self._sigma(self.map_smoothing * size[0])
-        return smooth_pixels(heat, sigma, inside=heat > 0)
+        return [self._fusion(self._held[i]) for i in self._register.distinct]
 
     # -- private: merging -------------------------------------------------------------
 
@@ -275,7 +269,7 @@ class SubspaceAD(LayeredDetector):
         what is left of all patches learned.
         """
         wanted = chosen_angles(
-            self.rotations, len(self._distinct()), self.features_ is not None
+            self.rotations, len(self._register.distinct), self.features_ is not None
         )
         for i, part in enumerate(parts):
             _check_joinable(f"detectors[{i}]", part, parts[0], wanted)
@@ -283,7 +277,7 @@ class SubspaceAD(LayeredDetector):
         whole = self._moments_of_all = _sum_of([p._moments_of_all for p in parts])
         self.mean_, self.components_ = self._subspaces(whole)
         left = np.array([*map(mean_residual, whole, self.components_)], np.float32)
-        self._learn_scales([left[:, None, None]], None, len(whole), squared=True)
+        self._fuse([left[:, None, None]])
 
     def _set_merged_offset(self):
         warn(
@@ -295,6 +289,12 @@ class SubspaceAD(LayeredDetector):
         self._set_no_offset()
 
     # -- private ----------------------------------------------------------------------
+
+    def _fuse(self, held):
+        """Learn how layers compare, from residuals (l, h, w) of held-out images."""
+        fusion = LayerFusion(self.features_, self.map_layers, len(self.mean_))
+        self._fusion = fusion.learn(held, None, squared=True)
+        self.layer_scales_ = fusion.scales
 
     def _moments(self, X, ordered, rows, contents):
         """Return the moments of each fold and layer, rows of use, and their folds.

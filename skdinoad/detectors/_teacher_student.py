@@ -14,6 +14,7 @@ from skdinoad._inputs.grids import name_of
 from skdinoad._inputs.images import Images
 from skdinoad._training.detector import TrainedDetector
 from skdinoad._training.loop import warm_cosine
+from skdinoad._typing import ExtractorLike
 from skdinoad.detectors._checkpoints import LoadsOfficial
 from skdinoad.features import CNNFeatures, DinoFeatures
 from skdinoad.features._levels import on_grid
@@ -84,7 +85,7 @@ class StudentDetector(LoadsOfficial, TrainedDetector):
 
     # -- the parts of a detector ------------------------------------------------------
 
-    def _default_features(self):
+    def default_features(self) -> ExtractorLike:
         return _EXTRACTORS[self.preset]()
 
     def _check_input(self, X):
@@ -102,9 +103,6 @@ class StudentDetector(LoadsOfficial, TrainedDetector):
             )
         return X
 
-    def _grid_shape(self):
-        return self._shape
-
     def score_grids(self, F: np.ndarray) -> np.ndarray:
         return self._part_maps(self._network(), *as_tensors(F))
 
@@ -112,7 +110,7 @@ class StudentDetector(LoadsOfficial, TrainedDetector):
         return np.array([self._peaks(grid)[0] for grid in D])
 
     def _shown(self, D):
-        return [grid[0] for grid in D]
+        return [grid[0] for grid in D]  # the second one is the deformation
 
     def _map(self, grid, affine, size):
         return warp_back(self._shown([grid])[0], affine, size)
@@ -135,11 +133,11 @@ class StudentDetector(LoadsOfficial, TrainedDetector):
 
     def _prepared(self, X):
         """Return usable images, and the row of X that each is."""
-        x, valid, image, row, self._shape = [], [], [], 0, None
+        x, valid, image, row, self.grid_shape_ = [], [], [], 0, None
         for F, _ in self._batches(X, "fit"):
             for grid in F:
-                self._shape = self._shape or grid.shape
-                self._check_shape(grid.shape, self._shape, name_of(X, row))
+                self.grid_shape_ = self.grid_shape_ or grid.shape
+                self._check_shape(grid.shape, self.grid_shape_, name_of(X, row))
                 if np.isfinite(grid).any():
                     part = as_tensors(grid[None])
                     x.append(part[0]), valid.append(part[1]), image.append(row)

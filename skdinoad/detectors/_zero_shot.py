@@ -14,6 +14,7 @@ from skdinoad._inputs.grids import name_of, nothing_valid, size_of
 from skdinoad._inputs.images import Images
 from skdinoad._neighbors import mutual_distances
 from skdinoad._typing import ImagesLike, OneOrList
+from skdinoad.detectors._object_masks import ObjectMasks
 
 __all__ = ["ScoresBatches"]
 
@@ -110,6 +111,8 @@ class ScoresBatches:
         """
         worker = clone(self).set_params(rotations="none")
         worker._validate_params()
+        worker._reset()
+        worker._masks = ObjectMasks(worker.masking)
         X = worker._check_input(X)
         _check_batch(X, neighbor_fraction)
         _check_steps(aggregation, rescoring)
@@ -120,13 +123,13 @@ class ScoresBatches:
         if len(images) < len(X):
             missing = set(range(len(X))) - {image.row for image in images}
             raise nothing_valid(X, min(missing))
-        if len(worker._distinct()) < 2:
+        if len(worker._register.distinct) < 2:
             raise ValueError(
                 f"All {len(X)} images are exact copies of one, which say nothing about "
                 "each other. Pass different ones."
             )
-        worker.masking_, _ = worker._verdict(images)
-        if worker.masking_:
+        worker._masks.decide(images)
+        if worker._masks.used:
             empty = [name_of(X, im.row) for im in images if not im.mask.any()]
             warn_of_empty_masks(empty, len(images))
         D = worker._mutual(images, neighbor_fraction, np.atleast_1d(aggregation))
@@ -155,21 +158,19 @@ class ScoresBatches:
 
         Each layer's distances are scaled by their mean over this very batch.
         """
-        scored = [self._to_score(image) for image in images]
+        scored = [self._masks.scored(image) for image in images]
         layers = [np.split(image.grid, self._n_layers, axis=-1) for image in images]
         how = {"device": resolve_device(self.device), "verbose": self.verbose}
-        D = []
+        first, D = self._register.first, []
         for grids in map(list, zip(*layers)):
             seen = ([unit(window_mean(g, r)) for g in grids] for r in windows)
-            parts = [
-                mutual_distances(g, scored, self._first, fraction, **how) for g in seen
-            ]
+            parts = [mutual_distances(g, scored, first, fraction, **how) for g in seen]
             D.append([np.mean(images, axis=0) for images in zip(*parts)])
         D = [np.stack(parts) / 2 for parts in zip(*D)]
         valid = np.isfinite(images[0].grid).all(-1)
         vectors = [layer[valid] for layer in layers[0]]
-        self._learn_scales(D, vectors.__getitem__, self._n_layers, squared=True)
-        return [self._fused(self._fill(grid)) for grid in D]
+        self._fuse(D, vectors.__getitem__)
+        return [self._fusion(self._masks.filled(grid)) for grid in D]
 
 
 def rescored(scores, tokens, n):

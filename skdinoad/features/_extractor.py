@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from skdinoad._arrays.geometry import is_size, resize_affine
 from skdinoad._compat.sklearn import Interval, Options, StrOptions
 from skdinoad._compat.torch import isolated_torch_state, resolve_device, resolve_dtype
-from skdinoad._inputs.estimators import HasParts, TakesImages
+from skdinoad._inputs.estimators import ImageEstimator
 from skdinoad._inputs.images import as_images, take
 from skdinoad._inputs.labels import normal_rows
 from skdinoad._typing import ImagesLike, OneOrList
@@ -36,7 +36,7 @@ _KINDS = {
 }
 
 
-class Extractor(HasParts, TakesImages, TransformerMixin, BaseEstimator):
+class Extractor(ImageEstimator, TransformerMixin, BaseEstimator):
     """Base class of the extractors: a frozen network that sees images in batches.
 
     A subclass has the parameters below, sets the ``_kind`` of its network, and

@@ -6,11 +6,11 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
-from skdinoad._inputs.estimators import TakesImages
+from skdinoad._inputs.estimators import ImageEstimator, fitted_extractor
 from skdinoad._inputs.images import as_images
 from skdinoad.features._cnn import CNNFeatures
 
-__all__ = ["TexturedFeatures", "texture_for"]
+__all__ = ["TexturedFeatures", "texture_for", "with_texture"]
 
 #: Settings of an extractor that its texture follows.
 _SHARED = ("cache",)
@@ -34,7 +34,35 @@ def texture_for(features: Any) -> CNNFeatures | None:
     )
 
 
-class TexturedFeatures(TakesImages, TransformerMixin, BaseEstimator):
+def with_texture(features: Any, texture: Any, X: Any) -> Any:
+    """Return a fitted extractor that gives the features of a CNN too, where wanted.
+
+    Parameters
+    ----------
+    features : fitted extractor, or None for feature grids, which have no texture
+    texture : "auto", unfitted extractor or None
+        "auto" stands for what the registry puts beside ``features``.
+    X : Images
+        The training images.
+
+    Raises
+    ------
+    TypeError
+        If ``features`` is no DinoFeatures.
+    """
+    if isinstance(texture, str) and texture == "auto" and features is not None:
+        texture = texture_for(features)
+    if features is None or texture is None:
+        return features
+    if not hasattr(features, "transform_tokens"):
+        raise TypeError(
+            f"texture={texture!r} needs features=DinoFeatures(), but features="
+            f"{features!r}: pass texture=None."
+        )
+    return TexturedFeatures.of(features, fitted_extractor("texture", texture, X))
+
+
+class TexturedFeatures(ImageEstimator, TransformerMixin, BaseEstimator):
     """Features of two extractors on one grid, each layer a group of channels.
 
     The grid is that of ``features``; texture is interpolated linearly between the

@@ -9,7 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skdinoad._arrays.thresholds import as_threshold
 from skdinoad._compat.torch import isolated_torch_state
-from skdinoad._inputs.estimators import TakesImages
+from skdinoad._inputs.estimators import ImageEstimator
 from skdinoad._inputs.labels import check_labels, named_array
 from skdinoad._typing import DetectorLike, ImagesLike, OneOrList, Self
 from skdinoad.pipeline import predict_map
@@ -59,7 +59,7 @@ def as_classifier(
 
 
 class DetectorClassifier(
-    TakesImages, MetaEstimatorMixin, ClassifierMixin, BaseEstimator
+    ImageEstimator, MetaEstimatorMixin, ClassifierMixin, BaseEstimator
 ):
     """What :func:`as_classifier` returns.
 

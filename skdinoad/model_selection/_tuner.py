@@ -27,7 +27,7 @@ from skdinoad._arrays.thresholds import (
 from skdinoad._compat.sklearn import HasMethods, Interval, StrOptions
 from skdinoad._compat.torch import isolated_torch_state
 from skdinoad._inputs.copies import content, first_of_each, warn_of_copies
-from skdinoad._inputs.estimators import TakesImages
+from skdinoad._inputs.estimators import ImageEstimator
 from skdinoad._inputs.grids import check_grids, holds_images
 from skdinoad._inputs.images import as_images, take
 from skdinoad._inputs.labels import are_masks, labels_of, named_array
@@ -56,7 +56,7 @@ __all__ = ["ThresholdTunerCV"]
 _KINDS = {1: "normal", -1: "anomalous"}
 
 
-class ThresholdTunerCV(TakesImages, OutlierMixin, MetaEstimatorMixin, BaseEstimator):
+class ThresholdTunerCV(ImageEstimator, OutlierMixin, MetaEstimatorMixin, BaseEstimator):
     """Choose the threshold of a detector or Pipeline from held-out scores.
 
     Without labels the threshold keeps a target false alarm rate: normal images are

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from socket import socket
 from typing import Any
 
+from skdinoad._inputs.estimators import images_at_once
 from skdinoad._typing import DetectorLike, ImagesLike
 
 __all__ = ["make_app", "run"]
@@ -106,7 +107,7 @@ def make_app(
     def answer(uploads):
         return score_uploads(model, uploads)
 
-    worker = Worker(answer, note, detector._images_at_once())
+    worker = Worker(answer, note, images_at_once(detector.features_))
     said = {**described(model), **(about or {})}
     return build(model, worker, line, said, queue=queue, max_bytes=max_bytes)
 
@@ -121,7 +122,7 @@ def _prepared(detector, good):
     getattr(detector.features_, "_extractor", lambda: None)()
     if good is None:
         return None
-    at_once = detector._images_at_once()
+    at_once = images_at_once(detector.features_)
     return DriftMonitor(features=detector.features_, batch_size=at_once).fit(good)
 
 

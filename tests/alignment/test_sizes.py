@@ -72,7 +72,7 @@ def test_a_defect_is_found_through_the_strip(real_features):
     pipe = Pipeline([PCAAligner(), DinoPatch()]).fit(X)
     height, width = pipe[0].output_size_
     assert height < width
-    grid = pipe[-1]._grid_shape()
+    grid = pipe[-1].grid_shape_
     assert grid[:2] == (height // 14, width // 14)
     good, _ = make_screws(1, random_state=9)
     part = (good[0].min(-1) > 150).astype(bool)

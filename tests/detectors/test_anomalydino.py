@@ -21,6 +21,7 @@ from skdinoad import (
 )
 from skdinoad._arrays.masks import _grown
 from skdinoad.datasets import make_screws
+from skdinoad.detectors._object_masks import ObjectMasks
 from skdinoad.features._backbones import load_backbone
 from skdinoad.testing import make_images
 
@@ -155,9 +156,9 @@ def test_masked_patches_count_for_the_floor_rule_but_not_in_the_mean():
     D[0, 0, :2] = [3, 5]
     # The top 4 of 400, of which 2 are left.
     assert plain()._aggregate(D[:, None])[0] == 4
-    official = plain(masking="official")
-    official.masking_ = True
-    assert official._aggregate([official._fill(D)])[0] == 2
+    masks = ObjectMasks("official")
+    masks.used = True
+    assert plain()._aggregate([masks.filled(D)])[0] == 2
 
 
 @pytest.mark.parametrize("k", [1, 3])
@@ -186,8 +187,8 @@ def test_sign_of_the_features_does_not_change_the_mask(rng):
     """Point 5."""
     grid = rng.normal(size=(10, 12, 8)).astype(np.float32)
     grid[3:8, 4:9, 0] += 6
-    detector = AnomalyDINO()
-    assert np.array_equal(detector._mask(grid), detector._mask(-grid))
+    masks = ObjectMasks("auto")
+    assert np.array_equal(masks.of(grid[:, :, None]), masks.of(-grid[:, :, None]))
 
 
 def test_empty_mask_falls_back_to_the_whole_image(grids):
@@ -232,11 +233,11 @@ def test_map_of_a_size_that_is_no_multiple_of_a_patch(cropping):
     assert grid == ((32, 49) if cropping else (32, 50))
     affine = features._affine(image.shape[1:3])
     detector = plain(features=features)
-    detector.features_ = features
+    detector.features_, detector._masks = features, ObjectMasks(None)
     for y, x in [(0, 0), (10, 30), (31, 48)]:
         D = np.zeros(grid, np.float32)
         D[y, x] = 1
-        heat = detector._map([D, D], affine, (1000, 1562))
+        heat = detector._map(np.stack([D, D]), affine, (1000, 1562))
         assert heat.shape == (1000, 1562)
         scale = 1000 / 448 if cropping else np.divide((1000, 1562), resized)
         true = (np.array([y, x]) * 14 + 7) * scale

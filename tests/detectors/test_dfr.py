@@ -57,7 +57,7 @@ def test_the_papers_features_are_vggs_first_twelve_relus():
     """3456 channels on 64 x 64 places, nearest resizing, mirrored edges, no scaling."""
     if not hasattr(timm.create_model("vgg11"), "forward_intermediates"):
         pytest.skip("this timm gives no levels of VGG; CNNFeatures refuses it")
-    features = DFR(preset="paper")._default_features()
+    features = DFR(preset="paper").default_features()
     F = features.set_params(weights="random:0").transform(make_images(1))
     assert F.shape == (1, 64, 64, 3456)
     assert (F >= 0).all()
@@ -71,7 +71,7 @@ def test_the_papers_features_are_vggs_first_twelve_relus():
 
 
 def test_fast_presets():
-    fast, vit = (DFR(preset=p)._default_features() for p in ("fast", "vit"))
+    fast, vit = (DFR(preset=p).default_features() for p in ("fast", "vit"))
     assert (fast.layers, fast.stride, fast.image_size) == ((1, 2, 3, 4), 8, 224)
     assert (vit.layers, vit.norm, vit.image_size) == ((2, 5, 8), False, 224)
 

@@ -59,7 +59,7 @@ def grids(rng):
 )
 def test_presets_are_what_is_documented(preset, model, size, crop):
     detector = Dinomaly(preset=preset)
-    features = detector._default_features()
+    features = detector.default_features()
     assert (features.model, features.image_size, features.cropping) == (
         model,
         size,

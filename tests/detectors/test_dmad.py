@@ -46,7 +46,7 @@ def X():
 
 def test_the_papers_setting():
     detector = DMAD(preset="paper")
-    features = detector._default_features()
+    features = detector.default_features()
     assert features.model.startswith("wide_resnet50_2")
     assert (features.layers, features.image_size) == ((1, 2, 3), (256, 256))
     assert not features.standardize
@@ -72,7 +72,7 @@ def test_presets_for_a_cpu():
     assert DMAD()._setting("variant") == "ppdm"
     assert DMAD(preset="vit")._setting("variant") == "pdm"
     assert DMAD(preset="vit", variant="ppdm")._setting("variant") == "ppdm"
-    assert DMAD(preset="vit")._default_features().layers == (2, 5, 8)
+    assert DMAD(preset="vit").default_features().layers == (2, 5, 8)
 
 
 # -- the teacher --------------------------------------------------------------------

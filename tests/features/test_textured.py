@@ -92,7 +92,7 @@ def test_a_detector_compares_texture_as_much_as_all_other_layers(cls):
     both = cls(features=dino(), texture=cnn()).fit(X)
     D = np.random.default_rng(0).random((4, 3, 2, 2)).astype(np.float32)
     D *= both.layer_scales_[:, None, None]
-    score, shown = both._fused(D).swapaxes(0, 1)
+    score, shown = both._fusion(D).swapaxes(0, 1)
     E = D / both.layer_scales_[:, None, None]
     np.testing.assert_allclose(score, E[:, 0] / 2 + E[:, 1:].mean(1) / 2, rtol=1e-5)
     np.testing.assert_allclose(shown, E.mean(1), rtol=1e-5)
@@ -145,7 +145,7 @@ def test_what_is_no_extractor_is_refused():
 
 
 def test_texture_beside_what_is_no_vision_transformer_is_refused():
-    with pytest.raises(TypeError, match="goes beside DinoFeatures"):
+    with pytest.raises(TypeError, match="needs features=DinoFeatures"):
         AnomalyDINO(features=cnn(), texture=cnn()).fit(make_images(3))
 
 

@@ -154,6 +154,6 @@ def test_score_and_map_follow_the_weights(real_features):
     detector = DinoPatch(features=features).fit(make_images(4))
     assert detector.features_.layers_[-1] > detector.features_.map_layers_[-1]
     # The texture, and the middle one of the three blocks.
-    assert detector._rows_of_maps(len(detector.layer_scales_)) == [0, 2]
+    assert detector._fusion.rows == [0, 2]
     plain = DinoPatch(features=features, texture=None).fit(make_images(4))
-    assert plain._rows_of_maps(len(plain.layer_scales_)) == [1]
+    assert plain._fusion.rows == [1]
