@@ -5,7 +5,7 @@ import pytest
 from conftest import build
 
 from skdinoad import AnomalyDINO, DinoPatch, MemoryBank, Tiles, Training
-from skdinoad._inputs.estimators import whole_numbers
+from skdinoad._inputs.estimators import images_at_once, whole_numbers
 from skdinoad.testing import make_images
 
 
@@ -35,7 +35,7 @@ def test_an_extractor_says_how_many_images_are_read_together():
     tiled = (
         build(DinoPatch).set_params(features__tiles=Tiles(size=32)).fit(make_images(3))
     )
-    assert tiled._images_at_once() == 1
+    assert images_at_once(tiled.features_) == 1
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,7 @@ def test_constant_channels_and_images_stay_finite(rng):
 
 def test_rows_are_taken_from_all_images_alike(grids):
     detector = quick(max_rows=40)
+    detector._reset()
     detector.features_, detector._seed = None, 0
     data = detector._gather(grids)
     assert data.rows.shape == (40, 12)

@@ -92,6 +92,7 @@ def test_the_teacher_never_changes(X, variant):
 def test_offsets_learn_through_the_teacher(X):
     """The gradient of what is rebuilt reaches the fields only by moved pixels."""
     detector = quick(training__n_iter=1)
+    detector._reset()
     detector.features_ = detector.features.fit()
     detector._seed = 0
     data = detector._gather(detector._check_input(X))
