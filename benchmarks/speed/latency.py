@@ -4,7 +4,8 @@
 network on a tensor of the same size, as timm gives it and as skdinoad runs it, all in
 turn in this process; the medians of many. The second table runs commands in processes
 of their own, weights found on disk: seconds until they print a result (or are ready, if
-they print none), and until they end.
+they print none), and until they end. The third table is the one of the README: the
+milliseconds that score and heat map of an image take in a batch of twenty.
 
     python benchmarks/speed/latency.py
 """
@@ -22,7 +23,17 @@ from _common import environment, parser, print_table
 from overhead import SUMMARY, clock, networks, raw, seen, summary
 from PIL import Image
 
-from skdinoad import AnomalyDINO, DinoFeatures, DinoPatch, PCAAligner, Pipeline, save
+from skdinoad import (
+    DFR,
+    AnomalyDINO,
+    DinoFeatures,
+    DinoPatch,
+    PCAAligner,
+    Pipeline,
+    SubspaceAD,
+    iter_results,
+    save,
+)
 from skdinoad.datasets import make_screws
 
 
@@ -40,6 +51,10 @@ def main():
         runs = commands(Path(folder), X)
         rows = [[name, *cold(c, options.starts)] for name, c in runs.items()]
     print_table(["a new process", "first word, seconds", "end, seconds"], rows)
+    print()
+    X, _ = make_screws(40, size=512)
+    rows = in_a_batch(X, max(1, options.repeats // 10))
+    print_table(["method", "ms for each image in a batch"], [*rows])
 
 
 def estimators():
@@ -47,12 +62,35 @@ def estimators():
         return DinoFeatures(cache=False)
 
     return {
-        "DinoPatch()": DinoPatch(features=features()),
-        "AnomalyDINO()": AnomalyDINO(features=features()),
-        "PCAAligner() + DinoPatch()": Pipeline(
-            [PCAAligner(), DinoPatch(features=features())]
+        "DinoPatch(texture=None)": DinoPatch(features=features(), texture=None),
+        "AnomalyDINO(texture=None)": AnomalyDINO(features=features(), texture=None),
+        "PCAAligner() + DinoPatch(texture=None)": Pipeline(
+            [PCAAligner(), DinoPatch(features=features(), texture=None)]
         ),
     }
+
+
+def in_a_batch(X, repeats):
+    """Yield the methods of the README and their milliseconds for each image."""
+    methods = {
+        "AnomalyDINO": AnomalyDINO(features=DinoFeatures(cache=False)),
+        "DinoPatch": DinoPatch(features=DinoFeatures(cache=False)),
+        "AnomalyDINO without texture": AnomalyDINO(
+            features=DinoFeatures(cache=False), texture=None
+        ),
+        "DinoPatch without texture": DinoPatch(
+            features=DinoFeatures(cache=False), texture=None
+        ),
+        "SubspaceAD": SubspaceAD(features=DinoFeatures(cache=False)),
+        "DFR": DFR(holdout=0.2).set_params(features__cache=False),
+    }
+    for name, detector in methods.items():
+        fitted = detector.fit(X[:20])
+        times = [
+            clock(lambda fitted=fitted: [*iter_results(fitted, X[20:])])
+            for _ in range(repeats)
+        ]
+        yield name, f"{1000 * statistics.median(times) / len(X[20:]):.0f}"
 
 
 def warm(estimator, X, repeats):

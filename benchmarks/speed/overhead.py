@@ -129,10 +129,14 @@ def seen(fitted, X):
 
 def estimators():
     return {
-        "DinoPatch()": DinoPatch,
-        "DinoPatch(neighborhood=0)": lambda: DinoPatch(bank=LocalBank(neighborhood=0)),
-        "AnomalyDINO()": AnomalyDINO,
-        "PCAAligner() + DinoPatch()": lambda: Pipeline([PCAAligner(), DinoPatch()]),
+        "DinoPatch(texture=None)": lambda: DinoPatch(texture=None),
+        "with LocalBank(neighborhood=0)": lambda: DinoPatch(
+            texture=None, bank=LocalBank(neighborhood=0)
+        ),
+        "AnomalyDINO(texture=None)": lambda: AnomalyDINO(texture=None),
+        "PCAAligner() + DinoPatch(texture=None)": lambda: Pipeline(
+            [PCAAligner(), DinoPatch(texture=None)]
+        ),
     }
 
 
