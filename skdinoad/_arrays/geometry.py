@@ -125,14 +125,18 @@ def check_angles(angles) -> tuple:
     return tuple(dict.fromkeys((0.0, *(given % 360).tolist())))
 
 
-def rotated(image, angle: float) -> np.ndarray:
-    """Return an image turned about its middle on its own canvas, mirrored beyond.
+def rotated(image, angle: float, *, black=False) -> np.ndarray:
+    """Return an image rotated about its middle on its own canvas.
 
     Parameters
     ----------
     image : ndarray of shape (H, W, channels), uint8
     angle : float
         Degrees, counter-clockwise.
+    black : bool
+        Whether to fill the corners with 0 and sample the nearest pixel, as the
+        official code of SubspaceAD does. Otherwise the image is mirrored at its
+        edges, and sampling is bilinear.
 
     Returns
     -------
@@ -140,10 +144,14 @@ def rotated(image, angle: float) -> np.ndarray:
 
     Notes
     -----
-    The pivot is (W / 2, H / 2), half a pixel from the middle, and sampling bilinear, as
-    in the official code of AnomalyDINO.
+    The pivot is (W / 2, H / 2), half a pixel from the middle, as in the official code
+    of AnomalyDINO; with ``black`` it is the middle.
     """
     height, width = image.shape[:2]
+    if black:
+        middle = (width - 1) / 2, (height - 1) / 2
+        matrix = cv2.getRotationMatrix2D(middle, angle, 1)
+        return cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_NEAREST)
     matrix = cv2.getRotationMatrix2D((width / 2, height / 2), angle, 1)
     border = BORDERS["reflect"]
     return cv2.warpAffine(image, matrix, (width, height), borderMode=border)

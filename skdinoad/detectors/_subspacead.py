@@ -8,7 +8,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from skdinoad._arrays.geometry import rotated
-from skdinoad._arrays.maps import unit
+from skdinoad._arrays.maps import aggregate, pixel_map, unit
 from skdinoad._arrays.subspace import (
     Moments,
     mean_residual,
@@ -30,8 +30,17 @@ __all__ = ["SubspaceAD"]
 #: Groups of training images, each held out once.
 _FOLDS = 5
 
-#: As many evenly spaced turns as the paper draws at random.
-_PAPER_ANGLES = tuple(range(0, 360, 12))
+#: Rotated copies of each image in the official code, and their largest angle.
+_PAPER_COPIES, _PAPER_LARGEST = 30, 345
+
+#: Blocks (counted from 0) and image size of the official scripts, by a part of timm's
+#: names. There, ViT-g has registers, and the others, of an ablation, have none.
+_PAPER_NETWORKS = {
+    "vit_small": ((7, 8), 448),
+    "vit_base": ((7, 8), 448),
+    "vit_large": ((13, 14, 15, 16, 17), 448),
+    "vit_giant": ((22, 23, 24, 25, 26, 27, 28), 672),
+}
 
 
 class SubspaceAD(BaseDetector):
@@ -58,16 +67,21 @@ class SubspaceAD(BaseDetector):
     normalize : bool, default=True
         Whether patch features are scaled to unit length first, so that scores lie in
         0..1 and loud patches do not govern the subspace.
-    rotations : {"auto", "none", "agnostic"} or sequence of float, default="auto"
-        Angles in degrees at which copies of the training images join them. "auto"
-        turns up to 8 images by multiples of 45 degrees, "agnostic" any number.
+    rotations : {"auto", "none", "agnostic", "paper"} or sequence of float, \
+            default="auto"
+        Angles in degrees at which rotated copies of the training images are learned,
+        too. "auto" rotates up to 8 images by multiples of 45 degrees, "agnostic" any
+        number. "paper" rotates each image by 30 random angles from 0 to 345 degrees,
+        with black corners, as the official code does.
     map_smoothing : float, default=0.006
         Standard deviation of a Gaussian over the heat map, as a share of the image's
         height. Image scores do not depend on it. Maps of feature grids are not
         smoothed.
-    aggregate : float, "max", "mean" or "p99", default=0.01
+    aggregate : float, "max", "mean", "p99" or "pixels", default=0.01
         How patch scores become the image score. A share in (0, 1] takes the mean of
-        this share of them, the largest ones, at least one.
+        this share of them, the largest ones, at least one. "pixels" takes the mean of
+        the largest 1 % of the pixels of the map, enlarged to the size of the network's
+        input and smoothed with 3 x 3 pixels, as the official code does.
     map_layers : "auto" or sequence of int, default="auto"
         Layers whose distances heat maps show, of those that ``features`` takes; the
         image's score is the mean over all.
@@ -94,7 +108,7 @@ class SubspaceAD(BaseDetector):
     layer_scales_ : ndarray of shape (l,), float32
         Mean residual of held-out good images in each layer, by which it is divided; 1
         if there is one layer.
-    angles_ : tuple of float
+    angles_ : tuple of float, or "paper"
         Angles at which training images were learned, 0 first.
     holdout_scores_ : ndarray of shape (n,)
         ``score_samples`` of each training image by a subspace without its fold, one of
@@ -119,7 +133,7 @@ class SubspaceAD(BaseDetector):
     See Also
     --------
     AnomalyDINO : The nearest nominal patch in place of the subspace.
-    DFR : ``autoencoder="linear"`` is this subspace for features of a CNN.
+    LinearDFR : The same residual for features of a CNN.
 
     Notes
     -----
@@ -127,8 +141,18 @@ class SubspaceAD(BaseDetector):
     With the features' cache (the default) the network runs once. Memory does not grow
     with the number of images.
 
-    Where the paper averages layers before one subspace, each layer here has its own,
-    as DinoPatch's and AnomalyDINO's have; :meth:`from_paper` averages.
+    **Differences from the official code.** :meth:`from_paper` does what the official
+    scripts do: the mean of the same blocks, not normalised, at the same size; randomly
+    rotated copies with black corners; the score from the enlarged map. Only the random
+    angles differ: the official code draws others for the mean than for the covariance
+    of the same images. The plain constructor differs from the paper as follows.
+
+    - Each layer has a subspace of its own, and residuals are divided by those of
+      held-out images; the paper averages the layers' features first.
+    - Features have unit length; the paper's are not normalised.
+    - Rotated copies are made at multiples of 45 degrees, mirrored at the edges, and for
+      up to 8 images only.
+    - The image score is the mean of the largest 1 % of the patches, not of the pixels.
 
     References
     ----------
@@ -156,13 +180,17 @@ class SubspaceAD(BaseDetector):
 
     _parameter_constraints = {
         **BaseDetector._parameter_constraints,
+        "aggregate": [
+            *BaseDetector._parameter_constraints["aggregate"],
+            StrOptions({"pixels"}),
+        ],
         "map_layers": [StrOptions({"auto"}), "array-like"],
         "n_components": [
             Interval(Integral, 1, None, closed="left"),
             Interval(Real, 0, 1, closed="neither"),
         ],
         "normalize": ["boolean"],
-        "rotations": [StrOptions({"auto", "agnostic", "none"}), "array-like"],
+        "rotations": [StrOptions({"auto", "agnostic", "none", "paper"}), "array-like"],
         "map_smoothing": [Interval(Real, 0, 1, closed="both")],
     }
 
@@ -172,9 +200,11 @@ class SubspaceAD(BaseDetector):
         features: FeaturesLike = None,
         n_components: float = 0.99,
         normalize: bool = True,
-        rotations: Literal["auto", "agnostic", "none"] | Sequence[float] = "auto",
+        rotations: (
+            Literal["auto", "agnostic", "none", "paper"] | Sequence[float]
+        ) = "auto",
         map_smoothing: float = 0.006,
-        aggregate: Aggregate = 0.01,
+        aggregate: Aggregate | Literal["pixels"] = 0.01,
         map_layers: Literal["auto"] | Sequence[int] = "auto",
         target_fpr: float = 0.05,
         verbose: bool = False,
@@ -193,42 +223,50 @@ class SubspaceAD(BaseDetector):
     def from_paper(
         cls, *, model: str = "vit_giant_patch14_reg4_dinov2.lvd142m", **parameters: Any
     ) -> Self:
-        """Return the paper's configuration: seven middle layers, averaged.
+        """Return the configuration of the paper's few-shot experiments.
 
-        Blocks 22 to 28 of the 40 of ViT-g with registers (counted from 1; the same
-        share of the depth of another network), before the final norm, at 672 x 672
-        pixels, their mean not normalised; 30 turned copies of each image, evenly spaced
-        here, where the paper draws angles at random. It takes 1.1 billion weights,
-        which must be had from the hub or a file.
+        The features are the mean of several middle blocks before the final norm, not
+        normalised: blocks 22 to 28 (counted from 0) of the 40 of ViT-g with registers
+        at 672 x 672 pixels, 13 to 17 of ViT-L, 7 and 8 of ViT-B and ViT-S at 448 x 448
+        pixels. Each training image is joined by 30 randomly rotated copies. ViT-g has
+        1.1 billion weights, which come from the hub or a file.
 
         Parameters
         ----------
         model : str
             A DINOv2 of timm with 12, 24 or 40 blocks.
         **parameters
-            Override any parameter.
+            Override any parameter. The official scripts make no rotated copies of the
+            category "transistor" of MVTec AD, nor where all training images are used:
+            pass ``rotations="none"`` there.
 
         Returns
         -------
         SubspaceAD
 
+        Raises
+        ------
+        ValueError
+            If the paper has no configuration for this model.
+
         Examples
         --------
         >>> from skdinoad import SubspaceAD
         >>> SubspaceAD.from_paper().features.layers
-        (21, 22, 23, 24, 25, 26, 27)
+        (22, 23, 24, 25, 26, 27, 28)
         """
-        depth = next((d for name, d in _DEPTHS.items() if name in model), None)
-        if depth is None:
-            raise ValueError(f"model={model!r}: expected a ViT of {[*_DEPTHS]}.")
-        layers = tuple(range(round(depth * 21 / 40), round(depth * 28 / 40)))
+        known = [known for name, known in _PAPER_NETWORKS.items() if name in model]
+        if not known:
+            raise ValueError(f"model={model!r}: expected one of {[*_PAPER_NETWORKS]}.")
+        layers, size = known[0]
         features = DinoFeatures(
-            model=model, image_size=(672, 672), layers=layers, groups=1, norm=False
+            model=model, image_size=(size, size), layers=layers, groups=1, norm=False
         )
         official = {
             "features": features,
             "normalize": False,
-            "rotations": _PAPER_ANGLES,
+            "rotations": "paper",
+            "aggregate": "pixels",
         }
         return cls(**{**official, **parameters})
 
@@ -262,15 +300,19 @@ class SubspaceAD(BaseDetector):
             return None
         return [self._fusion(self._held[i]) for i in self._register.distinct]
 
+    def _aggregate(self, D):
+        if self.aggregate != "pixels":
+            return super()._aggregate(D)
+        patch = getattr(self.features_, "patch_size_", 14)
+        return aggregate([pixel_map(grid[0], patch) for grid in D], 0.01)
+
     # -- private: merging -------------------------------------------------------------
 
     def _join(self, parts):
         """Add moments up; without images nothing is held out, and layers compare by
         what is left of all patches learned.
         """
-        wanted = chosen_angles(
-            self.rotations, len(self._register.distinct), self.features_ is not None
-        )
+        wanted = self._chosen_angles(len(self._register.distinct))
         for i, part in enumerate(parts):
             _check_joinable(f"detectors[{i}]", part, parts[0], wanted)
         self.angles_ = wanted
@@ -328,15 +370,26 @@ class SubspaceAD(BaseDetector):
             moment.update(vectors[:, j])
 
     def _add_turned(self, X, folds, kept, number, n):
-        self.angles_ = chosen_angles(self.rotations, n, self.features_ is not None)
-        turns = [angle for angle in self.angles_ if angle]
-        if not turns:
+        self.angles_ = self._chosen_angles(n)
+        if self.angles_ == (0,):
             return
+        random = np.random.default_rng(0)
         pairs = list(zip(kept, number))
-        for row, fold in tqdm(pairs, "turn", disable=not self.verbose):
-            F, _ = self._read_batch([rotated(X[row], angle) for angle in turns])
+        for row, fold in tqdm(pairs, "rotate", disable=not self.verbose):
+            if black := self.angles_ == "paper":
+                angles = random.uniform(0, _PAPER_LARGEST, _PAPER_COPIES)
+            else:
+                angles = [angle for angle in self.angles_ if angle]
+            F, _ = self._read_batch([rotated(X[row], a, black=black) for a in angles])
             for grid in F:
                 self._add(np.asarray(grid), folds[fold], name_of(X, row))
+
+    def _chosen_angles(self, n):
+        """Return ``angles_`` for n different images."""
+        can_turn = self.features_ is not None
+        if isinstance(self.rotations, str) and self.rotations == "paper":
+            return "paper" if can_turn else (0,)
+        return chosen_angles(self.rotations, n, can_turn)
 
     def _scaled(self, grid):
         grid = np.asarray(grid, np.float32)
@@ -368,10 +421,6 @@ class SubspaceAD(BaseDetector):
         for j, subspace in enumerate(zip(means, components)):
             D[j, valid] = residuals(grid[valid, j], *subspace)
         return D
-
-
-#: Blocks of the Vision Transformers of DINOv2, by a part of timm's names.
-_DEPTHS = {"vit_small": 12, "vit_base": 12, "vit_large": 24, "vit_giant": 40}
 
 
 def _check_layers(name, shape, expected):

@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -126,15 +127,41 @@ def test_grids_of_other_channels_are_refused(grids):
 
 def test_paper_settings():
     detector = SubspaceAD.from_paper()
-    assert detector.features.layers == tuple(range(21, 28))
-    assert (len(detector.rotations), detector.n_components) == (30, 0.99)
+    # hidden_states[-18] to [-12] of 41, the first of which are the embeddings.
+    assert detector.features.layers == tuple(range(41 - 18 - 1, 41 - 12))
+    assert (detector.rotations, detector.n_components) == ("paper", 0.99)
+    assert detector.aggregate == "pixels"
     features = detector.features
     assert (features.groups, features.norm, detector.normalize) == (1, False, False)
     assert features.image_size == (672, 672)
+    large = SubspaceAD.from_paper(model="vit_large_patch14_dinov2.lvd142m")
+    assert large.features.layers == (13, 14, 15, 16, 17)
     small = SubspaceAD.from_paper(model="vit_small_patch14_dinov2.lvd142m")
-    assert small.features.layers == (6, 7)
+    assert small.features.layers == (7, 8)
+    assert small.features.image_size == (448, 448)
     with pytest.raises(ValueError, match="model='resnet18'"):
         SubspaceAD.from_paper(model="resnet18")
+
+
+@pytest.mark.filterwarnings("ignore:.*single image")
+def test_from_paper_scores_as_the_official_code(make_tiny):
+    """One image and its 30 copies, PCA, and the top 1 % of the pixels, by hand."""
+    X = make_images(4, size=(64, 64))
+    features = make_tiny(layers=(1, 2), groups=1, norm=False, image_size=(64, 64))
+    detector = SubspaceAD.from_paper(features=features).fit(X[:1])
+    copies = []
+    for angle in np.random.default_rng(0).uniform(0, 345, 30):
+        turn = cv2.getRotationMatrix2D((31.5, 31.5), angle, 1)  # black beyond
+        copies.append(cv2.warpAffine(X[0], turn, (64, 64), flags=cv2.INTER_NEAREST))
+    grids = features.fit_transform(X)
+    train = np.concatenate([grids[:1], features.transform(np.stack(copies))])
+    _, maps = official(train, grids, 0.99)
+    scores = []
+    for heat in maps.astype(np.float32):
+        pixels = cv2.GaussianBlur(cv2.resize(heat, (64, 64)), (3, 3), 4).ravel()
+        scores.append(np.sort(pixels)[-int(0.01 * pixels.size) :].mean())
+    assert detector.angles_ == "paper"
+    np.testing.assert_allclose(-detector.score_samples(X), scores, rtol=1e-3)
 
 
 def test_model_does_not_grow_with_the_images(grids, rng):
