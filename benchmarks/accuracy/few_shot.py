@@ -57,7 +57,7 @@ DETECTORS = {
 #: Rules for images that are scored against each other.
 RULES = {
     "score_batch": {},
-    "score_batch, official rule": {"neighbor_fraction": 0.001},
+    "score_batch, official rule": {"neighbors": 0.001},
     "score_batch, MuSc's windows": {"aggregation": (1, 3, 5)},
     "score_batch, MuSc's windows and re-scoring": {
         "aggregation": (1, 3, 5),

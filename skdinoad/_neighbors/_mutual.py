@@ -13,7 +13,7 @@ __all__ = ["mutual_distances"]
 _IMAGES, _LEAST_IMAGES = 0.3, 3
 
 
-def mutual_distances(grids, scored, first, fraction, *, device="cpu", verbose=False):
+def mutual_distances(grids, scored, first, rule, *, device="cpu", verbose=False):
     """Return the distance of each patch to the patches of the other images.
 
     Parameters
@@ -24,16 +24,18 @@ def mutual_distances(grids, scored, first, fraction, *, device="cpu", verbose=Fa
         Patches to score; the others are only used as references.
     first : ndarray of shape (n,), int
         Images with equal numbers are copies and are not compared with each other.
-    fraction : float or None
-        None: the mean distance to the nearest patch of each of the nearest 30 % of the
-        other images, at least three. A number: of the N vectors of the other images,
-        take the k = floor(fraction * N) nearest and average over those strictly nearer
-        than the k-th; if there is none, use the distance to the nearest vector.
+    rule : "images", "musc" or float
+        "images": the mean squared distance to the nearest patch of each of the nearest
+        30 % of the other images, at least three. "musc": the mean Euclidean distance
+        to those of the nearest ``int(0.3 * n)`` other images, at least one, as in the
+        official code of MuSc. A number: of the N vectors of the other images, take the
+        k = floor(rule * N) nearest and average over those strictly nearer than the
+        k-th; if there is none, use the distance to the nearest vector.
 
     Returns
     -------
     list of ndarray of shape (h, w), float32
-        Mean squared distances; NaN where not scored.
+        Mean distances, squared except for "musc"; NaN where not scored.
     """
     vectors = [grid[np.isfinite(grid).all(-1)] for grid in grids]
     squares = [squared_norms(part) for part in vectors]
@@ -42,19 +44,21 @@ def mutual_distances(grids, scored, first, fraction, *, device="cpu", verbose=Fa
         queries, D = grids[i][scored[i]], np.full(scored[i].shape, np.nan, np.float32)
         others = np.flatnonzero(first != first[i])
         banks = [(vectors[j], squares[j]) for j in others]
-        if fraction is None:
-            D[scored[i]] = _by_images(queries, banks, device)
+        if isinstance(rule, str):
+            D[scored[i]] = _by_images(queries, banks, rule == "musc", device)
         else:
-            D[scored[i]] = _by_patches(queries, banks, fraction, device)
+            D[scored[i]] = _by_patches(queries, banks, rule, device)
         out.append(D)
     return out
 
 
-def _by_images(queries, banks, device):
+def _by_images(queries, banks, musc, device):
     """Return the mean distance to the nearest images, by their nearest vectors."""
-    nearest_of = [nearest(queries, *bank, device=device)[0][:, 0] for bank in banks]
-    count = min(max(_LEAST_IMAGES, round(_IMAGES * len(banks))), len(banks))
-    return np.sort(np.stack(nearest_of, 1), axis=1)[:, :count].mean(1)
+    squared = [nearest(queries, *bank, device=device)[0][:, 0] for bank in banks]
+    squared = np.sort(np.stack(squared, axis=1), axis=1)
+    if musc:
+        return np.sqrt(squared[:, : max(1, int(_IMAGES * len(banks)))]).mean(1)
+    return squared[:, : max(_LEAST_IMAGES, round(_IMAGES * len(banks)))].mean(1)
 
 
 def _by_patches(queries, banks, fraction, device):

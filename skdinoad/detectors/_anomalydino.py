@@ -280,7 +280,7 @@ class AnomalyDINO(ScoresBatches, BaseDetector):
         shots : int
             Training images to be used, the first of the sorted files: they are yours to
             pass to ``fit``. 0 = the batched zero-shot variant: 672 pixels, no rotation;
-            see :meth:`score_batch` with ``neighbor_fraction=0.001``.
+            see :meth:`score_batch` with ``neighbors=0.001``.
         category : str or None, default=None
             Name of a category of MVTec AD or VisA, which decides on masking. None
             leaves masking out.
@@ -409,15 +409,18 @@ class AnomalyDINO(ScoresBatches, BaseDetector):
 
     # -- private: reading images ------------------------------------------------------
 
-    def _read(self, X):
-        """Return a record of each image that has a valid patch, and register it."""
+    def _read(self, X, vectors_of=concatenated_layers):
+        """Return a record of each image that has a valid patch, and register it.
+
+        ``vectors_of`` makes vectors (h, w, l * c) of features (h, w, l, c).
+        """
         images, row = [], -1
         for F, affines in super()._batches(X, "fit"):
             for grid, affine in zip(F, affines):
                 row += 1
                 self._check_features(grid)
                 if np.isfinite(grid).any():
-                    images.append(self._record(row, grid, affine))
+                    images.append(self._record(row, grid, affine, vectors_of))
         known = getattr(self, "bank_", None)
         channels = None if known is None else known.vectors.shape[1]
         for image in images:
@@ -426,12 +429,12 @@ class AnomalyDINO(ScoresBatches, BaseDetector):
         self._register_images(X, [image.row for image in images])
         return images
 
-    def _record(self, row, grid, affine):
+    def _record(self, row, grid, affine, vectors_of):
         """Return what is needed of an image; its raw features are dropped."""
         grid = np.asarray(grid, np.float32)
         mask, seen = self._masks.of_training(grid)
         self._n_layers = grid.shape[2]
-        grid = concatenated_layers(grid)
+        grid = vectors_of(grid)
         about = {"valid": np.isfinite(grid).all(-1), "mask": mask, "statistics": seen}
         about["whole"] = mean_patches(grid, about["valid"], mask)
         return Bunch(row=row, grid=grid, affine=affine, **about)

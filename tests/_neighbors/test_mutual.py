@@ -4,10 +4,10 @@ import pytest
 from skdinoad._neighbors import mutual_distances
 
 
-def naive(grids, scored, fraction):
+def naive(grids, scored, rule):
     """The definition, one patch at a time."""
-    if fraction is None:
-        return naive_by_images(grids, scored)
+    if isinstance(rule, str):
+        return naive_by_images(grids, scored, rule == "musc")
     out = []
     for i, grid in enumerate(grids):
         others = np.concatenate(
@@ -17,15 +17,15 @@ def naive(grids, scored, fraction):
         D = np.full(grid.shape[:2], np.nan)
         for y, x in zip(*np.nonzero(scored[i])):
             squared = np.sort(((grid[y, x] - others) ** 2).sum(1))
-            last = squared[max(1, int(fraction * len(others) + 1e-9)) - 1]
+            last = squared[max(1, int(rule * len(others) + 1e-9)) - 1]
             below = squared[squared < last]
             D[y, x] = below.mean() if len(below) else squared[0]
         out.append(D)
     return out
 
 
-def naive_by_images(grids, scored):
-    """The same for the rule by images: at least the three nearest of them."""
+def naive_by_images(grids, scored, musc):
+    """The same for the rules by images."""
     out = []
     for i, grid in enumerate(grids):
         D = np.full(grid.shape[:2], np.nan)
@@ -36,20 +36,22 @@ def naive_by_images(grids, scored):
                 for j in others
             ]
             count = min(max(3, round(0.3 * len(others))), len(others))
+            if musc:
+                nearest, count = np.sqrt(nearest), max(1, int(0.3 * len(others)))
             D[y, x] = np.mean(np.sort(nearest)[:count])
         out.append(D)
     return out
 
 
-@pytest.mark.parametrize("fraction", [None, 0.001, 0.1, 0.5])
-def test_equals_the_definition(fraction, rng):
+@pytest.mark.parametrize("rule", ["images", "musc", 0.001, 0.1, 0.5])
+def test_equals_the_definition(rule, rng):
     sizes = [(3, 4), (5, 2), (4, 4), (2, 6), (3, 3)]
     grids = [rng.normal(size=(*size, 6)).astype(np.float32) for size in sizes]
     grids[1][0, 0] = np.nan
     scored = [rng.random(size) < 0.7 for size in sizes]
     scored[1][0, 0] = False
-    out = mutual_distances(grids, scored, np.arange(5), fraction)
-    for D, expected in zip(out, naive(grids, scored, fraction)):
+    out = mutual_distances(grids, scored, np.arange(5), rule)
+    for D, expected in zip(out, naive(grids, scored, rule)):
         np.testing.assert_allclose(D, expected, rtol=1e-5)
 
 
@@ -58,7 +60,7 @@ def test_twins_never_excuse_each_other(n, rng):
     grids = [rng.normal(0, 0.05, (8, 8, 6)).astype(np.float32) for _ in range(n)]
     for grid in grids[:2]:
         grid[:] += 5  # odd all over, and alike
-    out = mutual_distances(grids, [np.ones((8, 8), bool)] * n, np.arange(n), None)
+    out = mutual_distances(grids, [np.ones((8, 8), bool)] * n, np.arange(n), "images")
     assert min(D.max() for D in out[:2]) > 10 * max(D.max() for D in out[2:])
 
 
@@ -71,13 +73,13 @@ def test_in_a_large_set_twins_of_a_defect_do_not_hide_it(rng):
     assert out[0].max() > 10 * max(D.max() for D in out[2:])
 
 
-@pytest.mark.parametrize("fraction", [None, 0.05])
-def test_copies_say_nothing_about_each_other(fraction, rng):
+@pytest.mark.parametrize("rule", ["images", "musc", 0.05])
+def test_copies_say_nothing_about_each_other(rule, rng):
     grids = list(rng.normal(size=(5, 4, 4, 6)).astype(np.float32))
     scored = [np.ones((4, 4), bool)] * 6
     out = mutual_distances(
-        [*grids, grids[0]], scored, np.array([0, 1, 2, 3, 4, 0]), fraction
+        [*grids, grids[0]], scored, np.array([0, 1, 2, 3, 4, 0]), rule
     )
-    alone = mutual_distances(grids, scored[:5], np.arange(5), fraction)
+    alone = mutual_distances(grids, scored[:5], np.arange(5), rule)
     np.testing.assert_allclose(out[0], alone[0], rtol=1e-5)
     np.testing.assert_allclose(out[5], alone[0], rtol=1e-5)

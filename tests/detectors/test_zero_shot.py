@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+import torch
+from scipy.spatial.distance import cdist
 
 from skdinoad import AnomalyDINO, ForegroundMask
 from skdinoad.detectors._zero_shot import rescored
@@ -26,19 +28,19 @@ def test_batch_without_references_finds_the_odd_ones(rng):
     F = rng.normal(size=(4, 4, 8)) + rng.normal(0, 0.1, (20, 4, 4, 8))
     F[3, 1, 2] = F[7, 1, 2] = rng.normal(size=8) * 2  # twins
     F = F.astype(np.float32)
-    for fraction in (None, 0.02):
-        scores = plain().score_batch(F, neighbor_fraction=fraction)
+    for rule in ("images", 0.02):
+        scores = plain().score_batch(F, neighbors=rule)
         assert set(np.argsort(scores)[:2]) == {3, 7}
         rest = np.delete(F, [3, 7], axis=0)
-        clean = plain().score_batch(rest, neighbor_fraction=fraction)
+        clean = plain().score_batch(rest, neighbors=rule)
         others = np.delete(scores, [3, 7])
         np.testing.assert_allclose(others, clean, rtol=0.2)  # not poisoned
 
 
-@pytest.mark.parametrize("fraction", [0, -1, 1.5, np.nan, "a"])
-def test_bad_fraction_is_refused(grids, fraction):
-    with pytest.raises(ValueError, match="neighbor_fraction="):
-        plain().score_batch(grids, neighbor_fraction=fraction)
+@pytest.mark.parametrize("rule", [0, -1, 1.5, np.nan, "a", None])
+def test_unknown_neighbors_are_refused(grids, rule):
+    with pytest.raises(ValueError, match="neighbors="):
+        plain().score_batch(grids, neighbors=rule)
 
 
 def test_empty_masks_in_a_batch_are_named(grids):
@@ -136,6 +138,57 @@ def test_scores_are_averaged_over_images_that_look_alike(pictures, tiny):
     assert np.array_equal(detector.score_batch(X, rescoring=1), before)
 
 
+def official_musc(F, tokens, windows, counts, size):
+    """The official arithmetic, from its description: F (n, layers, h, w, c)."""
+    n, _, h, w, c = F.shape
+    windowed = []
+    for r in windows:
+        of_layers = []
+        for Z in np.moveaxis(F, 1, 0):
+            Z = Z - Z.mean((1, 2, 3), keepdims=True)
+            Z = Z / Z.std((1, 2, 3), keepdims=True)
+            edge = r // 2
+            padded = np.pad(Z, ((0, 0), (edge, edge), (edge, edge), (0, 0)))
+            shifts = [(y, x) for y in range(r) for x in range(r)]
+            G = np.mean([padded[:, y : y + h, x : x + w] for y, x in shifts], axis=0)
+            G = (G / np.linalg.norm(G, axis=-1, keepdims=True)).reshape(n, h * w, c)
+            D = []
+            for i in range(n):
+                others = [cdist(G[i], G[j]).min(1) for j in range(n) if j != i]
+                k = int(0.3 * (n - 1))
+                D.append(np.sort(others, axis=0)[:k].mean(0))
+            of_layers.append(D)
+        windowed.append(np.mean(of_layers, axis=0))
+    maps = torch.from_numpy(np.mean(windowed, axis=0).reshape(n, 1, h, w))
+    maps = torch.nn.functional.interpolate(
+        maps, size, mode="bilinear", align_corners=True
+    )
+    scores = maps.reshape(n, -1).max(1).values.numpy()
+    tokens = tokens / np.linalg.norm(tokens, axis=1, keepdims=True)
+    W, means = tokens @ tokens.T, []
+    for k in counts:
+        kept = np.where(np.sort(W, axis=1)[:, [-k]] <= W, W, 0)
+        means.append(kept / kept.sum(1, keepdims=True) @ scores)
+    return np.mean(means, axis=0)
+
+
+def test_musc_equals_the_official_arithmetic(make_tiny):
+    X = make_images(8, size=(64, 64))
+    features = make_tiny(layers=(1, 3), image_size=(64, 64))
+    grids = features.fit_transform(X).reshape(8, 4, 4, 2, -1).transpose(0, 3, 1, 2, 4)
+    tokens = features.transform_tokens(X)[1][:, 0]
+    expected = official_musc(
+        grids.astype(float), tokens.astype(float), (1, 3, 5), (1, 4, 5), (64, 64)
+    )
+    detector = plain(features=features)
+    how = {"neighbors": "musc", "aggregation": (1, 3, 5), "rescoring": (1, 4, 5)}
+    scores, maps = detector.score_batch(X, **how, return_maps=True)
+    np.testing.assert_allclose(-scores, expected, rtol=1e-4)
+    assert maps.shape == (8, 64, 64)
+    order = np.argsort(detector.score_batch(X))
+    assert not np.array_equal(np.argsort(scores), order)  # another rule by default
+
+
 def test_windows_do_not_mix_in_invalid_patches(grids):
     holes, loud = grids.copy(), grids.copy()
     holes[0, 1, 1], loud[0, 1, 1] = np.nan, 1e3
@@ -153,6 +206,8 @@ def test_windows_do_not_mix_in_invalid_patches(grids):
         {"aggregation": "3"},
         {"rescoring": -1},
         {"rescoring": 1.5},
+        {"rescoring": ()},
+        {"rescoring": (0, 2)},
     ],
 )
 def test_bad_steps_are_refused(grids, how):
@@ -165,8 +220,8 @@ def test_rescoring_needs_class_tokens(grids):
         plain().score_batch(grids, rescoring=2)
 
 
-@pytest.mark.parametrize("n", [1, 3, 50])
-def test_rescoring_weighs_images_by_how_alike_they_are(rng, n):
+@pytest.mark.parametrize("counts", [(1,), (1, 2, 3), (1, 5, 6), (2, 50)])
+def test_rescoring_weighs_images_by_how_alike_they_are(rng, counts):
     scores, tokens = rng.normal(size=7), rng.normal(size=(7, 3))
     unit = tokens / np.linalg.norm(tokens, axis=1, keepdims=True)
     expected = []
@@ -175,7 +230,7 @@ def test_rescoring_weighs_images_by_how_alike_they_are(rng, n):
         alike[i] = 1
         order = [i, *(j for j in np.argsort(-alike) if j != i)]
         means = []
-        for k in range(1, min(n, 7) + 1):
+        for k in counts:
             means.append(np.average(scores[order[:k]], weights=alike[order[:k]]))
         expected.append(np.mean(means))
-    np.testing.assert_allclose(rescored(scores, tokens, n), expected)
+    np.testing.assert_allclose(rescored(scores, tokens, counts), expected)
