@@ -31,16 +31,17 @@ class LoadsOfficial:
         Parameters
         ----------
         path : str or path
-            What the official scripts save, ``model.pth`` (Dinomaly: the state dict; its
-            encoder is not used, ``features`` brings DINOv2) or ``wres50_*.pth`` (DMAD:
-            "offset", "bn" and "decoder", with prototypes or without). It is read
-            without running code.
+            A file that the official scripts save: ``model.pth`` of Dinomaly or
+            Dinomaly2 (the state dict; its encoder is not used, ``features`` has the
+            weights of DINOv2) or ``wres50_*.pth`` of DMAD ("offset", "bn" and
+            "decoder", with prototypes or without). It is read without running code.
         X : array, list of images or paths
             Good images, best ones that the network has not learned from.
         y : None, array-like of shape (n,), or masks of shape (n, H, W)
             Rows labelled anomalous are left out.
         **parameters
-            Others than those of ``preset="paper"``.
+            Override parameters of ``preset="paper"``, or of ``preset="dinomaly2"`` if
+            the file is of Dinomaly2.
 
         Returns
         -------
@@ -61,8 +62,10 @@ class LoadsOfficial:
         FileNotFoundError: checkpoint 'model.pth' does not exist.
         """
         tensors = read_checkpoint(path)
-        detector = cls(**{"preset": "paper", **parameters})
-        detector._given = cls._taken(path, tensors)
+        weights = cls._taken(path, tensors)
+        preset = "dinomaly2" if "bottleneck.neck.weight" in weights else "paper"
+        detector = cls(**{"preset": preset, **parameters})
+        detector._given = weights
         try:
             detector.fit(X, y)
         except RuntimeError as error:  # torch's word for other shapes

@@ -67,11 +67,12 @@ PRESETS = {
 }
 
 #: What the optimiser of a preset has; the rate ends at this share of its peak.
-_OFFICIAL = {"amsgrad": True, "eps": 1e-8, "last": 0.1}
+#: ``attention_eps`` prevents division by zero in linear attention.
+_OFFICIAL = {"amsgrad": True, "eps": 1e-8, "last": 0.1, "attention_eps": 1e-6}
 _OPTIMIZERS = {
     "fast": _OFFICIAL,
     "paper": _OFFICIAL,
-    "dinomaly2": {"amsgrad": False, "eps": 1e-10, "last": 1.0},
+    "dinomaly2": {"amsgrad": False, "eps": 1e-10, "last": 1.0, "attention_eps": 1e-8},
 }
 
 #: Share of patches, those rebuilt best, whose gradient is damped, and by which factor.
@@ -209,17 +210,29 @@ class Dinomaly(LoadsOfficial, TrainedDetector):
 
     Notes
     -----
-    The image score is taken from a map of 256 x 256 pixels as in the official code;
-    the heat map lies where the patches are, and is 0 where an extractor with
-    ``cropping`` does not look. Scores with another ``map_size`` have another scale.
-    That map is mirrored at its border, where the official code pads with zeros and
-    darkens two pixels. Attention divides by its sum plus 1e-6, which the official code
-    takes without: 1e-6 of a sum of some hundreds.
+    The image score comes from a map of 256 x 256 pixels, as in the official code. The
+    heat map shows each patch at its place in the image, and is 0 where an extractor
+    with ``cropping`` does not look. Scores of different ``map_size`` have different
+    scales.
 
-    "dinomaly2" follows the description and the preview of its code, for whole images;
-    a gradient that is not finite is an error here, where that code skips the step.
+    **Differences from the official code** of ``preset="paper"``:
 
-    A patch that is invalid is neither learned, nor looked at by others, nor scored.
+    - The map of the image score is mirrored at its border before it is smoothed. The
+      official code pads it with zeros, which darkens two pixels at each edge.
+    - Linear attention divides by its sum plus 1e-6; the official code adds nothing,
+      and the sum is some hundreds.
+    - 5,000 iterations, as the official scripts for one product have; those for several
+      products have 10,000.
+    - Batches are drawn as here, not as by torch's data loader, and an image without
+      valid patches is left out.
+
+    ``preset="dinomaly2"`` follows the description and the preview of the code of
+    Dinomaly2, for whole images. A gradient that is not finite is an error here, and
+    that code skips the step. The default encoder here is ViT-B, and ViT-S in its
+    script.
+
+    Invalid patches are neither learned nor scored, and other patches do not attend to
+    them.
 
     As in the official code, batches and folds are drawn by row: the order of training
     images is part of the seed. Sort paths where a second fit is to give equal scores.
@@ -391,11 +404,13 @@ class Dinomaly(LoadsOfficial, TrainedDetector):
 
     def _new_network(self, data, rows):
         depth, channels = self._setting("depth"), data.tokens.shape[-1]
-        kind = {"neck": self._setting("neck")}
+        eps = _OPTIMIZERS[self.preset]["attention_eps"]
+        kind = {"neck": self._setting("neck"), "eps": eps}
         return Reconstructor(channels, self.n_groups_, depth, **kind)
 
     def _from_weights(self, weights):
-        return Reconstructor.like(weights, self.n_groups_)
+        eps = _OPTIMIZERS[self.preset]["attention_eps"]
+        return Reconstructor.like(weights, self.n_groups_, eps)
 
     def _optimizer(self, network):
         own = [w for n, w in network.named_parameters() if ".neck." in n]
@@ -410,6 +425,8 @@ class Dinomaly(LoadsOfficial, TrainedDetector):
     def _rate(self, i):
         n_iter, peak = self._setting("n_iter"), self._setting("learning_rate")
         warm_up = self._warm_up_iterations()
+        if self.preset == "dinomaly2" and i < warm_up:
+            return peak * i / warm_up  # the others reach the peak an iteration sooner
         final = peak * _OPTIMIZERS[self.preset]["last"]
         return warm_cosine(i, n_iter, warm_up=warm_up, peak=peak, final=final)
 

@@ -16,6 +16,10 @@ _NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 _DINOMALY = [
     (r"bottleneck\.0\.fc1\.(.*)", r"bottleneck.inner.\1"),
     (r"bottleneck\.0\.fc2\.(.*)", r"bottleneck.outer.\1"),
+    # Dinomaly2: a linear layer, then one MLP with dropout.
+    (r"bottleneck\.0\.0\.(.*)", r"bottleneck.neck.\1"),
+    (r"bottleneck\.1\.0\.(.*)", r"bottleneck.inner.\1"),
+    (r"bottleneck\.1\.3\.(.*)", r"bottleneck.outer.\1"),
     (r"decoder\.(\d+)\.(norm[12])\.(.*)", r"blocks.\1.\2.\3"),
     (r"decoder\.(\d+)\.attn\.qkv\.(.*)", r"blocks.\1.qkv.\2"),
     (r"decoder\.(\d+)\.attn\.proj\.(.*)", r"blocks.\1.project.\2"),
@@ -61,7 +65,13 @@ def dinomaly_weights(tensors) -> dict:
     Parameters
     ----------
     tensors : dict of str to Tensor
-        Weights of the whole model; those of the encoder are ignored.
+        Weights of the whole model of Dinomaly or Dinomaly2; those of the encoder are
+        ignored.
+
+    Returns
+    -------
+    dict of str to Tensor
+        With "bottleneck.neck" if they are Dinomaly2's.
 
     Raises
     ------

@@ -38,8 +38,9 @@ class Reconstructor(nn.Module):
     dropout : float
         Dropout rate of the bottleneck, in training mode only.
     eps : float
-        Prevents division by zero in linear attention. It is 0 in the official code,
-        which gives NaN if all queries of a head are very negative.
+        Prevents division by zero in linear attention. It is 0 in the official code of
+        Dinomaly, which gives NaN if all queries of a head are very negative, and 1e-8
+        in that of Dinomaly2.
     neck : int
         Width of a linear layer before the bottleneck, as in Dinomaly2; 0 = none.
     """
@@ -57,11 +58,12 @@ class Reconstructor(nn.Module):
         self.apply(_initialise)
 
     @classmethod
-    def like(cls, weights, groups):
+    def like(cls, weights, groups, eps=1e-6):
         """Return a new network with the shapes of weights, a dict of name to array."""
         depth = sum(name.endswith(".qkv.bias") for name in weights)
         neck = len(weights.get("bottleneck.neck.bias", ()))
-        return cls(len(weights["bottleneck.outer.bias"]), groups, depth, neck=neck)
+        channels = len(weights["bottleneck.outer.bias"])
+        return cls(channels, groups, depth, eps=eps, neck=neck)
 
     def forward(self, tokens, valid=None):
         """Return reconstructions (b, g, t, c) from mean tokens (b, t, c).

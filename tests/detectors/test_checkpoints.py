@@ -16,6 +16,11 @@ NAMES = {
 }
 
 
+#: The layers of the bottleneck in Dinomaly and Dinomaly2.
+FIRST = {"inner": "0.fc1", "outer": "0.fc2"}
+SECOND = {"neck": "0.0", "inner": "1.0", "outer": "1.3"}
+
+
 def official_names(weights):
     """Return a decoder's weights as the official code would name them."""
     out = {"encoder.cls_token": torch.zeros(1, 1, 8)}
@@ -25,20 +30,19 @@ def official_names(weights):
             i, layer, kind = rest
             name = f"decoder.{i}.{NAMES.get(layer, layer)}.{kind}"
         elif part == "bottleneck":
-            name = (
-                f"bottleneck.0.{ {'inner': 'fc1', 'outer': 'fc2'}[rest[0]] }.{rest[1]}"
-            )
+            layers = SECOND if "bottleneck.neck.weight" in weights else FIRST
+            name = f"bottleneck.{layers[rest[0]]}.{rest[1]}"
         else:
             continue
         out[name] = torch.tensor(value)
     return out
 
 
-@pytest.fixture
-def fitted(make_tiny):
+@pytest.fixture(params=["fast", "dinomaly2"])
+def fitted(make_tiny, request):
     features = make_tiny(layers="middle", groups=2)
-    how = {"features": features, "depth": 2, "training__n_iter": 20, "holdout": None}
-    return Dinomaly().set_params(**how).fit(make_images(4))
+    how = {"features": features, "depth": 2, "training__n_iter": 6, "holdout": None}
+    return Dinomaly(preset=request.param).set_params(**how).fit(make_images(4))
 
 
 def test_dinomaly_scores_as_the_model_that_wrote_the_file(fitted, tmp_path):
@@ -49,6 +53,7 @@ def test_dinomaly_scores_as_the_model_that_wrote_the_file(fitted, tmp_path):
     assert np.array_equal(loaded.score_samples(X), fitted.score_samples(X))
     assert np.array_equal(loaded.predict_map(X), fitted.predict_map(X))
     assert loaded.n_iter_ == 0
+    assert (loaded.preset == "dinomaly2") == (fitted.preset == "dinomaly2")
     assert len(loaded.official_digest_) == 64
     # Nothing was trained, so every good image counts for the threshold.
     # (Tokens to learn from are kept as float16.)
