@@ -115,6 +115,11 @@ class LocalBank(BaseEstimator):
         ``neighborhood=0``.
     dtype : {"float32", "float16"}, default="float32"
         How vectors are stored. Distances are computed in float32.
+    nearest_images : int or None, default=None
+        Compare each image only with this many training images: those whose mean patch
+        has the highest cosine similarity to the image's. Useful where one model serves
+        several products or views. Not with ``n_prototypes``, which mixes images. None
+        compares with all images.
 
     See Also
     --------
@@ -143,6 +148,7 @@ class LocalBank(BaseEstimator):
         "n_components": [None, Interval(Integral, 1, None, closed="left")],
         "pca": [StrOptions({"shared", "local"})],
         "dtype": _DTYPES,
+        "nearest_images": [None, Interval(Integral, 1, None, closed="left")],
     }
 
     def __init__(
@@ -156,6 +162,7 @@ class LocalBank(BaseEstimator):
         n_components: int | None = None,
         pca: Literal["shared", "local"] = "shared",
         dtype: Literal["float32", "float16"] = "float32",
+        nearest_images: int | None = None,
     ) -> None:
         self.neighborhood = neighborhood
         self.global_weight = global_weight
@@ -165,3 +172,4 @@ class LocalBank(BaseEstimator):
         self.n_components = n_components
         self.pca = pca
         self.dtype = dtype
+        self.nearest_images = nearest_images

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from skdinoad._arrays.maps import unit
 from skdinoad._neighbors._coreset import k_centre_images, k_centre_local
 from skdinoad._neighbors._flat import nearest
 from skdinoad._neighbors._local import nearest_local
@@ -84,6 +85,32 @@ class LocatedVectors:
             image = np.take_along_axis(image, index, 2)
         return LocatedVectors(*map(np.ascontiguousarray, (bank, valid, image)))
 
+    def of_similar(self, P, n, own=None):
+        """Yield, for each image of P, the bank of the n images that look most like it.
+
+        Images are compared by the cosine of their mean patches over all layers. The
+        bank must be whole: the vectors of each image are at one index.
+
+        Parameters
+        ----------
+        P : ndarray of shape (n, h, w, l, c)
+        n : int
+        own : ndarray of shape (n,), int, or None
+            Image own[i] is not among those of image i, unless fewer than n are left.
+        """
+        bank = np.moveaxis(self.vectors, 3, 0)  # (m, l, h, w, c)
+        total = np.where(self.valid.transpose(2, 0, 1)[:, None, ..., None], bank, 0)
+        known = _directions(total.sum((2, 3), dtype=np.float32))
+        seen = np.nansum(np.moveaxis(P, 3, 1), axis=(2, 3), dtype=np.float32)
+        alike = _directions(seen) @ known.T
+        for i, similarity in enumerate(alike):
+            if own is not None:
+                similarity[self.image[0, 0] == own[i]] = -np.inf
+            keep = np.sort(np.argsort(-similarity, kind="stable")[:n])
+            parts = self.vectors[:, :, :, keep], self.valid[..., keep]
+            parts = *parts, self.image[..., keep]
+            yield LocatedVectors(*map(np.ascontiguousarray, parts))
+
     def of(self, i) -> np.ndarray:
         """Return the features of image i of a whole bank, (1, h, w, l, c)."""
         P = self.vectors[:, :, :, i].transpose(1, 2, 0, 3).astype(np.float32)
@@ -131,6 +158,11 @@ def _layers(P):
     """Return each layer of (n, h, w, l, c), contiguous."""
     layers = np.moveaxis(np.asarray(P, np.float32), 3, 0)
     return [np.ascontiguousarray(layer) for layer in layers]
+
+
+def _directions(total):
+    """Return sums of vectors (m, l, c) as unit vectors (m, l * c)."""
+    return unit(total.reshape(len(total), -1))
 
 
 def _one_layer(bank):

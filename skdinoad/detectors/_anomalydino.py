@@ -171,23 +171,32 @@ class AnomalyDINO(ScoresBatches, BaseDetector):
 
     Notes
     -----
-    With ViT-S at 224 pixels an image and rotation gives 256 vectors, 0.4 MB for each
-    layer. Searching 1000 vectors costs 0.2 GFLOP per image and layer, the network 12:
-    ``bank_size`` is what keeps scoring fast with many images. One choice of vectors
-    serves all layers.
+    The size of the bank (:class:`~skdinoad.MemoryBank`) keeps scoring fast with many
+    training images. One choice of vectors serves all layers.
 
-    Looking at the nearest images first is RAD's idea [1]_. There the class tokens are
-    compared; the mean patch needs none, does not see what alpha hides or the mask
-    leaves out, and is there for feature grids too.
+    **Differences from the official code.** :meth:`from_paper` is the official
+    configuration, and scores equal the official code's. The plain constructor differs
+    as follows.
+
+    - Several layers and a CNN's texture are compared; officially the last block alone.
+    - ``fit`` decides whether to mask the background, by a threshold relative to the
+      length of the tokens, and masks grow in both directions; officially a list of
+      categories decides, the threshold is 10, and masks grow along rows.
+    - Up to 8 images are rotated, not all.
+    - The image score is the mean of the largest 2 % of the patches; officially 1 %.
+    - A heat map shows each patch at its place in the image; officially maps of cropped
+      images are stretched.
+
+    The idea of ``MemoryBank(nearest_images=...)`` is RAD's [1]_, which finds similar
+    images by their class tokens. The mean patch, used here, excludes pixels that alpha
+    or the mask hides, and feature grids have it, too. RAD also compares patches within
+    a window only, as :class:`~skdinoad.DinoPatch` does with ``LocalBank``.
 
     References
     ----------
     Damm, Laszkiewicz, Lederer, Fischer, "AnomalyDINO: Boosting Patch-Based Few-Shot
     Anomaly Detection with DINOv2", WACV 2025, arXiv 2405.14529; official code
-    github.com/dammsi/AnomalyDINO. Our defaults differ from it in the automatic verdict
-    and relative threshold of the masks, two-dimensional morphology, several layers,
-    texture, the share of patches that is averaged, and heat maps that land where the
-    patches are; :meth:`from_paper` gives its configuration.
+    github.com/dammsi/AnomalyDINO.
 
     .. [1] Zhang, Li, Henderson, Aragon-Camarasa, Long, "Is Training Necessary for
        Anomaly Detection?", 2026, arXiv 2601.22763: global context retrieval before
@@ -265,22 +274,23 @@ class AnomalyDINO(ScoresBatches, BaseDetector):
     ) -> Self:
         """Return the configuration of the official code.
 
-        Last block after the final LayerNorm, 448 pixels, cropped to whole patches,
-        eight rotations, masks for the categories that its table masks (absolute
-        threshold 10, raster morphology, zeros for masked patches). On equal weights
-        the image scores are those of the official code, but where the first component
-        of a mask points the other way: its sign is an accident of the solver there,
-        and ours is the side that covers the image's centre (9 of 60 images tried).
-        Maps differ in that ours land where the patches are. One small difference is
-        left: position embeddings are resampled by timm, not by DINOv2's own code. With
-        weights that are not genuine the scores are not the published ones.
+        It compares the last block after the final LayerNorm at 448 pixels, cropped to
+        whole patches, with eight rotations, and masks the categories that the official
+        table masks (threshold 10, morphology along rows, zeros for masked patches).
+
+        With equal weights, image scores equal those of the official code, except where
+        the first component of a mask has the opposite sign (9 of 60 images tried). The
+        sign depends on the solver there; here the object is the side that covers the
+        image's centre. Each map shows the patches at their place in the image. Position
+        embeddings are resampled by timm, not by DINOv2's own code, which makes a small
+        difference. Published scores need genuine weights.
 
         Parameters
         ----------
         shots : int
-            Training images to be used, the first of the sorted files: they are yours to
-            pass to ``fit``. 0 = the batched zero-shot variant: 672 pixels, no rotation;
-            see :meth:`score_batch` with ``neighbors=0.001``.
+            Number of training images, which you pass to ``fit``; the official code
+            takes the first of the sorted files. 0 is the batched zero-shot variant:
+            672 pixels, no rotation; use :meth:`score_batch` with ``neighbors=0.001``.
         category : str or None, default=None
             Name of a category of MVTec AD or VisA, which decides on masking. None
             leaves masking out.

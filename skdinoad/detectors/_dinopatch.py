@@ -139,16 +139,37 @@ class DinoPatch(BaseDetector):
 
     Notes
     -----
-    A patch is not scored (NaN) where it is invalid, or where no normal image has a
-    valid patch within reach. Post-processing happens on the patch grid, the map is
-    its bilinear enlargement: what is shown is what is scored.
+    A patch has no score (NaN) where it is invalid, or where no normal image has a valid
+    patch within reach. Post-processing takes place on the patch grid, and the heat map
+    is its bilinear enlargement.
+
+    **Differences from the official description.** The README of DinoPatch is the only
+    description of the method. It compares patches at the same location only, of one
+    layer, and takes the maximum, the mean or the 99th percentile of the patches. Here:
+
+    - Patches up to 1 away are compared, too; ``LocalBank(neighborhood=0)`` is the
+      README's rule.
+    - The distances of several layers, and of a CNN's texture, are averaged;
+      ``DinoFeatures(layers=-1)`` with ``texture=None`` gives one layer.
+    - The image score is the mean of the largest 2 % of the patches;
+      ``aggregate="max"``, ``"mean"`` and ``"p99"`` are the README's.
+    - :class:`~skdinoad.PCAAligner` detects edges in colour; the README converts images
+      to grey first.
+
+    ``LocalBank(nearest_images=k, neighborhood=r, metric="cosine")`` with
+    ``texture=None``, ``aggregate=0.01`` and the blocks 3, 6, 9 and 11 of DINOv3 ViT-B
+    is RAD [1]_, with two differences: the most similar images are found by their mean
+    patch here and by the class token there, and layers are divided by their held-out
+    distance before they are averaged.
 
     References
     ----------
-    The method: kroezem, "DinoPatch", github.com/kroezem/DinoPatch, whose README is
-    its only description: per-location bank, Euclidean distance, max, mean or 99th
-    percentile. Ancestor: Roth et al., "Towards Total Recall in Industrial Anomaly
-    Detection", CVPR 2022, arXiv 2106.08265.
+    The method: kroezem, "DinoPatch", github.com/kroezem/DinoPatch. Its ancestor: Roth
+    et al., "Towards Total Recall in Industrial Anomaly Detection", CVPR 2022, arXiv
+    2106.08265.
+
+    .. [1] Zhang, Li, Henderson, Aragon-Camarasa, Long, "Is Training Necessary for
+       Anomaly Detection?", 2026, arXiv 2601.22763.
 
     Examples
     --------
@@ -255,6 +276,12 @@ class DinoPatch(BaseDetector):
                 "pca='local' gives each location coordinates of its own: "
                 f"neighborhood={wanted.neighborhood} and global_weight="
                 f"{wanted.global_weight} must both be 0."
+            )
+        if wanted.nearest_images is not None and wanted.n_prototypes is not None:
+            raise ValueError(
+                f"nearest_images={wanted.nearest_images} with n_prototypes="
+                f"{wanted.n_prototypes}: prototypes do not belong to whole images. "
+                "Leave one of the two out, or use max_images."
             )
         self._fitted = self._settings(_FIXED)
         self._bases = None
@@ -382,16 +409,27 @@ class DinoPatch(BaseDetector):
         return F if self._bases is None else _projected(F, self._bases)
 
     def _nearest(self, P, own=None):
-        """Return the distances (n, l, h, w) to the bank, near and anywhere."""
+        """Return the distances (n, l, h, w) to the bank, or to some of its images."""
+        n = self._part("bank").nearest_images
+        own = None if own is None else np.asarray(own)
+        if n is None or n >= self.bank_.n_images:
+            return self._distances(self.bank_, P, own)
+        D = []
+        for i, bank in enumerate(self.bank_.of_similar(P, n, own)):
+            one = slice(i, i + 1)
+            D.append(self._distances(bank, P[one], None if own is None else own[one]))
+        return np.concatenate(D)
+
+    def _distances(self, bank, P, own):
+        """Return the distances (n, l, h, w) to a bank, near and anywhere."""
         wanted = self._part("bank")
         weight, device = wanted.global_weight, resolve_device(self.device)
-        own = None if own is None else np.asarray(own)
         D = 0
         if weight < 1:
             how = {"radius": wanted.neighborhood, "own": own, "device": device}
-            D = (1 - weight) * self._in_metric(self.bank_.distances(P, **how))
+            D = (1 - weight) * self._in_metric(bank.distances(P, **how))
         if weight:
-            anywhere = self.bank_.distances_anywhere(P, own=own, device=device)
+            anywhere = bank.distances_anywhere(P, own=own, device=device)
             D = D + weight * self._in_metric(anywhere)
         return D
 

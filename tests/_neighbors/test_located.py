@@ -49,6 +49,20 @@ def test_an_image_does_not_see_itself(P):
         assert np.nanmin(distances(P, own=own)) > 0
 
 
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_similar_images_are_those_of_the_most_similar_mean_patch(P, rng, n):
+    queries = rng.normal(size=(3, 3, 4, 2, 6)).astype(np.float32)
+    queries[0, 0, 0] = np.nan
+    means = [np.nanmean(x, axis=(0, 1)).ravel() for x in (*P, *queries)]
+    means = np.array([mean / np.linalg.norm(mean) for mean in means])
+    for i, few in enumerate(bank_of(P).of_similar(queries, n)):
+        expected = np.sort(np.argsort(-(means[:5] @ means[5 + i]))[:n])
+        assert few.image[0, 0].tolist() == expected.tolist()
+        assert np.array_equal(few.vectors, bank_of(P).vectors[:, :, :, expected])
+    for i, few in enumerate(bank_of(P).of_similar(P, n, own=np.arange(5))):
+        assert i not in few.image
+
+
 def test_extended_banks_equal_one_bank(P):
     parts = bank_of(P[:2]).extend(bank_of(P[2:], np.arange(2, 5)))
     whole = bank_of(P)

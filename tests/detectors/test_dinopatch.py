@@ -298,6 +298,7 @@ def test_global_weight_blends_the_two_distances(grids, metric):
     "parameters",
     [
         {"bank__global_weight": 0.5},
+        {"bank__nearest_images": 2},
         {"bank__global_weight": 1.0, "bank__metric": "cosine"},
         {"bank__n_components": 3, "bank__pca": "local", "bank__neighborhood": 0},
     ],
@@ -306,6 +307,30 @@ def test_holdout_leaves_the_image_out_of_every_part(grids, parameters):
     detector = DinoPatch().set_params(**parameters).fit(grids)
     expected = leave_one_out(grids, **parameters)
     np.testing.assert_allclose(detector.holdout_scores_, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_nearest_images_within_a_window_are_rads_rule(rng, k):
+    """1 - the largest cosine over the k most similar images, mean over layers."""
+    F, query = rng.normal(size=(2, 5, 4, 4, 2, 6)).astype(np.float32)
+    bank = LocalBank(nearest_images=k, neighborhood=1, metric="cosine")
+    detector = DinoPatch(bank=bank, aggregate="max").fit(F)
+    F, query = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (F, query))
+    means = [x.mean((1, 2)).reshape(5, -1) for x in (F, query)]
+    known, seen = (m / np.linalg.norm(m, axis=1, keepdims=True) for m in means)
+    expected = np.zeros((5, 4, 4))
+    for i, y, x in np.ndindex(5, 4, 4):
+        similar = np.argsort(-(known @ seen[i]))[:k]
+        window = np.s_[similar, max(0, y - 1) : y + 2, max(0, x - 1) : x + 2]
+        cosine = (F[window] * query[i, y, x]).sum(-1).reshape(-1, 2)
+        expected[i, y, x] = ((1 - cosine.max(0)) / detector.layer_scales_).mean()
+    np.testing.assert_allclose(detector.predict_map(query), expected, rtol=1e-4)
+
+
+def test_nearest_images_need_whole_images(grids):
+    bank = LocalBank(nearest_images=2, n_prototypes=3)
+    with pytest.raises(ValueError, match="prototypes do not belong to whole images"):
+        DinoPatch(bank=bank).fit(grids)
 
 
 def test_max_images_keeps_what_k_centre_keeps(grids):
