@@ -129,17 +129,24 @@ class DFR(RowDetector):
 
     Notes
     -----
-    Against the paper: features meet on the grid of places and are never brought to the
-    size of the image; principal components come from all training images, not from the
-    first ten; the rows of one batch come from any images, and of the paper preset's
-    places ``max_rows`` are kept, all others never learned; thresholds come from images
-    held out, not from those learned. The image score is that of the enlarged map, which
-    lowers a single loud place to 2/3 on a ViT's grid; the official code takes none. The
-    inner layer has 2d channels, but never more than the rows; BatchNorm's statistics
-    are taken anew from all rows, with the final weights, where the official code keeps
-    running means of the last batches. A place that is invalid is neither learned nor
-    scored. Images may differ in size. Training carries rounding on, so that another
-    number of threads gives other scores.
+    **Differences from the official code** of ``preset="paper"``. The autoencoder, the
+    loss, the optimiser and the arithmetic of a patch's error are the same; the image
+    score is the maximum of the enlarged map, as there.
+
+    - Features are resampled to the grid of patches at once. The official code enlarges
+      them to the size of the image and then averages windows of 4 x 4 pixels.
+    - Principal components come from all training images, officially from the first ten.
+    - A batch holds rows of any images, and ``max_rows`` rows are kept; officially a
+      batch is all rows of 4 images.
+    - The statistics of BatchNorm are computed again from all rows with the final
+      weights; officially they are running means.
+    - Thresholds come from held-out images, officially from training images.
+
+    The presets "fast" and "vit" also standardise channels, use other networks and
+    smooth the map.
+
+    Invalid patches are neither learned nor scored. Images may differ in size. Rounding
+    during training depends on the number of threads, and so do scores, slightly.
 
     References
     ----------

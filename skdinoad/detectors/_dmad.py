@@ -142,20 +142,29 @@ class DMAD(StudentDetector):
 
     Notes
     -----
-    Against the official code: both terms are scaled by good images held out and not by
-    the test set, and ``alpha`` is one number and not chosen by category, so a single
-    image can be scored. One model serves image and pixel scores. The prototypes start
-    from features of good images, and idle ones move. Roughness is the mean over x and y
-    apart, half of their sum, and repeats the border. Maps of levels meet with
-    half-pixel centres.
+    **Differences from the official code** of ``preset="paper"``. The network, the
+    losses and checkpoints are the same.
 
-    Invalid pixels have the mean colour, no prototype learns from them, and they count
-    neither in the loss, but for the fields' own length and roughness, nor in scores.
+    - Both terms of the score are scaled by held-out good images, and ``alpha`` is one
+      number. The official code scales them by the test set and chooses ``alpha`` for
+      each category, so it cannot score a single image.
+    - One model gives image and pixel scores; officially there are two, with and without
+      prototypes.
+    - The learning rate falls along a cosine with each iteration, officially with each
+      epoch.
+    - 10,450 iterations: 400 epochs of a category of 209 images in batches of 8. The
+      official code rounds an epoch up to 27 whole batches, which gives 10,800.
+    - Prototypes start from features of good images, and unused ones are moved.
+    - The roughness of a field is the mean over x and y, half of the official sum, and
+      the border is repeated.
+    - Maps of several levels are enlarged with half-pixel centres.
 
-    As in the official code, batches, and folds and first prototypes too, are drawn by
-    row: the order of training images is part of the seed. Sort paths, and keep the
-    number of threads, where a second fit is to give equal scores: one thread adds in
-    another order than two, and training carries rounding on.
+    Invalid pixels have the mean colour. No prototype learns from them, and they count
+    neither in scores nor in the loss, except for the length and roughness of fields.
+
+    Batches, folds and first prototypes are drawn by row, as in the official code: the
+    order of training images is part of the seed. Sort paths, and keep the number of
+    threads, if a second fit must give equal scores.
 
     References
     ----------

@@ -93,6 +93,11 @@ class LinearDFR(RowDetector):
 
     Notes
     -----
+    **Differences from the official code.** The official code of DFR has principal
+    components for the width of the code only and no linear form. The features, the
+    patch error and the image score are those of :class:`~skdinoad.DFR`, with the same
+    differences.
+
     Detectors with ``holdout=None, max_rows=None`` that were fitted on parts of a data
     set can be merged exactly, see :func:`skdinoad.scale.merge`.
 

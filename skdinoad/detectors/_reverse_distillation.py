@@ -83,6 +83,12 @@ class ReverseDistillation(StudentDetector):
 
     Notes
     -----
+    **Differences from the official code.** Bottleneck, student, loss and score are
+    those of the official code of reverse distillation. Training follows the official
+    code of DMAD, of which this method is the baseline: a cosine learning rate, and
+    10,450 iterations of 8 images in place of 200 epochs of 16 images with a constant
+    rate.
+
     Batches and folds are drawn by row: the order of training images is part of the
     seed. Invalid pixels have the mean colour and count neither in the loss nor in
     scores.
