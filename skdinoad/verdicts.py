@@ -118,7 +118,18 @@ def described(model: Any) -> dict:
     if hasattr(features, "weights_name_"):
         out["weights"] = features.weights_name_
         out["weights_sha256"] = features.weights_digest_
+    if evidence := settings_of_weights(features):
+        out["settings_of_weights"] = evidence
     return out
+
+
+def settings_of_weights(features: Any) -> list[str]:
+    """Return the parameters of fitted features that follow the weights, and why."""
+    evidence = getattr(features, "evidence_", {})
+    return [
+        f"{name}={getattr(features, f'{name}_')} ({text})"
+        for name, text in evidence.items()
+    ]
 
 
 def target_of(model: Any) -> float | None:

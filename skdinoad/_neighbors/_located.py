@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from skdinoad._arrays.maps import unit
 from skdinoad._neighbors._coreset import k_centre_images, k_centre_local
 from skdinoad._neighbors._flat import nearest
 from skdinoad._neighbors._local import nearest_local
@@ -162,7 +161,9 @@ def _layers(P):
 
 def _directions(total):
     """Return sums of vectors (m, l, c) as unit vectors (m, l * c)."""
-    return unit(total.reshape(len(total), -1))
+    vectors = total.reshape(len(total), -1)
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.maximum(length, np.finfo(np.float32).tiny)
 
 
 def _one_layer(bank):

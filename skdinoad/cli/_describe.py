@@ -5,7 +5,7 @@ import json
 
 from skdinoad import CNNFeatures, DinoFeatures
 from skdinoad.cli._paths import load_model
-from skdinoad.verdicts import described
+from skdinoad.verdicts import described, settings_of_weights
 
 __all__ = ["file_digest", "inspect", "weights"]
 
@@ -28,14 +28,15 @@ def file_digest(path) -> dict:
 
 
 def weights(options) -> int:
-    """Print which weights are found for each kind of network, and their source."""
+    """Print the weights found for each kind of network, their source and settings."""
     source = {"weights": "hub"} if options.fetch else {}
     for kind in (DinoFeatures(**source), CNNFeatures(standardize=False, **source)):
         try:
             found = kind.fit()
-            print(
-                f"{kind.model}: {found.weights_name_}, {found.weights_digest_[:12]}..."
-            )
+            digest = found.weights_digest_[:12]
+            print(f"{kind.model}: {found.weights_name_}, {digest}...")
+            for line in settings_of_weights(found):
+                print(f"  {line}")
         except RuntimeError as error:
             print(f"{kind.model}: {error}")
     return 0

@@ -32,8 +32,12 @@ from skdinoad.features._tiles import tiled_tokens
 
 __all__ = ["DinoFeatures"]
 
-#: Range of the number of whole patches for which an image keeps its size.
-_FEWEST, _MOST = 200, 400
+#: Range of the number of whole patches for which an image keeps its size, relative to
+#: that of a square image of the size that the weights call for.
+_FEWEST, _MOST = 200 / 256, 400 / 256
+
+#: The smaller edge of ``image_size="fast"``, in pixels.
+_FAST = 224
 
 #: Number of images of ``fit`` on which an engine is compared with torch.
 _COMPARED = 4
@@ -60,26 +64,27 @@ class DinoFeatures(Extractor):
         ``.pth`` file, which is loaded with ``weights_only``. "random:SEED" draws random
         weights, for tests.
     layers : "auto", "last", "middle", int or sequence of int, default="auto"
-        Blocks whose tokens are taken, 0-based, negative from the end. "auto" follows
-        what is known of the weights: the last block for genuine DINOv2, a measured
-        choice of several for the packaged copy (``benchmarks/accuracy/choices.py``);
-        DinoPatch and AnomalyDINO compare each by itself. "middle" is eight
-        blocks from a sixth to three quarters of the depth, 2 to 9 of 12, as Dinomaly
-        has them; one block later for the packaged copy. The network stops at the last
-        block needed.
+        Blocks whose tokens are taken, 0-based, negative from the end. "auto" takes
+        several blocks that suit the weights (``evidence_`` says which, and why);
+        detectors compare each by itself. "middle" takes eight blocks from a sixth to
+        three quarters of the depth, 2 to 9 of 12, as Dinomaly does; one block later for
+        the packaged copy. The network stops at the last block needed.
     norm : "auto" or bool, default="auto"
         Whether the network's final LayerNorm is applied to every layer taken. "auto"
-        follows ``layers="auto"``'s knowledge; with explicit layers it is on for the
-        last block and off otherwise.
+        does what suits the weights; with explicit layers it is on for the last block
+        and off otherwise.
     groups : int or None, default=None
         Into how many groups the layers, in the order given, are averaged; None keeps
         them all. Groups lie side by side in the channels.
-    image_size : "auto", int, (int, int) or None, default="auto"
+    image_size : "auto", "fast", int, (int, int) or None, default="auto"
         The smaller edge, the exact (height, width), or None for the image's own
         size. Rounded to whole patches; an int keeps the aspect ratio to within half
-        a patch. "auto" is 224, but leaves an image as it is that has between 200 and
-        400 whole patches, as aligned ones have. **A defect should be larger than 10
-        pixels of what the network sees**: raise it for smaller ones.
+        a patch. "auto" takes the size that suits the weights: 224 for the packaged
+        copy, 448 for genuine DINOv2 and DINOv3, the size of pretraining for others. It
+        keeps the size of an image that consists of about as many whole patches, such as
+        an aligned one. "fast" takes 224 likewise, a fifth of the time of 448. **A
+        defect should be larger than 10 pixels at this size**: raise it for smaller
+        ones.
     cropping : None, "patches", int or (int, int), default=None
         How an image comes to whole patches. None resizes each side to the nearest
         whole number of them. "patches" resizes to exactly ``image_size``, keeping the
@@ -112,6 +117,11 @@ class DinoFeatures(Extractor):
         The blocks used, 0-based.
     map_layers_ : tuple of int
         The blocks of ``layers_`` to use for heat maps.
+    image_size_ : int, (int, int) or None
+        The ``image_size`` used.
+    evidence_ : dict of str to str
+        For each parameter that follows the weights, where its value comes from:
+        "measured: command", "published: source" or "guess: reason".
     n_groups_ : int
         Number of layer groups concatenated in the channels.
     norm_ : bool
@@ -146,7 +156,7 @@ class DinoFeatures(Extractor):
     _parameter_constraints = {
         **Extractor._parameter_constraints,
         "image_size": [
-            StrOptions({"auto"}),
+            StrOptions({"auto", "fast"}),
             *Extractor._parameter_constraints["image_size"],
         ],
         "layers": [StrOptions({"auto", "last", "middle"}), Integral, "array-like"],
@@ -175,7 +185,7 @@ class DinoFeatures(Extractor):
         layers: Literal["auto", "last", "middle"] | int | Sequence[int] = "auto",
         norm: Literal["auto"] | bool = "auto",
         groups: int | None = None,
-        image_size: Literal["auto"] | Size | None = "auto",
+        image_size: Literal["auto", "fast"] | Size | None = "auto",
         cropping: Literal["patches"] | Size | None = None,
         tiles: Tiles | None = None,
         interpolation: Literal["bicubic", "bilinear"] = "bicubic",
@@ -266,10 +276,26 @@ class DinoFeatures(Extractor):
     def _look_at_blocks(self, backbone):
         """Set the layers to use and the properties of the network's tokens."""
         self.layers_, self.norm_ = self._layers(backbone)
-        auto = isinstance(self.layers, str) and self.layers == "auto"
-        known = backbone.known.map_layers if auto else None
-        self.map_layers_ = known or self.layers_
-        self.texture_ = backbone.known.texture
+        known, auto = backbone.known, _is(self.layers, "auto")
+        self.map_layers_ = (known.map_layers if auto else None) or self.layers_
+        self.texture_ = known.texture
+        self.image_size_ = self.image_size
+        if _is(self.image_size, "fast"):
+            self.image_size_ = _FAST
+        elif _is(self.image_size, "auto"):
+            native = min(backbone.network.pretrained_cfg["input_size"][1:])
+            self.image_size_ = known.image_size or native
+        left = {
+            "layers": auto,
+            "map_layers": auto,
+            "norm": auto and _is(self.norm, "auto"),
+            "image_size": _is(self.image_size, "auto"),
+            "middle": _is(self.layers, "middle"),
+        }
+        texts = {name: text for name, text in known.evidence if left[name]}
+        if "middle" in texts:
+            texts = {"layers": texts.pop("middle"), **texts}
+        self.evidence_ = texts
         self.n_groups_ = self._groups()
         self.patch_size_ = backbone.patch_size
         self.has_class_token_ = has_class_token(backbone.network)
@@ -295,7 +321,7 @@ class DinoFeatures(Extractor):
             )
         if self.norm != "auto":
             return layers, bool(self.norm)
-        if isinstance(self.layers, str) and self.layers == "auto":
+        if _is(self.layers, "auto"):
             return layers, known.norm
         return layers, layers == (depth - 1,)
 
@@ -409,8 +435,9 @@ class DinoFeatures(Extractor):
         if not isinstance(self.image_size, str):
             return super()._wanted(size)
         grid = np.divide(size, self.patch_size_)
-        fits = (grid % 1 == 0).all() and _FEWEST <= grid.prod() <= _MOST
-        return size if fits else np.multiply(size, 224 / min(size))
+        share = grid.prod() / (self.image_size_ / self.patch_size_) ** 2
+        fits = (grid % 1 == 0).all() and _FEWEST <= share <= _MOST
+        return size if fits else np.multiply(size, self.image_size_ / min(size))
 
     def _plan(self, size):
         """Return the pixels (height, width) to resize to, and the patch grid (h, w)."""
@@ -472,6 +499,11 @@ class DinoFeatures(Extractor):
 
     def _blocks(self, x):
         return block_tokens(self._backbone().network, x, self.layers_, self.norm_)
+
+
+def _is(value, name):
+    """Return whether a parameter, which may be an array, is a certain string."""
+    return isinstance(value, str) and value == name
 
 
 def _middle(depth):

@@ -16,7 +16,7 @@ MEMORY_LIMIT = 2**30
 
 #: Of the code that computes features; raised when the same settings come to give
 #: others, and those that older code kept are computed anew.
-_VERSION = 2
+_VERSION = 3
 
 
 def image_key(image, settings: str) -> str:

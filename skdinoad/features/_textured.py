@@ -23,12 +23,12 @@ def texture_for(features: Any) -> CNNFeatures | None:
     """
     if not getattr(features, "texture_", False):
         return None
-    size = features.image_size
+    size = features.image_size_
     return CNNFeatures(
         weights="package" if features.weights == "package" else "auto",
         standardize="levels",
         stride=features.patch_size_,
-        image_size=224 if isinstance(size, str) else size,
+        image_size=size,
         runtime=clone(features._part("runtime")).set_params(engine="torch"),
         cache=features.cache,
     )

@@ -1,5 +1,6 @@
-"""Where pretrained weights come from, and what is known about each set of them."""
+"""Where pretrained weights come from, and the settings that suit each set of them."""
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -8,7 +9,14 @@ from skdinoad.features._hub import HubError, from_hub, offline
 from skdinoad.features._packages import PACKAGES, from_package
 from skdinoad.features._state import Found, WeightsNotFoundError, read
 
-__all__ = ["REGISTRY", "KnownWeights", "WeightsNotFoundError", "describe", "find"]
+__all__ = [
+    "FAMILIES",
+    "REGISTRY",
+    "KnownWeights",
+    "WeightsNotFoundError",
+    "describe",
+    "find",
+]
 
 _FOCUS_DIGEST = "604a03e05ba74a345ab3dc1395957cf3ab75725aa76068f7f766b2d9d71c0132"
 _LITE0_DIGEST = "eca3df8e9f0b7db88edb144ce98a33f64dca97a208d47a1784c209adc1d07c4d"
@@ -16,27 +24,33 @@ _LITE0_DIGEST = "eca3df8e9f0b7db88edb144ce98a33f64dca97a208d47a1784c209adc1d07c4
 
 @dataclass(frozen=True)
 class KnownWeights:
-    """What is known about one set of weights.
+    """Settings for one set of weights, or for a family, and the evidence for them.
 
     Parameters
     ----------
     name : str
         One line that tells a reader which weights these are.
     source : str
-        Where they were found this time; not the registry's business.
+        Where the weights were found this time.
     layers : tuple of int
-        Blocks (0-based, negative from the end) that DinoFeatures' ``layers="auto"``
-        takes; the papers' choice is the last.
+        Blocks (0-based, negative from the end) that ``DinoFeatures(layers="auto")``
+        takes.
     map_layers : tuple of int or None
-        Those of them that heat maps show; None = all. Late blocks know best whether an
-        image is odd, earlier ones where.
+        The blocks, of ``layers``, that heat maps show; None = all. Late blocks detect
+        best but localise poorly, because attention mixes patches.
     norm : bool
-        Whether its ``norm="auto"`` applies the network's final LayerNorm.
+        Whether ``norm="auto"`` applies the network's final LayerNorm.
+    image_size : int or None
+        The smaller edge that ``image_size="auto"`` gives, in pixels; None = the size
+        for which the network was trained.
     middle : tuple of int or None
-        Blocks that ``layers="middle"`` takes; None = from a sixth to three quarters of
-        the depth.
+        Blocks that ``layers="middle"`` takes, for Dinomaly; None = eight blocks from a
+        sixth to three quarters of the depth.
     texture : bool
-        Whether detectors that compare patches put CNNFeatures beside these weights.
+        Whether detectors that compare patches add CNNFeatures to these weights.
+    evidence : tuple of (str, str)
+        For each setting, where it comes from: "measured: command", "published: source"
+        or "guess: reason".
     """
 
     name: str
@@ -44,43 +58,137 @@ class KnownWeights:
     layers: tuple = (-1,)
     map_layers: tuple | None = None
     norm: bool = True
+    image_size: int | None = None
     middle: tuple | None = None
     texture: bool = False
+    evidence: tuple = ()
 
 
-#: Weights that need another name or choice, by the digest of their content.
-#: ``benchmarks/accuracy/choices.py`` measures the layers of the packaged checkpoint,
-#: ``benchmarks/accuracy/dinomaly.py`` its middle: one block later than the paper's.
+#: Weights with settings of their own, by the digest of their content.
 REGISTRY = {
     _FOCUS_DIGEST: KnownWeights(
         "DINOv2 ViT-S/14 fine-tuned for saliency (not Meta's checkpoint)",
         layers=(4, 6, 10),
         map_layers=(6,),
         norm=False,
+        image_size=224,
         middle=tuple(range(3, 11)),
         texture=True,
+        evidence=(
+            ("layers", "measured: benchmarks/accuracy/choices.py"),
+            ("map_layers", "measured: benchmarks/accuracy/choices.py"),
+            ("norm", "measured: benchmarks/accuracy/choices.py"),
+            ("image_size", "measured: benchmarks/accuracy/choices.py"),
+            ("middle", "measured: benchmarks/accuracy/dinomaly.py"),
+        ),
     ),
-    _LITE0_DIGEST: KnownWeights("EfficientNet-Lite0, ImageNet"),
+    _LITE0_DIGEST: KnownWeights("EfficientNet-Lite0, ImageNet", image_size=224),
 }
 
+_LAST = "the last block with the norm is AnomalyDINO's, arXiv 2405.14529"
+_LATE = "guess: the last block is kept for the score, middle blocks localise better"
+_NORM = "published: AnomalyDINO, arXiv 2405.14529; MuSc, arXiv 2401.16753"
+_SIZE = (
+    "published: AnomalyDINO (448 to 672 pixels), arXiv 2405.14529, tables 2 and 3; "
+    "MuSc (518 better than 336), github.com/xrli-U/MuSc"
+)
+_RAD = "published: RAD (3, 6, 9, 11 of ViT-B at 448 pixels), arXiv 2601.22763"
+_SUPERADD = "SuperADD (7, 15, 23, 31), anomalib"
+_OTHERS = (
+    ("layers", f"guess: {_LAST}"),
+    ("norm", f"guess: {_LAST}"),
+    ("image_size", "guess: the size of pretraining"),
+)
 
-#: What users of a method report for weights of which no digest is listed, by the
-#: model's name: Dinomaly on DINOv3 wants late blocks (github.com/guojiajeremy/Dinomaly,
-#: issue 21: the middle ones gave .667, these .993, at 512 pixels). Not measured here.
-REPORTED = {
-    "vit_large_patch16_dinov3": {"middle": (20, 21, 22, 23)},
+
+def _family(name, layers, maps, evidence_of_layers, evidence_of_size, middle=None):
+    """Return the settings of a family of genuine weights, at 448 pixels."""
+    evidence = (
+        ("layers", evidence_of_layers),
+        ("map_layers", _LATE),
+        ("norm", _NORM if "DINOv2" in name else "published: RAD, arXiv 2601.22763"),
+        ("image_size", evidence_of_size),
+    )
+    if middle is not None:
+        text = "published: github.com/guojiajeremy/Dinomaly, issue 21 (.667 to .993)"
+        evidence = (*evidence, ("middle", text))
+    return KnownWeights(
+        name,
+        layers=layers,
+        map_layers=maps,
+        image_size=448,
+        middle=middle,
+        evidence=evidence,
+    )
+
+
+#: Settings of genuine weights, by a pattern of timm's model name, and the evidence for
+#: them. Nobody has published figures for all of these choices, and genuine weights
+#: were not available where this was written: ``benchmarks/accuracy/genuine.py``
+#: measures them on any folder of categories.
+FAMILIES = {
+    r"vit_(small|base)_patch14(_reg4)?_dinov2": _family(
+        "DINOv2 ViT-S and ViT-B",
+        (6, 8, 10, 11),
+        (6, 8),
+        "guess: MuSc takes 2, 5, 8, 11; AnomalyDINO the last; SubspaceAD 7, 8",
+        _SIZE,
+    ),
+    r"vit_large_patch14(_reg4)?_dinov2": _family(
+        "DINOv2 ViT-L",
+        (11, 17, 20, 23),
+        (11, 17),
+        "guess: MuSc and SuperAD take 5, 11, 17, 23; SubspaceAD 13 to 17",
+        _SIZE,
+    ),
+    r"vit_giant_patch14(_reg4)?_dinov2": _family(
+        "DINOv2 ViT-g",
+        (22, 25, 28, 39),
+        (22, 25, 28),
+        "guess: SubspaceAD takes 22 to 28, arXiv 2602.23013",
+        _SIZE,
+    ),
+    r"vit_(small|small_plus|base)_patch16_dinov3": _family(
+        "DINOv3 ViT-S, ViT-S+ and ViT-B", (6, 9, 11), (6, 9), _RAD, _RAD
+    ),
+    r"vit_large_patch16_dinov3": _family(
+        "DINOv3 ViT-L",
+        (11, 17, 20, 23),
+        (11, 17),
+        "guess: SuperADD takes 5, 11, 17, 23, anomalib",
+        "guess: as ViT-B",
+        middle=(20, 21, 22, 23),
+    ),
+    r"vit_huge_plus_patch16_dinov3": _family(
+        "DINOv3 ViT-H+",
+        (15, 23, 27, 31),
+        (15, 23),
+        f"guess: {_SUPERADD}",
+        "guess: as ViT-B",
+    ),
+    r"convnext_(tiny|small|base|large)\.dinov3": KnownWeights(
+        "DINOv3 ConvNeXt",
+        image_size=224,
+        evidence=(
+            ("layers", "guess: strides 4, 8 and 16, as in PatchCore, arXiv 2106.08265"),
+            ("image_size", "published: the size of pretraining, timm"),
+        ),
+    ),
 }
 
 
 def describe(model: str, digest: str, source: str) -> KnownWeights:
-    """Return what is known of weights that were found at ``source``.
+    """Return the settings for weights that were found at ``source``.
 
-    Weights that the registry does not list are taken as their papers take them: the
-    last block after the final LayerNorm (AnomalyDINO, section 4), and for Dinomaly the
-    middle blocks, or what ``REPORTED`` says.
+    The digest decides if the registry lists it, then the family of the model's name.
+    All other weights are used as in AnomalyDINO's paper: the last block after the final
+    LayerNorm.
     """
-    reported = REPORTED.get(model.split(".")[0], {})
-    known = REGISTRY.get(digest, KnownWeights(model, **reported))
+    known = REGISTRY.get(digest)
+    if known is None:
+        fitting = [known for name, known in FAMILIES.items() if re.match(name, model)]
+        known = replace(fitting[0], name=model) if fitting else None
+    known = known or KnownWeights(model, evidence=_OTHERS)
     return replace(known, source=source)
 
 

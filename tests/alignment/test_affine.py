@@ -16,8 +16,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:The poses of the training images
 def real_aligner(real_features):
     """Return an aligner fitted on screws that lie in all directions."""
     X, _ = make_screws(8, size=256, random_state=0)
-    features = real_features(image_size=None, layers=-2)
-    return AffineAligner(features=features, output_size=224, n_samples=100).fit(X)
+    features = real_features(image_size=None, layers=7)
+    aligner = AffineAligner(
+        features=features, output_size=224, n_samples=100, n_rounds=1
+    )
+    return aligner.fit(X)
 
 
 def angle_of(affine):
@@ -60,7 +63,7 @@ def test_parts_in_all_directions_come_to_lie_in_one(real_aligner):
     spread = np.exp(2j * np.deg2rad(axes))  # an axis has no sign
     assert abs(spread.mean()) > 0.95
     assert real_aligner.angle_error_ < 30
-    assert real_aligner.confidence_ > 0.8
+    assert real_aligner.confidence_ > 0.6
 
 
 @pytest.mark.real
@@ -128,7 +131,7 @@ def test_parts_without_a_direction_are_reported(real_features, rng):
     X[:, disc] = 200
     X += rng.integers(0, 9, X.shape, dtype=np.uint8)
     aligner = AffineAligner(
-        features=real_features(image_size=None, layers=-2), n_samples=40
+        features=real_features(image_size=None, layers=7), n_samples=10, n_rounds=1
     )
     with pytest.warns(UserWarning, match="can hardly be estimated"):
         aligner.fit(X)

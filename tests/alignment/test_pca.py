@@ -253,7 +253,7 @@ def test_polarity_by_features_needs_an_extractor():
 @pytest.mark.real
 def test_polarity_by_features_agrees_with_the_third_moment(real_features):
     """Two independent ways to tell head from tip give one answer."""
-    X, marks = screws(8)
+    X, marks = screws(5)
     aligner = PCAAligner(polarity="features", features=real_features(image_size=224))
     _, affines, flags = aligner.fit(X).align(X)
     heads = landmarks(affines, marks)[:, 0, 0]

@@ -57,7 +57,7 @@ def test_long_parts_get_a_strip_and_stay_inside(width, long, rng):
 
 
 def test_features_keep_the_frame_without_a_parameter():
-    features = DinoFeatures(model="test_vit", weights="random:0").fit()
+    features = DinoFeatures(weights="random:0", image_size="fast").fit()
     for patches in ((10, 38), (16, 16), (12, 32)):
         whole = tuple(features.patch_size_ * edge for edge in patches)
         assert features._plan(whole) == (whole, patches)

@@ -24,5 +24,7 @@ def test_weights_are_named(run, monkeypatch, real_features):
     monkeypatch.setenv("SKDINOAD_OFFLINE", "1")
     status, lines, _ = run("weights")
     assert status == 0
-    assert len(lines) == 2
+    networks = [line for line in lines if not line.startswith(" ")]
+    assert len(networks) == 2
+    assert any("image_size=224 (measured: benchmarks/" in line for line in lines)
     assert real_features().fit().weights_digest_[:12] in lines[0]

@@ -323,7 +323,7 @@ def test_file_holds_the_autoencoder_and_little_else(tmp_path, grids):
 @pytest.mark.parametrize(
     "detector",
     [
-        DFR(training=Training(n_iter=300), holdout=None),
+        DFR(training=Training(n_iter=200), holdout=None),
         LinearDFR(holdout=None),
     ],
 )
@@ -331,12 +331,12 @@ def test_planted_defects_are_found_on_textures(real_cnn, detector):
     data = pytest.importorskip("skimage.data")
     rng = np.random.default_rng(0)
     texture = np.stack([data.brick()] * 3, axis=-1)
-    corners = rng.integers(0, 512 - 192, size=(24, 2))
+    corners = rng.integers(0, 512 - 192, size=(16, 2))
     X = np.stack([texture[r : r + 192, c : c + 192] for r, c in corners])
-    bad, masks = zip(*(plant_defect(x, random_state=i) for i, x in enumerate(X[16:])))
-    detector = clone(detector).fit(X[:16])
-    test = np.concatenate([X[16:], bad])
-    y = [1] * 8 + [-1] * 8
+    bad, masks = zip(*(plant_defect(x, random_state=i) for i, x in enumerate(X[10:])))
+    detector = clone(detector).fit(X[:10])
+    test = np.concatenate([X[10:], bad])
+    y = [1] * 6 + [-1] * 6
     assert roc_auc_score(y, detector.score_samples(test)) > 0.9
     maps = detector.predict_map(np.stack(bad))
     assert pixel_auroc_score(np.stack(masks), maps) > 0.85

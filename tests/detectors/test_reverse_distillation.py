@@ -55,7 +55,7 @@ def test_planted_defects_are_found_on_a_texture(real_cnn):
     ]
     bad, masks = map(np.stack, zip(*planted))
     teacher = real_cnn(layers=(1, 2, 3), image_size=(128, 128), standardize=False)
-    training = Training(n_iter=80)
+    training = Training(n_iter=30)
     detector = ReverseDistillation(features=teacher, training=training, holdout=None)
     detector.fit(X[:16])
     test, y = np.concatenate([X[16:], bad]), [1] * 8 + [-1] * 8

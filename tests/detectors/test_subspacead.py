@@ -194,7 +194,8 @@ def test_planted_defect_is_found_in_a_real_photograph(real_features):
     corners = range(0, 384, 128)
     crops = [brick[y : y + 128, x : x + 128] for y in corners for x in corners]
     bad, mask = plant_defect(crops[4], kind="blob", size=0.3, random_state=1)
-    detector = SubspaceAD(features=real_features()).fit(crops[:4] + crops[5:])
+    detector = SubspaceAD(features=real_features(), rotations="none")
+    detector.fit(crops[:4] + crops[5:])
     maps = detector.predict_map(np.stack([bad, crops[4]]))
     assert mask[np.unravel_index(maps[0].argmax(), mask.shape)]
     assert detector.predict(np.stack([bad, crops[4]])).tolist() == [-1, 1]

@@ -1,17 +1,28 @@
+import re
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
 
-from skdinoad import DinoFeatures
+from skdinoad import (
+    AnomalyDINO,
+    DinoFeatures,
+    Dinomaly,
+    DinoPatch,
+    SubspaceAD,
+    Training,
+)
 from skdinoad.features import WeightsNotFoundError, _weights
 from skdinoad.features._backbones import load_backbone
 from skdinoad.features._hub import HubError
 from skdinoad.features._state import Found
-from skdinoad.features._weights import REGISTRY, describe, find
+from skdinoad.features._weights import FAMILIES, REGISTRY, describe, find
 
 DINO = "vit_small_patch14_dinov2.lvd142m"
+KINDS = ("measured", "published", "guess")
 HUB, PACKAGE = (Found({}, name, Path(name)) for name in ("hub", "package"))
 
 
@@ -102,8 +113,85 @@ def test_auto_follows_what_is_known_of_the_package():
     assert load_backbone(DINO, "package").digest in REGISTRY
 
 
-def test_what_users_report_of_a_model_serves_its_unlisted_weights():
+def test_every_setting_has_evidence():
+    for known in (*FAMILIES.values(), *REGISTRY.values(), describe("x", "0", "")):
+        named = dict(known.evidence)
+        assert all(text.split(":")[0] in KINDS for text in named.values())
+        if known.name == "EfficientNet-Lite0, ImageNet":
+            continue
+        assert {"layers", "image_size"} <= set(named)
+        for name in ("map_layers", "middle"):
+            assert (name in named) == (getattr(known, name) is not None), known.name
+        benchmarks = re.findall(r"benchmarks/\S+", " ".join(named.values()))
+        assert all(Path(__file__).parents[2].joinpath(b).exists() for b in benchmarks)
+
+
+@pytest.mark.parametrize(
+    ("model", "layers", "maps", "size"),
+    [
+        ("vit_small_patch14_dinov2.lvd142m", (6, 8, 10, 11), (6, 8), 448),
+        ("vit_base_patch14_reg4_dinov2.lvd142m", (6, 8, 10, 11), (6, 8), 448),
+        ("vit_large_patch14_dinov2.lvd142m", (11, 17, 20, 23), (11, 17), 448),
+        ("vit_giant_patch14_reg4_dinov2.lvd142m", (22, 25, 28, 39), (22, 25, 28), 448),
+        ("vit_small_patch16_dinov3.lvd1689m", (6, 9, 11), (6, 9), 448),
+        ("vit_small_plus_patch16_dinov3.lvd1689m", (6, 9, 11), (6, 9), 448),
+        ("vit_base_patch16_dinov3.lvd1689m", (6, 9, 11), (6, 9), 448),
+        ("vit_large_patch16_dinov3.lvd1689m", (11, 17, 20, 23), (11, 17), 448),
+        ("vit_huge_plus_patch16_dinov3.lvd1689m", (15, 23, 27, 31), (15, 23), 448),
+        ("vit_base_patch16_224.dino", (-1,), None, None),
+    ],
+)
+def test_genuine_weights_have_the_settings_of_their_family(model, layers, maps, size):
+    known = describe(model, "0" * 64, "the model hub")
+    assert (known.layers, known.map_layers, known.image_size) == (layers, maps, size)
+    assert known.norm
+
+
+def test_dinomaly_has_late_blocks_on_dinov3():
     known = describe("vit_large_patch16_dinov3.lvd1689m", "0" * 64, "the model hub")
     assert known.middle == (20, 21, 22, 23)
-    assert (known.layers, known.norm) == ((-1,), True)
     assert describe("vit_small_patch16_dinov3.lvd1689m", "0" * 64, "").middle is None
+
+
+def test_genuine_weights_compare_several_blocks_at_448_pixels():
+    """A new ViT-S of DINOv2, here with random weights."""
+    features = DinoFeatures(weights="random:0").fit()
+    assert (features.layers_, features.norm_) == ((6, 8, 10, 11), True)
+    assert (features.map_layers_, features.image_size_) == ((6, 8), 448)
+    assert set(features.evidence_) == {"layers", "map_layers", "norm", "image_size"}
+    other = DinoFeatures(weights="random:0", layers=-1, image_size="fast").fit()
+    assert (other.image_size_, other.evidence_) == (224, {})
+
+
+def test_dinov3_is_read_by_its_own_patches_and_prefix():
+    """Its smallest network, with random weights: rope, patch 16, four registers."""
+    features = DinoFeatures(
+        model="vit_small_patch16_dinov3.lvd1689m", weights="random:0", image_size=96
+    )
+    X = np.random.default_rng(0).integers(0, 255, (2, 96, 128, 3), np.uint8)
+    grids, prefix, affines = features.fit(X).transform_tokens(X)
+    assert (features.layers_, features.map_layers_) == ((6, 9, 11), (6, 9))
+    assert (features.patch_size_, features.has_class_token_) == (16, True)
+    assert grids[0].shape == (6, 8, 3 * 384)
+    assert prefix.shape == (2, 5, 3 * 384)
+    np.testing.assert_allclose(affines[0] @ [0, 0, 1], [7.5, 7.5, 1])
+
+
+@pytest.mark.parametrize(
+    "detector",
+    [
+        AnomalyDINO(rotations="none"),
+        DinoPatch(),
+        SubspaceAD(rotations="none"),
+        Dinomaly(depth=2, holdout=2, training=Training(n_iter=2)),
+    ],
+)
+def test_detectors_compare_patches_of_dinov3(detector):
+    middle = {"layers": "middle", "groups": 2, "norm": False}
+    how = middle if isinstance(detector, Dinomaly) else {}
+    model = "vit_small_patch16_dinov3.lvd1689m"
+    X = np.random.default_rng(0).integers(0, 255, (4, 64, 64, 3), np.uint8)
+    features = DinoFeatures(model=model, weights="random:0", image_size=64, **how)
+    detector = clone(detector).set_params(features=features).fit(X)
+    assert np.isfinite(detector.score_samples(X)).all()
+    assert detector.predict_map(X).shape == (4, 64, 64)

@@ -60,7 +60,7 @@ def test_defects_are_planted_alike_for_one_seed(textures):
 
 def test_a_pipeline_is_searched_too_and_its_aligner_decides_the_size():
     X, _ = make_screws(4, size=96)
-    features = DinoFeatures(weights="random:0")
+    features = DinoFeatures(model="test_vit", weights="random:0")
     pipe = make_pipeline(PCAAligner(output_size=56), DinoPatch(features=features))
     search = suggest(X, pipe, cv=2, size=0.2)
     assert {*search.best_params_} == {"dinopatch__features__layers"}
