@@ -68,7 +68,9 @@ class Result:
 
     @property
     def verdict(self) -> str | None:
-        """"good", "review", "defect" or "broken" (an error); None without a threshold.
+        """Verdict: "good", "review", "defect" or "broken"; None without a threshold.
+
+        "broken" means that the image could not be scored.
 
         Examples
         --------
