@@ -81,8 +81,8 @@ def _textures():
     try:
         from skimage import data  # noqa: F401
     except ImportError as error:
-        print(f"note: no {', '.join(names)}, which come with scikit-image ({error}).")
-        print("      To see them: pip install scikit-image\n")
+        print(f"note: {', '.join(names)} need scikit-image and are skipped ({error}).")
+        print("      To include them: pip install scikit-image\n")
         return ()
     return names
 

@@ -38,7 +38,7 @@ __all__ = [
     "threshold_owner",
 ]
 
-#: Images that are aligned and scored at a time: bounds the memory.
+#: Number of images aligned and scored at a time; limits memory use.
 _CHUNK = 32
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
@@ -50,27 +50,27 @@ def predict_map(estimator: DetectorLike, X: ImagesLike) -> OneOrList:
     Parameters
     ----------
     estimator : estimator
-        A detector, a Pipeline (scikit-learn's own or ours, nested too), a search
-        such as GridSearchCV, a FrozenEstimator, or another meta-estimator that keeps
-        its fitted part in ``best_estimator_`` or ``estimator_``.
+        A detector, a Pipeline (scikit-learn's or this library's, also nested), a
+        search such as GridSearchCV, a FrozenEstimator, or another meta-estimator that
+        stores its fitted estimator in ``best_estimator_`` or ``estimator_``.
     X : array, list of images or paths
-        What ``estimator.predict`` takes.
+        Any input that ``estimator.predict`` accepts.
 
     Returns
     -------
     maps : ndarray of shape (n, H, W), float32
-        Higher = more anomalous, in the pixel coordinates of X, whatever alignment
-        and resizing stand between. A list of (H, W) arrays if images differ in size.
+        Higher = more anomalous, in the pixel coordinates of X regardless of alignment
+        and resizing. A list of (H, W) arrays if images differ in size.
 
     Raises
     ------
     TypeError
         If a step changes the geometry of images without ``transform_affines``, or the
-        last step is no detector.
+        last step is not a detector.
 
     See Also
     --------
-    iter_maps : The same one by one, for more images than memory has room for.
+    iter_maps : Yield the maps one by one, for image sets larger than memory.
 
     Examples
     --------
@@ -89,8 +89,8 @@ def predict_map(estimator: DetectorLike, X: ImagesLike) -> OneOrList:
 def iter_maps(estimator: DetectorLike, X: ImagesLike) -> Iterator[np.ndarray]:
     """Yield the heat maps that :func:`predict_map` returns, one by one.
 
-    Images are read a batch at a time, when the map of the first of them is asked for,
-    so that memory does not depend on how many there are.
+    Images are read batch by batch as maps are requested, so memory use does not depend
+    on the number of images.
 
     Parameters
     ----------
@@ -106,8 +106,8 @@ def iter_maps(estimator: DetectorLike, X: ImagesLike) -> Iterator[np.ndarray]:
     Raises
     ------
     TypeError
-        As by :func:`predict_map`. Of an image that cannot be scored, once its batch is
-        reached.
+        As in :func:`predict_map`. An image that cannot be scored raises an error once
+        its batch is reached.
 
     Examples
     --------
@@ -133,10 +133,10 @@ def _heats(estimator, X, pairs):
 def iter_scored(
     estimator: DetectorLike, X: ImagesLike, *, maps: bool = True
 ) -> Iterator[tuple[float, np.ndarray | None]]:
-    """Yield the score and the heat map of each image, from one pass.
+    """Yield the score and the heat map of each image in one pass.
 
-    Each image is aligned once, goes through the network once, and is compared with the
-    good ones once. All that needs a heat map comes through here.
+    Each image is aligned once, passed through the network once, and compared with the
+    good images once. All functions that need heat maps use this one.
 
     Parameters
     ----------
@@ -144,14 +144,14 @@ def iter_scored(
         As for :func:`predict_map`.
     X : array, list of images or paths
     maps : bool, default=True
-        Whether heat maps are made.
+        Whether to compute heat maps.
 
     Yields
     ------
     score : float
-        Higher = more normal, as from ``score_samples``.
+        Higher = more normal, as returned by ``score_samples``.
     heat : ndarray of shape (H, W), float32, or None
-        As from :func:`iter_maps`.
+        As yielded by :func:`iter_maps`.
     """
     *transformers, _ = _flatten(estimator)
     detector = final_detector(estimator)
@@ -167,14 +167,14 @@ def _iter_behind(transformers, detector, images, maps):
 
 
 def as_input(estimator, X):
-    """Return X as Images, which name their rows in all parts; feature grids stay."""
+    """Return X as Images, whose slices keep row names; feature grids are unchanged."""
     *transformers, _ = _flatten(estimator)
     detector = final_detector(estimator)
     return as_images(X) if transformers or detector._takes_images(X) else X
 
 
 def warn_without_alpha(estimator, X):
-    """Warn of images, read by now, that hide nothing where training images did."""
+    """Warn about images read so far without alpha if training images hid pixels."""
     first = _flatten(estimator)[0]
     if isinstance(X, Images) and isinstance(first, ImageEstimator):
         first._warn_without_alpha(X)
@@ -185,21 +185,22 @@ def iter_holdout_maps(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield heat maps of training images, each by a model that has not seen it.
 
-    Detectors that train a network keep what this needs in the process that fitted them,
-    not in saved files.
+    For detectors that train a network this works only in the process that fitted them,
+    because saved files do not contain the data it needs.
 
     Parameters
     ----------
     estimator : estimator
         As for :func:`predict_map`, fitted on X.
     X : array, list of images or paths
-        What ``estimator.fit`` was given.
+        The images passed to ``estimator.fit``.
 
     Yields
     ------
     row : int
-        Row of X, in rising order. Rows that were not held out are left out: anomalous
-        ones, exact copies, and all if the threshold comes from no image held out.
+        Row of X, in increasing order. Rows that were not held out are skipped:
+        anomalous images and exact copies, and every row if the threshold does not come
+        from held-out images.
     heat : ndarray of shape (H, W), float32
         Higher = more anomalous, in the pixel coordinates of the image.
 
@@ -226,9 +227,9 @@ def iter_holdout_maps(
 
 
 def _transformed(transformers, detector, images, *, geometry=True):
-    """Yield what the detector sees of a few images at a time, affines and sizes.
+    """Yield the detector's input, affines and sizes for a few images at a time.
 
-    Without ``geometry`` there are no affines, and steps may change sizes as they like.
+    Without ``geometry``, affines and sizes are None and steps may change image sizes.
     """
     for start in range(0, len(images), _CHUNK):
         chunk = images[start : start + _CHUNK]
@@ -241,7 +242,7 @@ def _transformed(transformers, detector, images, *, geometry=True):
 
 
 def final_detector(estimator):
-    """Return the fitted detector in which an estimator ends; as for predict_map."""
+    """Return the fitted detector at the end of an estimator; see predict_map."""
     detector = _flatten(estimator)[-1]
     if hasattr(detector, "estimator"):
         check_is_fitted(detector)
@@ -255,7 +256,7 @@ def final_detector(estimator):
 
 
 def _flatten(estimator):
-    """Return the fitted steps, transformers first, with all wrappers taken off."""
+    """Return the fitted steps without their wrappers; the detector comes last."""
     estimator = _unwrap(estimator)
     if not isinstance(estimator, SklearnPipeline):
         return [estimator]
@@ -277,7 +278,7 @@ def _unwrap(estimator, names=("best_estimator_", "estimator_")):
 
 
 def threshold_owner(estimator):
-    """Return the estimator whose threshold counts: the final detector, or a tuner."""
+    """Return the estimator whose threshold is used: the final detector or a tuner."""
     estimator = _unwrap(estimator, names=("best_estimator_",))
     if not isinstance(estimator, SklearnPipeline):
         return estimator
@@ -285,16 +286,16 @@ def threshold_owner(estimator):
 
 
 def pixel_threshold_owner(estimator):
-    """Return the estimator whose threshold on heat maps counts.
+    """Return the estimator whose threshold on heat maps is used.
 
-    That is the tuner if it has chosen one, else the final detector.
+    This is the tuner if it has chosen one, otherwise the final detector.
     """
     judging = threshold_owner(estimator)
     return judging if hasattr(judging, "pixel_threshold_") else _last(estimator)
 
 
 def _leaves(pipeline):
-    """Return the estimators that ``pipeline.fit`` fits, also of Pipelines inside."""
+    """Return the estimators that ``pipeline.fit`` fits, also in nested Pipelines."""
     if isinstance(pipeline, SklearnPipeline):
         return [leaf for step in _steps(pipeline) for leaf in _leaves(step)]
     kept = isinstance(pipeline, FrozenEstimator) or not hasattr(pipeline, "fit")
@@ -302,9 +303,9 @@ def _leaves(pipeline):
 
 
 def _transform(transformers, images, geometry):
-    """Apply all steps; return the result and its affines to the pixels of images."""
+    """Apply all steps; return the result and its affines to pixels of ``images``."""
     affines = np.broadcast_to(np.eye(3), (len(images), 3, 3)) if geometry else None
-    # Images name a bad image by its row; a foreign first step wants what was given.
+    # Images report a bad image by its row; other libraries' steps get X as passed.
     known = hasattr(transformers[0], "transform_affines")
     Z = images if known else images.as_given()
     for step in transformers:
@@ -328,9 +329,9 @@ def _pixelwise(step, Z):
     if not same:
         raise TypeError(
             f"{step!r} changes the size of images but has no transform_affines, so "
-            "maps cannot be carried back through it. Give it a method "
+            "heat maps cannot be mapped back to the input. Add a method "
             "transform_affines(X) "
-            "-> (Xt, affines), affines (n, 3, 3) taking output to input pixels."
+            "-> (Xt, affines), where affines (n, 3, 3) map output to input pixels."
         )
     return out
 
@@ -347,12 +348,12 @@ def _inherited(name: str) -> Callable[[_Method], _Method]:
 
 
 def _where(check: Callable[[Any], bool]) -> Callable[[_Method], _Method]:
-    """scikit-learn's ``available_if``, with a type that keeps the signature."""
+    """Return scikit-learn's ``available_if``, typed to preserve the signature."""
     return available_if(check)
 
 
 class Pipeline(SklearnPipeline):
-    """scikit-learn's Pipeline, with heat maps and bare steps.
+    """scikit-learn's Pipeline with heat maps and optional step names.
 
     Parameters
     ----------
@@ -364,19 +365,21 @@ class Pipeline(SklearnPipeline):
     Attributes
     ----------
     offset_ : float, or dict of group to float
-        The threshold that ``predict`` uses: that of the last step, within Pipelines,
-        searches and FrozenEstimators; of a ThresholdTunerCV its own, not that of the
-        detector inside. It may be set; ``clone`` and ``fit`` know nothing of that.
+        The threshold that ``predict`` uses. It belongs to the last step, also inside
+        Pipelines, searches and FrozenEstimators. A ThresholdTunerCV uses its own
+        threshold, not that of its detector. It can be set; ``clone`` and ``fit``
+        discard a value that was set.
     map_limits_ : (float, float)
-        The detector's display range for heat maps; it may be set too.
+        The detector's display range for heat maps. It can be set too.
     pixel_threshold_ : float, or dict of group to float
-        The threshold on heat maps, as ``offset_``; of a ThresholdTunerCV without
-        ``target_pixel_fpr`` that of the detector inside. It may be set too.
+        The threshold on heat maps, found like ``offset_``. A ThresholdTunerCV without
+        ``target_pixel_fpr`` uses that of its detector. It can be set too.
 
     Notes
     -----
-    A ``fit`` that fails, or is interrupted, leaves all steps unfitted: an aligner just
-    fitted before a detector of an earlier fit would score in silence.
+    If ``fit`` fails or is interrupted, all steps are left unfitted. Otherwise a newly
+    fitted aligner could feed a detector of an earlier fit, which would give wrong
+    scores without an error.
 
     Examples
     --------
@@ -401,11 +404,11 @@ class Pipeline(SklearnPipeline):
         )
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return parameters by name, as in scikit-learn; of the steps too if deep."""
+        """Return parameters by name, including those of the steps if ``deep``."""
         return super().get_params(deep=deep and _is_sound(self.steps))
 
     def set_params(self, **params: Any) -> Self:
-        """Set parameters, as in scikit-learn; ``steps`` may be bare.
+        """Set parameters, as in scikit-learn; ``steps`` need no names.
 
         Parameters
         ----------
@@ -421,7 +424,7 @@ class Pipeline(SklearnPipeline):
         return super().set_params(**params)
 
     def fit(self, X: ImagesLike, y: LabelsLike | None = None, **params: Any) -> Self:
-        """Fit all steps, each on what comes out of the one before.
+        """Fit all steps, each on the output of the previous one.
 
         Parameters
         ----------
@@ -447,7 +450,7 @@ class Pipeline(SklearnPipeline):
     def fit_transform(
         self, X: ImagesLike, y: LabelsLike | None = None, **params: Any
     ) -> Any:
-        """Fit all steps and transform X by them; parameters as in ``fit``."""
+        """Fit all steps and transform X; parameters as in ``fit``."""
         with _all_or_nothing(self):
             return super().fit_transform(X, y, **params)
 
@@ -455,7 +458,7 @@ class Pipeline(SklearnPipeline):
     def fit_predict(
         self, X: ImagesLike, y: LabelsLike | None = None, **params: Any
     ) -> np.ndarray:
-        """Fit all steps and label X; parameters as in ``fit``."""
+        """Fit all steps and predict the labels of X; parameters as in ``fit``."""
         with _all_or_nothing(self):
             return super().fit_predict(X, y, **params)
 
@@ -533,23 +536,23 @@ def _last(estimator):
 
 
 def _holder(pipeline, name, find):
-    """Return the fitted estimator whose attribute a Pipeline shows as its own."""
+    """Return the fitted estimator whose attribute a Pipeline exposes."""
     holder = find(pipeline) if _is_sound(pipeline.steps) else None
     if not hasattr(holder, name):
         raise AttributeError(
-            f"This Pipeline has no {name}: it is not fitted, or its last step is no "
-            "detector. Call fit first."
+            f"This Pipeline has no {name}: it is not fitted, or its last step is "
+            "not a detector. Call fit first."
         )
     return holder
 
 
 def _named(steps):
-    """Name bare steps; a list that has names already is returned as it is.
+    """Name steps without a name; return a list of named steps unchanged.
 
-    What is no list of steps is so too: complaints belong to ``fit``.
+    Anything that is not a list is also returned unchanged; ``fit`` raises the error.
     """
     if not isinstance(steps, (list, tuple)) or all(map(_has_name, steps)):
-        return steps  # the same object, or clone would complain
+        return steps  # clone requires the same object
     bare = [step[-1] if _has_name(step) and step else step for step in steps]
     names = [name for name, _ in name_estimators(bare)]
     return [s if _has_name(s) else (n, s) for n, s in zip(names, steps)]
@@ -568,9 +571,9 @@ def _is_sound(steps):
 
 
 def _check_steps(steps):
-    """Raise an error unless steps are pairs; what they hold scikit-learn checks."""
+    """Raise an error unless steps are pairs; scikit-learn checks their contents."""
     if isinstance(steps, (list, tuple)) and not steps:
-        raise ValueError("This Pipeline has no steps: give it a detector at least.")
+        raise ValueError("This Pipeline has no steps; it needs at least a detector.")
     if not _is_sound(steps):
         wrong = steps
         if isinstance(steps, (list, tuple)):

@@ -145,17 +145,17 @@ class ScoringReport:
 
 
 def training_report(estimator: DetectorLike, X: ImagesLike) -> ScoringReport:
-    """Return a report of all training images, the most anomalous first.
+    """Return a report of the training images, the most anomalous first.
 
-    Score and heat map of each image come from a model that has not seen it. Images that
-    ``suspects_`` names are marked.
+    The score and heat map of each image come from a model that has not seen it. Images
+    listed in ``suspects_`` are marked.
 
     Parameters
     ----------
     estimator : detector, Pipeline or ThresholdTunerCV
         Fitted on X in this process.
     X : array, list of images or paths
-        What ``estimator.fit`` was given, good images alone.
+        The images passed to ``estimator.fit``; good images only.
 
     Returns
     -------
@@ -191,7 +191,7 @@ def training_report(estimator: DetectorLike, X: ImagesLike) -> ScoringReport:
     odd = {suspect.row: suspect.ratio for suspect in detector.suspects_}
     images = as_images(X)
     shown = as_shown(images)
-    limit: Any = rule.pixel_threshold  # where maps were held out it is there
+    limit: Any = rule.pixel_threshold  # set if maps were held out
     for row, heat in iter_holdout_maps(estimator, X):
         name = images.path(row) or f"row {row}"
         if row in odd:
@@ -201,15 +201,15 @@ def training_report(estimator: DetectorLike, X: ImagesLike) -> ScoringReport:
         report.add(about, shown[row], heat, regions)
     if not report._cards:
         raise ValueError(
-            "The model knows no held-out heat maps: it was loaded from a file, or has "
-            "no threshold from images held out. Fit it in this process, with holdout=3 "
-            "if it trains a network."
+            "The model has no held-out heat maps: it was loaded from a file, or its "
+            "threshold does not come from held-out images. Fit it in this process, "
+            "with holdout=3 if it trains a network."
         )
     return report
 
 
 def _intervals(n):
-    """Return the interval of the rate for each number of n good images flagged."""
+    """Return the interval of the false alarm rate for 0 to n flagged good images."""
     if not n:
         return []
     pairs = zip(*rate_interval(np.arange(n + 1), n))
@@ -217,12 +217,12 @@ def _intervals(n):
 
 
 def _anomaly(card):
-    """Sort what could not be scored first, then by score."""
+    """Return a sort key: images without a score first, then by score."""
     return (card["score"] is not None, card["score"] or 0)
 
 
 def thumbnail(image):
-    """Return an image, reduced, as the address of a JPEG."""
+    """Return a reduced copy of an image as the data URI of a JPEG."""
     scale = min(1, _EDGE / max(image.shape[:2]))
     size = [max(1, round(edge * scale)) for edge in image.shape[1::-1]]
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)

@@ -1,4 +1,4 @@
-"""What a fitted estimator says of images: one ``Result`` each, from one pass."""
+"""Results of a fitted estimator: one ``Result`` per image, from a single pass."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,37 +22,39 @@ from skdinoad.verdicts import DecisionRule
 
 __all__ = ["Result", "iter_results"]
 
-#: What reading and scoring raise because of an image. All else ends the iteration.
+#: Errors that an image may cause. Any other error ends the iteration.
 _OF_IMAGES = (OSError, ValueError, TypeError)
 
-#: Images after which a new part begins, where one that cannot be scored is passed over.
+#: Number of images scored together with ``errors="keep"``.
 _PART = 32
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What an estimator says of one image.
+    """Result of a fitted estimator for one image.
 
     Attributes
     ----------
     score : float
         Higher = more normal; NaN if the image could not be scored.
     decision : float or None
-        ``score`` minus the threshold: below 0 is anomalous. None without a threshold.
+        ``score`` minus the threshold; negative = anomalous. None without a threshold.
     label : {1, -1} or None
         +1 normal, -1 anomalous; None without a threshold.
     review : bool or None
-        Whether a person should look at an image that is not anomalous: its score is
-        below ``review_offset_``. None if the estimator has no such threshold.
+        Whether a person should inspect the image: it is not anomalous, but its score
+        is below ``review_offset_``. None if the estimator has no such threshold.
     p_value : float or None
-        Share of good images, this one included, that score no higher than this image.
-        None if the estimator held out no good image.
+        Conformal p-value: share of the held-out good images, with this image counted
+        as one of them, that score no higher than this image. None if the estimator
+        held out no good image.
     heat : ndarray of shape (H, W), float32, or None
-        The heat map in the pixels of the image, higher = more anomalous.
+        The heat map in the pixel coordinates of the image, higher = more anomalous.
     regions : list of Region or None
-        The parts of ``heat`` above ``pixel_threshold_``, the hottest first.
+        The regions of ``heat`` above ``pixel_threshold_``, the highest peak first.
     error : Exception or None
-        Why the image could not be scored; then all else is NaN or None.
+        The error if the image could not be scored. ``score`` is then NaN, and all other
+        attributes are None.
     """
 
     score: float
@@ -66,7 +68,9 @@ class Result:
 
     @property
     def verdict(self) -> str | None:
-        """One of "good", "review", "defect", "broken" (an error); None = no threshold.
+        """Verdict: "good", "review", "defect" or "broken"; None without a threshold.
+
+        "broken" means that the image could not be scored.
 
         Examples
         --------
@@ -92,31 +96,31 @@ def iter_results(
     errors: Literal["raise", "keep"] = "raise",
     groups: ArrayLike | None = None,
 ) -> Iterator[Result]:
-    """Yield what a fitted estimator says of each image: score, label, heat map, ...
+    """Yield a :class:`Result` for each image: score, label, heat map and more.
 
-    Each image is read, aligned, and compared with the good ones once, whatever is
-    asked for, and memory holds one batch of images. ``score_samples``, ``predict`` and
-    ``predict_map`` called one after the other would do all that three times.
+    Each image is read, aligned and compared with the good images only once, whichever
+    outputs are requested, and memory holds one batch of images. Calling
+    ``score_samples``, ``predict`` and ``predict_map`` repeats this work three times.
 
     Parameters
     ----------
     estimator : estimator
-        A detector, a Pipeline (scikit-learn's own or ours, nested too), a search such
-        as GridSearchCV, a ThresholdTunerCV, a FrozenEstimator, or another
-        meta-estimator that keeps its fitted part in ``best_estimator_`` or
+        A detector, a Pipeline (scikit-learn's or this library's, also nested), a
+        search such as GridSearchCV, a ThresholdTunerCV, a FrozenEstimator, or another
+        meta-estimator that stores its fitted estimator in ``best_estimator_`` or
         ``estimator_``.
     X : array, list of images or paths
-        What ``estimator.predict`` takes.
+        Any input that ``estimator.predict`` accepts.
     maps : bool, default=True
-        Whether heat maps are made.
+        Whether results include heat maps.
     regions : bool, default=False
-        Whether regions of heat maps are found too.
+        Whether results include the regions of heat maps.
     errors : {"raise", "keep"}, default="raise"
-        What happens with an image that cannot be read or scored. "raise" raises its
-        error. "keep" yields a Result that holds the error, and goes on with the next.
+        What to do if an image cannot be read or scored. "raise" raises the error.
+        "keep" yields a Result that holds the error and continues with the next image.
     groups : array-like of shape (n,) or None, default=None
-        The product that each image shows, for a ThresholdTunerCV that was fitted with
-        groups. Without them such a tuner has no threshold.
+        The group of each image, such as its product, for a ThresholdTunerCV that was
+        fitted with groups. Without groups such a tuner has no threshold.
 
     Yields
     ------
@@ -126,15 +130,16 @@ def iter_results(
     Raises
     ------
     ValueError
-        If ``errors`` is another word, ``groups`` do not fit, or ``regions`` are asked
-        of an estimator without a threshold on heat maps.
+        If ``errors`` is not one of the options, ``groups`` does not match X or the
+        groups in ``fit``, or ``regions`` is True for an estimator without a threshold
+        on heat maps.
     TypeError
-        As by :func:`predict_map`.
+        As in :func:`predict_map`.
 
     See Also
     --------
-    iter_maps : Heat maps alone.
-    find_regions : The regions of heat maps.
+    iter_maps : Yield only the heat maps.
+    find_regions : Find the regions of given heat maps.
 
     Examples
     --------
@@ -164,7 +169,7 @@ def iter_results(
 
 
 def _rules(estimator, groups, n):
-    """Return the rule of each of n images."""
+    """Return the decision rule of each of n images."""
     if groups is None:
         return [DecisionRule.of(estimator)] * n
     if not isinstance(threshold_owner(estimator).offset_, dict):
@@ -182,9 +187,10 @@ def _rules(estimator, groups, n):
 def _check_pixel_thresholds(rules):
     if any(rule.pixel_threshold is None for rule in rules):
         raise ValueError(
-            "The estimator has no threshold on heat maps (pixel_threshold_), so that "
-            "regions cannot be found: fit on two good images or more, set one, or pass "
-            "the groups of a ThresholdTunerCV that was fitted with groups."
+            "The estimator has no threshold on heat maps (pixel_threshold_), so "
+            "regions cannot be found. Fit on at least two good images, set "
+            "pixel_threshold_, or pass groups if a ThresholdTunerCV was fitted with "
+            "groups."
         )
 
 
@@ -195,9 +201,9 @@ def _iter_kept(estimator, X, maps):
 
 
 def _kept(estimator, X, start, stop, maps):
-    """Yield the same of a part; one that holds a broken image is halved to find it.
+    """Yield the same for rows start to stop, halved until the failing image is found.
 
-    Images before the broken one's batch are not scored again.
+    Images in batches before that of the failing image are not scored again.
     """
     try:
         for pair in iter_scored(estimator, X[start:stop], maps=maps):
@@ -213,7 +219,7 @@ def _kept(estimator, X, start, stop, maps):
 
 
 def _renamed(error, row):
-    """Return an error that calls a feature grid by its row in X, not in a part."""
+    """Return the same error, naming a feature grid by its row in the whole X."""
     return type(error)(str(error).replace("X[0]", f"X[{row}]"))
 
 

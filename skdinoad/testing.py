@@ -1,6 +1,6 @@
-"""Checks for estimators of images, which all estimators of the library pass.
+"""Checks for image estimators; all estimators of the library pass them.
 
-scikit-learn's ``check_estimator`` skips most checks for estimators of images. This
+scikit-learn's ``check_estimator`` skips most checks for image estimators. This
 module provides corresponding checks with images. Each check takes a new estimator and
 raises an AssertionError on failure. Use them for your own estimators:
 
@@ -54,7 +54,7 @@ def _equal(a, b, **tolerance):
 
 
 def _raises(error, words, call):
-    """Check that a call raises an error whose message holds all words."""
+    """Check that a call raises an error whose message contains all words."""
     try:
         call()
     except error as raised:
@@ -143,7 +143,7 @@ def check_global_random_state_does_not_move(estimator):
 
 @contextmanager
 def _odd_settings():
-    """Set what callers of a library may have set for work of their own."""
+    """Change global settings that callers may have changed for their own work."""
     found = torch.get_default_dtype(), torch.get_float32_matmul_precision()
     torch.set_default_dtype(torch.float64)
     torch.set_float32_matmul_precision("medium")
@@ -222,7 +222,7 @@ def check_bad_input_is_named(estimator):
 
 
 def _with_region(X, color):
-    """Return images whose right third is hidden, with that colour there."""
+    """Return images whose right third has this colour and is hidden by alpha."""
     region = slice(2 * X.shape[2] // 3, None)
     alpha = np.full_like(X[..., :1], 255)
     X, alpha[:, :, region] = X.copy(), 0
@@ -231,7 +231,7 @@ def _with_region(X, color):
 
 
 def check_hidden_colours_do_not_matter(estimator):
-    """Images that are resized, and such that are not; hidden in fit and in scoring."""
+    """Check images with and without resizing, with pixels hidden in fit and scoring."""
     for size in ((48, 64), (64, 64)):
         X = make_images(size=size)
         one, other = _with_region(X, 90), _with_region(X, (255, 0, 0))
@@ -245,7 +245,7 @@ def check_missing_alpha_is_told(estimator):
     X = make_images()
     estimator.fit(_with_region(X, 90))
     if not hasattr(estimator, "hidden_pixels_"):
-        return  # extractors, and what wraps other estimators, which tell themselves
+        return  # extractors and meta-estimators; wrapped estimators warn themselves
     assert estimator.hidden_pixels_
     again = pickle.loads(pickle.dumps(estimator))
     assert len(_warnings_of(lambda: _out(again, X), "X[0] and 5 more", "alpha")) == 1
@@ -255,7 +255,7 @@ def check_missing_alpha_is_told(estimator):
 
 
 def _warnings_of(call, *words):
-    """Return the warnings of a call whose message holds each of the words."""
+    """Return the warnings of a call whose message contains all words."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         call()

@@ -1,4 +1,4 @@
-"""What a fitted model's verdicts rest on: its thresholds and held-out scores."""
+"""Thresholds and held-out scores that determine a fitted model's verdicts."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -27,14 +27,14 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class DecisionRule:
-    """The thresholds of a fitted estimator, and the held-out scores they rest on.
+    """The thresholds of a fitted estimator and the held-out scores of good images.
 
     Parameters
     ----------
     threshold : float or None
-        Images that score below it are anomalous; None = the model has none.
+        Images that score below it are anomalous; None if the model has no threshold.
     review_threshold : float or None
-        Images that score below it, but not below ``threshold``, are to be reviewed.
+        Images that score below it, but not below ``threshold``, need a review.
     pixel_threshold : float or None
         Regions of a heat map lie above it.
     held_out_scores : ndarray of shape (n,)
@@ -48,9 +48,9 @@ class DecisionRule:
 
     @classmethod
     def of(cls, model: Any, group: Any = None) -> "DecisionRule":
-        """Read the rule from a fitted model; with ``group`` that of one group.
+        """Read the rule from a fitted model; with ``group``, the rule of that group.
 
-        A model that has thresholds by group has none for images without a group.
+        A model with one threshold per group has none for images without a group.
         """
         owner = threshold_owner(model)
         check_is_fitted(owner)
@@ -64,9 +64,10 @@ class DecisionRule:
         )
 
     def p_value(self, score: float) -> float | None:
-        """Return the share of good images, this one included, that score no higher.
+        """Return the conformal p-value of a score; None if no good image was held out.
 
-        None if no good image was held out.
+        This is the share of good images, with the new image counted as one of them,
+        that score no higher.
         """
         if not len(self.held_out_scores):
             return None
@@ -74,7 +75,7 @@ class DecisionRule:
 
 
 def _number(threshold, name, group):
-    """Return a threshold, that of a group if there are several; None if it is NaN."""
+    """Return a threshold, of ``group`` if there is one per group; None if NaN."""
     if isinstance(threshold, dict):
         threshold = np.nan if group is None else threshold[group]
     value = as_threshold(threshold, name)
@@ -82,17 +83,17 @@ def _number(threshold, name, group):
 
 
 def _checked(review, name, group):
-    """Return a threshold that must be a number where there is one at all."""
+    """Return the review threshold, of ``group`` if there is one per group."""
     if isinstance(review, dict):
         return None if group is None else known_threshold(review[group], name)
     return known_threshold(review, name)
 
 
 def described(model: Any) -> dict:
-    """Return what a reader of a report should know of a model.
+    """Return the description of a model that reports show.
 
-    "false_alarm_interval" holds the rate of false alarms with 90 % confidence, judging
-    by how many held-out good images the threshold flags.
+    "false_alarm_interval" is the 90 % confidence interval of the false alarm rate. It
+    is computed from the number of held-out good images that the threshold flags.
     """
     check_is_fitted(threshold_owner(model))
     held, detector = held_out_scores(model), final_detector(model)
@@ -133,9 +134,9 @@ def settings_of_weights(features: Any) -> list[str]:
 
 
 def target_of(model: Any) -> float | None:
-    """Return the rate of false alarms that a model's threshold stands for.
+    """Return the target false alarm rate of a model's threshold.
 
-    None if the threshold was chosen otherwise, for example set by hand.
+    None if the threshold was chosen in another way, for example set by hand.
     """
     judging = threshold_owner(model)
     rate = getattr(judging, "target_fpr", None)
@@ -151,24 +152,24 @@ def target_of(model: Any) -> float | None:
 
 
 def threshold_of(model: Any) -> float:
-    """Return the score below which a model flags images; it must have one."""
+    """Return the score below which a model flags images; an error if it has none."""
     threshold = threshold_owner(model).offset_
     if isinstance(threshold, dict):
         raise ValueError(
-            f"the model has a threshold for each of {list(threshold)}, and images here "
-            "say nothing of groups: score them in Python."
+            f"the model has a threshold for each of {list(threshold)}, but groups "
+            "cannot be passed here. Score the images in Python with iter_results."
         )
     threshold = as_threshold(threshold)
     if np.isnan(threshold):
         raise ValueError(
-            "the model has no threshold, since no good image was held out: learn from "
-            "two or more, or choose one with skdinoad tune."
+            "the model has no threshold because no good image was held out. Learn from "
+            "at least two good images, or choose a threshold with skdinoad tune."
         )
     return threshold
 
 
 def review_threshold_of(model: Any) -> float | None:
-    """Return the score from which images are accepted; None if none are reviewed."""
+    """Return the score from which images need no review; None if the model has none."""
     review = getattr(threshold_owner(model), "review_offset_", None)
     return None if review is None else known_threshold(review, "review_offset_")
 
@@ -176,8 +177,8 @@ def review_threshold_of(model: Any) -> float | None:
 def held_out_scores(model: Any, group: Any = None) -> np.ndarray:
     """Return scores of good training images, each by a model that has not seen it.
 
-    Each content counts once, and of a tuner only the rows that ``cv`` held out. With
-    ``group`` those of one group alone.
+    Exact copies count once. A tuner contributes only the rows that ``cv`` held out.
+    With ``group``, only the scores of that group are returned.
     """
     owner = threshold_owner(model)
     if hasattr(owner, "normal_holdout_scores"):

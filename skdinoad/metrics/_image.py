@@ -22,7 +22,7 @@ def image_auroc_score(y: ArrayLike, scores: ArrayLike) -> float:
     y : array-like of shape (n,)
         +1 normal, -1 anomalous.
     scores : array-like of shape (n,)
-        Higher = more normal, as ``score_samples`` and ``decision_function`` give them.
+        Higher = more normal, as returned by ``score_samples``, ``decision_function``.
 
     Returns
     -------
@@ -32,7 +32,7 @@ def image_auroc_score(y: ArrayLike, scores: ArrayLike) -> float:
     Raises
     ------
     ValueError
-        If labels are not +1 / -1 or of one kind only, or scores not finite.
+        If labels are not +1 / -1, all labels are equal, or scores are not finite.
 
     Examples
     --------
@@ -63,7 +63,7 @@ def image_ap_score(y: ArrayLike, scores: ArrayLike) -> float:
     Raises
     ------
     ValueError
-        If labels are not +1 / -1 or of one kind only, or scores not finite.
+        If labels are not +1 / -1, all labels are equal, or scores are not finite.
 
     Examples
     --------
@@ -94,7 +94,7 @@ def f1_max_score(y: ArrayLike, scores: ArrayLike) -> float:
     Raises
     ------
     ValueError
-        If labels are not +1 / -1 or of one kind only, or scores not finite.
+        If labels are not +1 / -1, all labels are equal, or scores are not finite.
 
     Examples
     --------
@@ -127,7 +127,7 @@ def recall_at_fpr_score(y: ArrayLike, scores: ArrayLike, *, fpr: float = 0.05) -
     Raises
     ------
     ValueError
-        If labels are not +1 / -1 or of one kind only, or scores not finite.
+        If labels are not +1 / -1, all labels are equal, or scores are not finite.
 
     Examples
     --------

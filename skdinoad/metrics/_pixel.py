@@ -43,7 +43,7 @@ def aupro_score(masks: MapsLike, maps: MapsLike, *, fpr_limit: float = 0.3) -> f
     Raises
     ------
     ValueError
-        If shapes differ, a map is not finite, or all pixels are of one kind.
+        If shapes differ, a map is not finite, or masks lack one class of pixels.
 
     Notes
     -----
@@ -89,7 +89,7 @@ def pixel_auroc_score(masks: MapsLike, maps: MapsLike) -> float:
     Raises
     ------
     ValueError
-        If shapes differ, a map is not finite, or all pixels are of one kind.
+        If shapes differ, a map is not finite, or masks lack one class of pixels.
 
     Examples
     --------
@@ -120,7 +120,7 @@ def pixel_ap_score(masks: MapsLike, maps: MapsLike) -> float:
     Raises
     ------
     ValueError
-        If shapes differ, a map is not finite, or all pixels are of one kind.
+        If shapes differ, a map is not finite, or masks lack one class of pixels.
 
     Examples
     --------
@@ -148,7 +148,7 @@ def pixel_f1_max_score(masks: MapsLike, maps: MapsLike) -> float:
     Raises
     ------
     ValueError
-        If shapes differ, a map is not finite, or all pixels are of one kind.
+        If shapes differ, a map is not finite, or masks lack one class of pixels.
 
     Examples
     --------

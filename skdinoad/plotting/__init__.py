@@ -1,6 +1,7 @@
-"""Pictures in scikit-learn's convention: ``Display.from_estimator(...)``, then axes.
+"""Plots as scikit-learn's displays, created with ``Display.from_estimator(...)``.
 
-Colours mean the same in every image: their limits come from held-out training images.
+Colours are comparable between images because their limits come from held-out training
+images.
 """
 
 from skdinoad.plotting._alignment import AlignmentDisplay

@@ -1,4 +1,4 @@
-"""Images before and after an aligner."""
+"""Display of images before and after alignment."""
 
 from typing import Any
 
@@ -12,13 +12,13 @@ __all__ = ["AlignmentDisplay"]
 
 
 class AlignmentDisplay:
-    """Images before and after an aligner, and which pixels are valid.
+    """Display of images before and after alignment, with their valid pixels.
 
     Parameters
     ----------
     before : array or list of images or paths
     after : ndarray of shape (n, s, t, 4), uint8
-        What the aligner returns; the fourth channel is validity.
+        Output of the aligner; the fourth channel marks valid pixels.
 
     Attributes
     ----------
@@ -46,14 +46,14 @@ class AlignmentDisplay:
         Parameters
         ----------
         aligner : fitted transformer of images to images
-            PCAAligner, AffineAligner, ForegroundMask, or a Pipeline of such.
+            PCAAligner, AffineAligner, ForegroundMask, or a Pipeline of these.
         X : array, list of images or paths
         axes : array of 3 x n Axes, or None
 
         Returns
         -------
         AlignmentDisplay
-            Plotted.
+            The plotted display.
         """
         return cls(X, aligner.transform(X)).plot(axes)
 
@@ -61,7 +61,7 @@ class AlignmentDisplay:
     def from_predictions(
         cls, X: ImagesLike, Z: ImagesLike, *, axes: Any = None
     ) -> Self:
-        """Show images and what an aligner made of them."""
+        """Show images X and their aligned versions Z."""
         return cls(X, Z).plot(axes)
 
     def plot(self, axes: Any = None) -> Self:
@@ -76,7 +76,7 @@ class AlignmentDisplay:
             column[1].imshow(aligned[..., :3])
             column[2].imshow(valid, cmap="gray", vmin=0, vmax=255)
             for ax in column:
-                ax.set(xticks=[], yticks=[])  # valid is white: it needs its frame
+                ax.set(xticks=[], yticks=[])  # keep the frame: valid pixels are white
         for ax, name in zip(self.axes_[:, 0], ("before", "after", "valid")):
             ax.set_title(name, loc="left")
         return self

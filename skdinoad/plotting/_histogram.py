@@ -1,4 +1,4 @@
-"""Scores of good and anomalous images, and the threshold."""
+"""Histogram of the scores of normal and anomalous images."""
 
 from typing import Any
 
@@ -15,16 +15,16 @@ __all__ = ["ScoreHistogramDisplay"]
 
 
 class ScoreHistogramDisplay:
-    """Scores of good and anomalous images, with the threshold between them.
+    """Histogram of the scores of normal and anomalous images, with the threshold.
 
     Parameters
     ----------
     normal : array-like of shape (n,)
-        Scores of normal images by models that have not seen them; higher = normal.
+        Held-out scores of normal images; higher = more normal.
     anomalous : array-like of shape (m,)
-        Scores of anomalous images, [] if none are known.
+        Scores of anomalous images; may be empty.
     threshold : float
-        NaN = none.
+        NaN if there is none.
 
     Attributes
     ----------
@@ -57,21 +57,21 @@ class ScoreHistogramDisplay:
         *,
         ax: Any = None,
     ) -> Self:
-        """Show held-out scores of the training images, and those of further images.
+        """Show the held-out scores of training images, and the scores of other images.
 
         Parameters
         ----------
         estimator : fitted detector, Pipeline, search or ThresholdTunerCV
         X : array, list of images or paths, or None
-            Further images, none of them seen in training.
+            Other images, not used for training.
         y : array-like of shape (n,) or None
-            Their labels, +1 / -1; None = all anomalous.
+            Labels of X: +1 normal, -1 anomalous; None means all are anomalous.
         ax : Axes or None
 
         Returns
         -------
         ScoreHistogramDisplay
-            Plotted.
+            The plotted display.
         """
         known = threshold_owner(estimator)
         held, labels = known.holdout_scores_, getattr(known, "labels_", None)
@@ -89,7 +89,7 @@ class ScoreHistogramDisplay:
         if isinstance(known.offset_, dict):
             raise ValueError(
                 f"There is a threshold for each of {list(known.offset_)}: show each "
-                "group by from_predictions."
+                "group with from_predictions."
             )
         threshold = as_threshold(known.offset_)
         return cls(normal, anomalous, threshold=threshold).plot(ax)
@@ -103,22 +103,22 @@ class ScoreHistogramDisplay:
         threshold: float = np.nan,
         ax: Any = None,
     ) -> Self:
-        """Show scores that are known.
+        """Show given scores.
 
         Parameters
         ----------
         y : array-like of shape (n,)
             +1 normal, -1 anomalous.
         scores : array-like of shape (n,)
-            Higher = more normal. Those of a memory bank's own training images say
-            nothing: take held-out ones.
+            Higher = more normal. Use held-out scores for training images, because a
+            memory bank contains its training images.
         threshold : float
         ax : Axes or None
 
         Returns
         -------
         ScoreHistogramDisplay
-            Plotted.
+            The plotted display.
         """
         y, scores = check_labels(y), np.asarray(scores, float)
         return cls(scores[y == 1], scores[y == -1], threshold=threshold).plot(ax)

@@ -1,4 +1,4 @@
-"""Images above their heat maps."""
+"""Display of images above their heat maps."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +16,7 @@ __all__ = ["AnomalyMapDisplay"]
 
 
 class AnomalyMapDisplay:
-    """Images above their heat maps, with the outline of known defects.
+    """Display of images above their heat maps, with outlines of known defects.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ class AnomalyMapDisplay:
     maps : ndarray of shape (n, H, W) or list of (H, W)
         Higher = more anomalous.
     limits : (float, float)
-        Map values of "nothing" and "full colour".
+        Map values at which the overlay is invisible and strongest.
     masks : sequence of (H, W), bool, or None
         Known defects; drawn as outlines.
     titles : list of str or None
@@ -33,7 +33,7 @@ class AnomalyMapDisplay:
     ----------
     figure_ : matplotlib Figure
     axes_ : ndarray of shape (2, n), matplotlib Axes
-        Images in the first row, maps in the second; after :meth:`plot`.
+        Images in the first row, maps in the second; set by :meth:`plot`.
 
     Examples
     --------
@@ -76,15 +76,16 @@ class AnomalyMapDisplay:
         X : array, list of images or paths
         masks : sequence of (H, W), bool, or None
         limits : (float, float) or None
-            None takes the detector's ``map_limits_``, from held-out training images.
+            None uses the detector's ``map_limits_``, which come from held-out training
+            images.
         axes : array of 2 x n Axes, or None
-            Where to draw; None makes a figure.
+            Where to draw; None creates a figure.
 
         Returns
         -------
         AnomalyMapDisplay
-            Plotted. Titles are the verdict and the score's distance to the threshold,
-            or the score if there is no threshold.
+            The plotted display. Titles show the verdict and the score minus the
+            threshold, or the score if there is no threshold.
 
         Raises
         ------
@@ -95,8 +96,8 @@ class AnomalyMapDisplay:
         detector = final_detector(estimator)
         if limits is None and not len(detector.holdout_scores_):
             raise ValueError(
-                "This detector held out no training image, so that it does not know "
-                "which values are usual: pass limits=(low, high)."
+                "This detector held out no training image, so the colour limits are "
+                "unknown: pass limits=(low, high)."
             )
         limits = detector.map_limits_ if limits is None else limits
         results = list(iter_results(estimator, X))
@@ -115,7 +116,7 @@ class AnomalyMapDisplay:
         titles: Sequence[str] | None = None,
         axes: Any = None,
     ) -> Self:
-        """Show images with maps that are known; parameters as those of the class."""
+        """Show images with given maps; parameters as in the class."""
         return cls(X, maps, limits=limits, masks=masks, titles=titles).plot(axes)
 
     def plot(self, axes: Any = None) -> Self:
@@ -152,7 +153,7 @@ class AnomalyMapDisplay:
 
 
 def _title(result):
-    """Return the verdict on an image, or its score where there is no threshold."""
+    """Return the verdict on an image, or its score if there is no threshold."""
     if result.decision is None:
         return f"{result.score:.3f}"
     name = "normal" if result.label == 1 else "ANOMALOUS"

@@ -1,4 +1,4 @@
-"""Heat maps laid over images, as arrays and as files."""
+"""Overlays of heat maps on images, as arrays and as files."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -24,7 +24,7 @@ def overlay_map(
     limits: tuple[float, float],
     colormap: str = "inferno",
 ) -> np.ndarray:
-    """Lay a heat map over its image.
+    """Overlay a heat map on its image.
 
     Parameters
     ----------
@@ -32,16 +32,16 @@ def overlay_map(
     heat : ndarray of shape (H, W)
         Anomaly map, higher = more anomalous.
     limits : (float, float)
-        Values shown as "nothing" and as "full colour": a detector's ``map_limits_``,
-        which come from held-out normal images. Limits taken from each map by itself
-        would paint red on perfect parts.
+        Map values at which the overlay is invisible and strongest. Use a detector's
+        ``map_limits_``, which come from held-out normal images. With limits from each
+        single map, good parts would also show strong colours.
     colormap : str
-        Name of a matplotlib colour map.
+        Name of a matplotlib colormap.
 
     Returns
     -------
     ndarray of shape (H, W, 3), uint8
-        The hotter, the more of the image is covered.
+        The overlay is more opaque where map values are higher.
 
     Examples
     --------
@@ -68,21 +68,21 @@ def save_maps(
     limits: tuple[float, float],
     names: np.ndarray | Sequence[Any] | None = None,
 ) -> list[Path]:
-    """Write images with their heat maps laid over them as PNG files.
+    """Save images with their heat maps overlaid as PNG files.
 
     Parameters
     ----------
     folder : str or path
-        Made if it does not exist; files of the same name are replaced.
+        Created if it does not exist; files of the same name are replaced.
     X : array, list of images or paths
     maps : ndarray of shape (n, H, W), list or iterator of (H, W)
-        Higher = more anomalous, as ``predict_map`` gives them for X; of ``iter_maps``
-        memory holds one batch at a time.
+        Higher = more anomalous, as returned by ``predict_map`` for X. With
+        ``iter_maps``, memory holds one batch at a time.
     limits : (float, float)
         As for :func:`overlay_map`: ``map_limits_`` of a detector or Pipeline.
     names : list of str or None
-        Names of the files without ".png". None: those of the images' files, else
-        their rows; where two are equal, the later gets a number.
+        File names without ".png". None uses the names of the image files, or row
+        numbers for arrays. Repeated names get a number appended.
 
     Returns
     -------
@@ -91,8 +91,8 @@ def save_maps(
     Raises
     ------
     ValueError
-        If numbers or sizes of images and maps differ; of an iterator that ends early,
-        the images of its maps are written.
+        If the numbers or sizes of images and maps differ. If an iterator ends early,
+        the files of its maps have already been written.
 
     Examples
     --------
@@ -114,7 +114,7 @@ def save_maps(
         if image.shape[:2] != np.shape(heat):
             raise ValueError(
                 f"Row {i}: image {image.shape[:2]}, map {np.shape(heat)}; expected one "
-                "shape: pass the images that predict_map was given."
+                "shape. Pass the images that were passed to predict_map."
             )
         overlay = overlay_map(image[..., :3], heat, limits=limits)
         Image.fromarray(overlay).save(path)

@@ -1,4 +1,4 @@
-"""The per-region overlap curve."""
+"""Display of the per-region overlap curve."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -14,20 +14,20 @@ __all__ = ["ProCurveDisplay"]
 
 
 class ProCurveDisplay:
-    """The per-region overlap of heat maps against the share of good pixels flagged.
+    """Display of the per-region overlap against the share of good pixels flagged.
 
     Parameters
     ----------
     fpr : ndarray of shape (k,)
-        Share of good pixels above a threshold, rising.
+        Share of good pixels above each threshold, in increasing order.
     pro : ndarray of shape (k,)
-        Mean over all defects of the share of their pixels above it.
+        Share of a defect's pixels above each threshold, averaged over all defects.
     aupro : float
-        The area up to ``fpr_limit``, divided by it.
+        The area under the curve up to ``fpr_limit``, divided by ``fpr_limit``.
     fpr_limit : float
-        Where the picture and the area end.
+        Upper limit of the x axis and of the area.
     name : str or None
-        What the legend calls the curve.
+        Name of the curve in the legend.
 
     Attributes
     ----------
@@ -38,9 +38,9 @@ class ProCurveDisplay:
 
     See Also
     --------
-    skdinoad.metrics.aupro_score : The area, exact.
+    skdinoad.metrics.aupro_score : Compute the exact area.
     sklearn.metrics.RocCurveDisplay, sklearn.metrics.PrecisionRecallDisplay
-        Curves of image scores: ``from_predictions(y, -scores, pos_label=-1)``.
+        Curves of image scores; use ``from_predictions(y, -scores, pos_label=-1)``.
 
     Examples
     --------
@@ -75,7 +75,7 @@ class ProCurveDisplay:
         name: str | None = None,
         ax: Any = None,
     ) -> Self:
-        """Compute heat maps, a batch at a time, and show their curve.
+        """Compute heat maps batch by batch and show their curve.
 
         Parameters
         ----------
@@ -85,14 +85,14 @@ class ProCurveDisplay:
             True = anomalous; None in a list is an empty mask.
         fpr_limit : float
         name : str or None
-            None takes the estimator's class.
+            None uses the name of the estimator's class.
         ax : Axes or None
-            Where to draw, several curves in one if you like; None makes a figure.
+            Where to draw; several curves can share axes. None creates a figure.
 
         Returns
         -------
         ProCurveDisplay
-            Plotted.
+            The plotted display.
         """
         name = type(estimator).__name__ if name is None else name
         shown = {"fpr_limit": fpr_limit, "name": name, "ax": ax}
@@ -108,16 +108,16 @@ class ProCurveDisplay:
         name: str | None = None,
         ax: Any = None,
     ) -> Self:
-        """Show the curve of maps that are known.
+        """Show the curve of given maps.
 
         Parameters
         ----------
         masks : array of shape (n, H, W) or list of (H, W), bool
             True = anomalous; None in a list is an empty mask.
         maps : array of shape (n, H, W), list or iterator of (H, W)
-            Higher = more anomalous. They are counted by
-            :class:`skdinoad.metrics.StreamingPixelMetrics`, whose area is within about
-            1e-3 of the exact one.
+            Higher = more anomalous. The area is computed by
+            :class:`skdinoad.metrics.StreamingPixelMetrics`, within about 1e-3 of the
+            exact area.
         fpr_limit : float
         name : str or None
         ax : Axes or None
@@ -125,13 +125,13 @@ class ProCurveDisplay:
         Returns
         -------
         ProCurveDisplay
-            Plotted.
+            The plotted display.
 
         Raises
         ------
         ValueError
-            If numbers or shapes differ, a map is not finite, or all pixels are of one
-            kind.
+            If the numbers or shapes of masks and maps differ, a map is not finite, or
+            the masks do not hold both normal and anomalous pixels.
         """
         metrics = StreamingPixelMetrics()
         for row, heat in enumerate(exactly(len(masks), maps, "masks")):

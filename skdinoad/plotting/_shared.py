@@ -1,4 +1,4 @@
-"""Axes to draw in, and lengths that must agree."""
+"""Helpers of displays that create axes and check lengths."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ __all__ = ["axes_grid", "check_lengths", "exactly"]
 
 
 def axes_grid(axes, rows, columns):
-    """Return rows x columns axes: those given, or those of a new figure."""
+    """Return the given axes, or those of a new figure, as a rows x columns array."""
     if axes is None:
         import matplotlib.pyplot as plt
 
@@ -27,7 +27,7 @@ def check_lengths(n, **parts):
 
 
 def exactly(n, maps, others="images"):
-    """Yield n maps; only its end tells how many an iterator has."""
+    """Yield n maps; raise an error if there are fewer or more."""
     count = 0
     for count, heat in enumerate(maps, 1):
         if count > n:
