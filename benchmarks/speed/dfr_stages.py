@@ -120,6 +120,7 @@ def scoring(X):
 
 def _ready(X):
     detector = DFR()
+    detector._reset()
     detector.features_, detector._seed = detector.default_features().fit(), 0
     detector._before = None, []
     data = detector._gather(detector._check_input(X))

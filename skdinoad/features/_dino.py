@@ -58,11 +58,12 @@ class DinoFeatures(Extractor):
         ConViT, relative positions) support one image size only; set ``image_size`` to
         this (height, width).
     weights : str or path, default="auto"
-        "auto" uses the original weights from the local hub cache, else downloads them,
-        else uses those in the package of ``skdinoad[offline]``. "hub" and "package"
-        restrict it to one source. A path names a ``.safetensors`` file, or a ``.pt`` /
-        ``.pth`` file, which is loaded with ``weights_only``. "random:SEED" draws random
-        weights, for tests.
+        "auto" uses a file in the folder of the environment variable
+        ``SKDINOAD_WEIGHTS``, else the original weights from the local hub cache, else
+        downloads them, else uses those in the package of ``skdinoad[offline]``. "hub"
+        and "package" restrict it to one source. A path names a ``.safetensors``,
+        ``.pt`` or ``.pth`` file; the last two are loaded with ``weights_only``.
+        "random:SEED" draws random weights, for tests.
     layers : "auto", "last", "middle", int or sequence of int, default="auto"
         Blocks whose tokens are taken, 0-based, negative from the end. "auto" takes
         several blocks that suit the weights (``evidence_`` says which, and why);

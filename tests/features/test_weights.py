@@ -97,6 +97,19 @@ def test_explicit_file_beats_all(tmp_path):
         find(DINO, "mine.pkl")
 
 
+def test_a_folder_of_weights_comes_before_the_hub(places, tmp_path, monkeypatch):
+    places(lambda model: HUB, lambda model: PACKAGE)
+    monkeypatch.setenv("SKDINOAD_WEIGHTS", str(tmp_path))
+    assert find(DINO, "auto") is HUB  # the folder does not have this model
+    torch.save({"a": torch.ones(2)}, tmp_path / f"{DINO}.pth")
+    assert find(DINO, "auto").path == tmp_path / f"{DINO}.pth"
+    assert find(DINO, "hub") is HUB
+    assert find(DINO, "package") is PACKAGE
+    monkeypatch.setenv("SKDINOAD_WEIGHTS", str(tmp_path / "none"))
+    with pytest.raises(FileNotFoundError, match="SKDINOAD_WEIGHTS="):
+        find(DINO, "auto")
+
+
 @pytest.mark.parametrize("digest", [*REGISTRY, "unknown"])
 def test_source_is_where_the_weights_were_found(digest):
     known = describe("a_model", digest, "file x.pth")
