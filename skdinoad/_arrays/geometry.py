@@ -1,8 +1,8 @@
-"""Pixel affines and the two resamplings they serve.
+"""Affine transformations of pixels, and resampling of images and score grids.
 
-An affine is a float64 (3, 3) matrix that takes an output pixel (x, y, 1) to the input
-pixel it shows: x = column, y = row, pixel centres at integers, OpenCV's convention.
-Frames compose by ``@``: (aligned -> source) @ (patch -> aligned) = patch -> source.
+An affine is a float64 (3, 3) matrix that maps an output pixel (x, y, 1) to the input
+pixel that it shows: x = column, y = row, pixel centres at integers, as in OpenCV.
+Affines compose by ``@``: (aligned -> source) @ (patch -> aligned) = patch -> source.
 """
 
 from functools import cache
@@ -37,12 +37,12 @@ BORDERS = {
 }
 
 
-#: Pixels that a side of a resampled image may have: OpenCV's numbers have 16 bits.
+#: Allowed side of a resampled image in pixels: OpenCV uses 16-bit coordinates.
 EDGE = Interval(Integral, 1, 2**15, closed="left")
 
 
 def is_size(value) -> bool:
-    """Whether a value is a (height, width) of whole, positive numbers of pixels."""
+    """Return whether a value is a (height, width) of positive integers in pixels."""
     return len(value) == 2 and all(map(EDGE.is_satisfied_by, value))
 
 
@@ -57,8 +57,8 @@ def resize_affine(source_size: tuple, size: tuple) -> np.ndarray:
     Returns
     -------
     affine : ndarray of shape (3, 3), float64
-        Resized pixel -> source pixel. A patch grid is a resize too: with patches of
-        14 pixels it gives 14 k + 6.5.
+        Resized pixel -> source pixel. A patch grid is a resized image, too: with
+        patches of 14 pixels the centre of patch k is at 14 k + 6.5.
 
     Examples
     --------
@@ -73,14 +73,15 @@ def resize_affine(source_size: tuple, size: tuple) -> np.ndarray:
 
 
 def pose_affine(centre, angle: float, zoom: float, size: tuple) -> np.ndarray:
-    """Return the affine that puts a source point in the middle, turned and zoomed.
+    """Return the affine that centres, rotates and zooms around a source point.
 
     Parameters
     ----------
     centre : array-like of shape (2,)
-        (x, y) in the source of the output's middle.
+        (x, y) of the source point that is in the middle of the output.
     angle : float
-        Radians from the source's x axis, towards y, of what becomes the output's x.
+        Angle in radians from the source's x axis towards its y axis; this direction
+        becomes the output's x axis.
     zoom : float
         Output pixels per source pixel.
     size : tuple of int
@@ -105,14 +106,14 @@ def pose_affine(centre, angle: float, zoom: float, size: tuple) -> np.ndarray:
 
 
 def turn_affine(size: tuple, *, mirror: bool = False) -> np.ndarray:
-    """Return the affine of a turn by 180 degrees, or of a swap of left and right."""
+    """Return the affine of a rotation by 180 degrees, or of a left-right flip."""
     height, width = size
     row = [0, 1, 0] if mirror else [0, -1, height - 1]
     return np.array([[-1, 0, width - 1], row, [0, 0, 1]], dtype=np.float64)
 
 
 def check_angles(angles) -> tuple:
-    """Return angles in degrees, 0 first, each once and within 0..360."""
+    """Return distinct angles in degrees, 0 first, each in [0, 360)."""
     try:
         given = np.asarray(angles, float)
     except (TypeError, ValueError):
@@ -158,7 +159,7 @@ def rotated(image, angle: float, *, black=False) -> np.ndarray:
 
 
 def warp(image, affine, size, *, border="replicate", nearest=False) -> np.ndarray:
-    """Resample an image into a frame.
+    """Resample an image by an affine.
 
     Parameters
     ----------
@@ -168,15 +169,14 @@ def warp(image, affine, size, *, border="replicate", nearest=False) -> np.ndarra
     size : tuple of int
         (height, width) of the output.
     border : {"wrap", "reflect", "replicate", "constant"}
-        What lies outside the image ("constant" is 0).
+        How pixels outside the image are filled ("constant" is 0).
     nearest : bool
         Nearest instead of bilinear sampling.
 
     Returns
     -------
     ndarray of shape (height, width[, channels])
-        Where the frame shrinks more than twofold the image is averaged first, so
-        that fine structure does not alias.
+        If the image shrinks more than twofold, it is averaged first to avoid aliasing.
     """
     shrink = np.sqrt(abs(np.linalg.det(affine[:2, :2])))
     if shrink > 2 and not nearest:
@@ -196,7 +196,7 @@ def warp(image, affine, size, *, border="replicate", nearest=False) -> np.ndarra
 
 
 def warp_rgba(image, affine, size, *, border) -> np.ndarray:
-    """Resample an image into a frame, with alpha 255 where the image has a valid pixel.
+    """Resample an image by an affine; alpha is 255 where a valid pixel is shown.
 
     Parameters
     ----------
@@ -206,7 +206,7 @@ def warp_rgba(image, affine, size, *, border) -> np.ndarray:
     size : tuple of int
         (height, width) of the output.
     border : {"wrap", "reflect", "replicate", "constant"}
-        What colour lies outside the image; its alpha is 0.
+        How pixels outside the image are coloured; their alpha is 0.
 
     Returns
     -------
@@ -226,7 +226,7 @@ def field_in_pixels(fields, size) -> np.ndarray:
     Parameters
     ----------
     fields : ndarray of shape (k, 2, h, w), float32
-        Offsets (x, y), in units in which the image is 2 wide and 2 high.
+        Offsets (x, y) in units of half the image's width and height.
     size : tuple of int
         (H, W) of the image.
 
@@ -235,13 +235,13 @@ def field_in_pixels(fields, size) -> np.ndarray:
     ndarray of shape (k, H, W, 2), float32
     """
     whole = np.array(size[::-1], np.float32)
-    unit = (whole - whole / fields.shape[:1:-1]) / 2  # their outer pixels lie at +-1
+    unit = (whole - whole / fields.shape[:1:-1]) / 2  # outer pixels are at +-1
     large = [cv2.resize(np.moveaxis(field, 0, -1), size[::-1]) for field in fields]
     return np.stack(large) * unit
 
 
 def warp_back(grid, affine, size, *, margin=0.5) -> np.ndarray:
-    """Carry a grid of scores home to the image it was computed from.
+    """Resample a grid of scores to the image from which it was computed.
 
     Parameters
     ----------
@@ -252,20 +252,20 @@ def warp_back(grid, affine, size, *, margin=0.5) -> np.ndarray:
     size : tuple of int
         (H, W) of the source image.
     margin : float
-        How far from the outer cell centres, in cells, a pixel still belongs to the
-        grid; 0.5 is where the outer cells end.
+        Distance from the centres of the outer cells, in cells, up to which a pixel
+        belongs to the grid; 0.5 is the edge of the outer cells.
 
     Returns
     -------
     ndarray of shape (H, W), float32
-        Bilinear between cell centres, constant beyond the outer ones. A pixel that
-        the grid does not cover, or whose surroundings are mostly invalid, is 0.
+        Bilinear between cell centres, constant beyond the outer ones. A pixel is 0 if
+        the grid does not cover it, or if mostly invalid cells surround it.
 
     Notes
     -----
-    Sampling is exact: OpenCV before 5 rounds positions to 1/32 cell, visible as steps
-    when a cell is 14 pixels wide, and there torch samples in its place. Beside the
-    result at most one array of its size is held.
+    Sampling is exact. OpenCV before version 5 rounds positions to 1/32 of a cell, which
+    gives visible steps if a cell is 14 pixels wide; torch samples in this case. At most
+    one other array of the size of the result is in memory.
     """
     grid = np.asarray(grid, np.float32)
     to_grid = np.linalg.inv(affine)
@@ -280,7 +280,7 @@ def warp_back(grid, affine, size, *, margin=0.5) -> np.ndarray:
     return out
 
 
-#: Pixels looked at at a time where an affine turns: memory stays below a map's.
+#: Pixels processed at a time if an affine rotates, which bounds the memory.
 _STRIP = 2**18
 
 
@@ -292,7 +292,7 @@ def _strips(size):
 
 
 def _enlarged_back(grid, to_grid, size, margin):
-    """Carry a grid home that was only scaled and shifted: one axis after the other."""
+    """Resample a grid that was only scaled and shifted, one axis after the other."""
     parts = [
         _lines(n, cells, to_grid[k, k], to_grid[k, 2], margin)
         for n, cells, k in zip(size, grid.shape, (1, 0))
@@ -308,13 +308,13 @@ def _enlarged_back(grid, to_grid, size, margin):
 
 
 def _enlarged(grid, rows, columns):
-    """Return a grid between its cells; ``_lines`` says where each pixel lies."""
+    """Interpolate a grid at the positions from ``_lines``."""
     wide = _between(grid, *columns)
     steps = np.diff(wide, axis=0, append=wide[-1:])
     first, share = rows[0], rows[1][:, None]
     out = np.empty((len(first), wide.shape[1]), np.float32)
-    # Rows between the same two cells together, so that each is written only once. Not
-    # by a product of matrices: its threads would have to wait for those of torch.
+    # Rows between the same two cells are computed together, so that each is written
+    # only once. A matrix product would use threads that compete with those of torch.
     ends = np.flatnonzero(np.diff(first, append=-1)) + 1
     for start, stop in zip([0, *ends], ends):
         part, above = out[start:stop], first[start]
@@ -324,9 +324,9 @@ def _enlarged(grid, rows, columns):
 
 
 def _between(grid, first, share):
-    """Return a grid's columns, each so far on the way from a cell to the next."""
+    """Interpolate the columns of a grid."""
     second = np.minimum(first + 1, grid.shape[1] - 1)
-    # take, unlike an index, leaves the pixels of a row side by side.
+    # take, unlike an index, keeps the pixels of a row contiguous.
     return grid.take(first, 1) * (1 - share) + grid.take(second, 1) * share
 
 

@@ -29,24 +29,24 @@ def unit(F) -> np.ndarray:
 
 
 def stacked(maps):
-    """Return a list of maps as one array, or as it is if they differ in size."""
+    """Return a list of maps as one array, or unchanged if they differ in size."""
     return np.stack(maps) if len({np.shape(heat) for heat in maps}) == 1 else maps
 
 
 def smooth(grids, sigma: float) -> np.ndarray:
-    """Smooth score grids with a Gaussian that looks at valid cells only.
+    """Smooth score grids with a Gaussian over valid cells only.
 
     Parameters
     ----------
     grids : ndarray of shape (n, h, w), float
         NaN = invalid.
     sigma : float
-        Standard deviation in cells; 0 returns the grids as they are.
+        Standard deviation in cells; 0 returns the grids unchanged.
 
     Returns
     -------
     ndarray of shape (n, h, w)
-        Invalid cells stay NaN and give their neighbours nothing.
+        Invalid cells stay NaN and do not affect their neighbours.
 
     Examples
     --------
@@ -75,12 +75,12 @@ def window_mean(grid, size: int) -> np.ndarray:
     grid : ndarray of shape (h, w, c), float32
         NaN = invalid.
     size : int
-        Edge of the window in patches, odd; 1 returns the grid as it is.
+        Edge of the window in patches, odd; 1 returns the grid unchanged.
 
     Returns
     -------
     ndarray of shape (h, w, c), float32
-        Invalid patches stay NaN and give their neighbours nothing.
+        Invalid patches stay NaN and do not affect their neighbours.
     """
     if size == 1:
         return grid
@@ -98,14 +98,14 @@ def smooth_pixels(image, sigma: float, *, inside=None) -> np.ndarray:
     ----------
     image : ndarray of shape (H, W), float32
     sigma : float
-        Standard deviation in pixels; 0 returns the map as it is.
+        Standard deviation in pixels; 0 returns the map unchanged.
     inside : ndarray of shape (H, W), bool, or None
-        Pixels that count: what lies outside is 0, and takes and gives nothing.
+        Pixels that are smoothed. Others become 0 and do not affect them.
 
     Returns
     -------
     ndarray of shape (H, W), float32
-        What ``scipy.ndimage.gaussian_filter`` gives, several times faster.
+        As from ``scipy.ndimage.gaussian_filter``, several times faster.
     """
     if sigma == 0:
         return image
@@ -129,11 +129,11 @@ def _blur(image, sigma):
 
 
 def enlarged(grid, size=256, patch=14) -> np.ndarray:
-    """Return the map of which Dinomaly's image score is the mean of the top 1 %.
+    """Return the map from which Dinomaly takes its image score, the top 1 %.
 
-    Each patch becomes ``patch`` pixels, outer patch centres on outer pixel centres
-    (``align_corners=True``); the whole becomes ``size`` x ``size`` pixels, now edges on
-    edges; a Gaussian of standard deviation 4, cut to 5 x 5 pixels, smooths it.
+    The grid is enlarged to ``patch`` pixels a patch with ``align_corners=True``, then
+    resized to ``size`` x ``size`` pixels with ``align_corners=False``, and smoothed by
+    a Gaussian of standard deviation 4, cut to 5 x 5 pixels.
 
     Parameters
     ----------
@@ -146,12 +146,12 @@ def enlarged(grid, size=256, patch=14) -> np.ndarray:
     -------
     ndarray of shape (size, size), float32
         NaN where mostly invalid cells contribute. Edges are mirrored; the official
-        code pads with zeros there and darkens two pixels.
+        code pads with zeros, which darkens two pixels at each edge.
     """
     rows, columns = (_enlarging(cells, size, patch) for cells in grid.shape)
     valid = np.isfinite(grid)
     layers = np.stack([np.where(valid, grid, 0), valid]).astype(np.float32)
-    # torch and not numpy: two libraries' threads, used in turn, wait for each other.
+    # torch, because alternating between the threads of two libraries is slow.
     total, weight = rows @ torch.from_numpy(layers) @ columns.T
     heat = torch.where(weight >= 0.5, total / weight.clamp_min(0.5), np.nan)
     return heat.numpy()
@@ -205,8 +205,8 @@ def clean(grids, threshold: float, opening: int = 0, closing: int = 0) -> np.nda
     ----------
     grids : ndarray of shape (n, h, w), float
     threshold : float
-        Cells below it become 0. Take it from held-out normal images: a percentile
-        of each map would keep the same area in every image, good or bad.
+        Cells below it become 0. Take it from held-out normal images: a percentile of
+        each map would keep the same area in good and in defective images.
     opening, closing : int
         Diameter in cells of the ellipse that opens, then closes, the set of cells
         above the threshold; 0 = off.
@@ -234,8 +234,8 @@ def aggregate(grids, how=0.01, *, whole=False) -> np.ndarray:
         A share in (0, 1]: the mean of the largest ``floor(share * m)`` of the m valid
         cells, at least one. "p99": the interpolated 99th percentile.
     whole : bool
-        Whether m counts all cells of the grid, valid or not. If fewer are valid
-        than ``floor(share * m)``, the mean goes over all valid ones.
+        Whether m counts all cells of the grid, valid or not. If fewer than
+        ``floor(share * m)`` are valid, the mean is over all valid ones.
 
     Returns
     -------

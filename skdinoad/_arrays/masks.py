@@ -1,4 +1,4 @@
-"""Foreground masks from patch features: where the object is, where the ground."""
+"""Foreground masks from patch features: which patches show the object."""
 
 import cv2
 import numpy as np
@@ -18,20 +18,20 @@ __all__ = [
     "without_ground",
 ]
 
-#: Categories of MVTec AD and VisA that AnomalyDINO's official code masks, by eye.
+#: Categories of MVTec AD and VisA that AnomalyDINO's official code masks.
 MASKED = {"capsule", "hazelnut", "pill", "screw", "toothbrush"} | {
     *("candle", "capsules", "cashew", "chewinggum", "fryum", "macaroni1"),
     *("macaroni2", "pcb1", "pcb2", "pcb3", "pcb4", "pipe_fryum"),
 }
 
-#: And those that it does not mask.
+#: Categories that it does not mask.
 UNMASKED = {
     *("bottle", "cable", "metal_nut", "transistor", "zipper"),
     *("carpet", "grid", "leather", "tile", "wood"),
 }
 
-#: "relative" threshold, in median token norms: 10 for genuine DINOv2 ViT-S/14, whose
-#: final LayerNorm gives tokens of norm 38 to 45, and as much for any other network.
+#: The "relative" threshold, in median token norms. It equals 10 for genuine DINOv2
+#: ViT-S/14, whose tokens have norms of 38 to 45 after the final LayerNorm.
 _RELATIVE = 0.24
 
 
@@ -46,9 +46,9 @@ def foreground(grid, threshold="relative", morphology="grid") -> np.ndarray:
         A patch is foreground if its score on the component exceeds this: an absolute
         number, or 0.24 times the median length of the tokens.
     morphology : {"grid", "raster"}
-        How the mask is dilated and closed with a 3 x 3 square. "raster" does so on
-        the flattened mask, as the official code does: along rows only, and around
-        their ends.
+        How the mask is dilated and closed with a 3 x 3 square. "raster" processes the
+        flattened mask, as the official code does: along rows only, and from the end of
+        a row to the start of the next.
 
     Returns
     -------
@@ -57,8 +57,8 @@ def foreground(grid, threshold="relative", morphology="grid") -> np.ndarray:
 
     Notes
     -----
-    A component has no sign: the side that covers more of the image's centre is the
-    object. The eigenvector is computed, not estimated, so that the mask never varies.
+    The sign of a component is arbitrary: the side that covers more of the image's
+    centre is the object. The eigenvector is exact, so the mask is deterministic.
     """
     valid = np.isfinite(grid).all(-1)
     mask = np.zeros(valid.shape, bool)
@@ -69,17 +69,17 @@ def foreground(grid, threshold="relative", morphology="grid") -> np.ndarray:
         threshold = _RELATIVE * np.median(np.linalg.norm(tokens, axis=1))
     score = np.zeros(valid.shape, np.float32)
     score[valid] = _first_component(tokens)
-    # The larger centre coverage decides, then the larger coverage: never the sign
-    # that the solver happened to give.
+    # The sign from the solver is arbitrary: the side with the larger coverage of the
+    # centre is chosen, then the side with the larger coverage.
     mask = max(score > threshold, -score > threshold, key=_coverage)
     return _grown(mask, morphology) & valid
 
 
 def _first_component(tokens):
     """Return the score of each token on the first principal component."""
-    # torch and not scipy: two libraries' threads, used in turn, wait for each other.
+    # torch, because alternating between the threads of two libraries is slow.
     centred = torch.from_numpy(tokens - tokens.mean(0))
-    if len(tokens) < tokens.shape[1]:  # the small product's vectors are the scores
+    if len(tokens) < tokens.shape[1]:  # eigenvectors of the Gram matrix are scores
         values, vectors = torch.linalg.eigh(centred @ centred.T)
         return (vectors[:, -1] * values[-1].clamp_min(0).sqrt()).numpy()
     _, vectors = torch.linalg.eigh(centred.T @ centred)
@@ -106,7 +106,7 @@ def _grown(mask, morphology):
 
 
 def mask_statistics(grid, mask) -> dict:
-    """Return what a mask looks like.
+    """Return statistics of a mask.
 
     Parameters
     ----------
@@ -117,9 +117,9 @@ def mask_statistics(grid, mask) -> dict:
     Returns
     -------
     dict
-        "total", "centre" and "border": the shares of the grid, its central part and
-        its outermost ring that the mask covers. "separation": the share of the
-        features' variance that lies between the two sides of the mask.
+        "total", "centre" and "border": the shares of the grid, of its central part
+        and of its outermost ring that the mask covers. "separation": the share of the
+        features' variance between the two sides of the mask.
     """
     ring = np.ones(mask.shape, bool)
     ring[1:-1, 1:-1] = False
@@ -148,18 +148,18 @@ def median_of(statistics) -> dict:
 
 
 def masking_helps(statistics) -> bool:
-    """Whether masks look like one object in the middle, with ground around it.
+    """Return whether masks look like one object in the middle of a background.
 
     Parameters
     ----------
     statistics : dict
-        As :func:`mask_statistics` gives it, or medians over reference images.
+        From :func:`mask_statistics`, or medians over reference images.
 
     Notes
     -----
-    The paper looks at one reference image and judges by eye. The bounds on the shares
-    are ours; that on the separation lies between objects (0.27 and more) and textures
-    or surfaces (0.15 and less): medians over the good training images of the six
+    In the paper a person judges one reference image. The bounds on the shares are our
+    choice. The bound on the separation lies between objects (at least 0.27) and
+    textures or surfaces (at most 0.15): medians over the good training images of six
     categories of the benchmarks, at 224 to 448 pixels.
     """
     one_object = statistics["centre"] >= 0.35 and statistics["border"] <= 0.2
@@ -175,16 +175,17 @@ def with_alpha(image) -> np.ndarray:
 
 
 def without_ground(grid, mask) -> np.ndarray:
-    """Return features with NaN outside the mask; all of them if the mask is empty."""
+    """Return features with NaN outside the mask, unchanged if the mask is empty."""
     keep = mask.reshape(*mask.shape, *[1] * (grid.ndim - 2))
     return np.where(keep | ~mask.any(), grid, np.float32(np.nan))
 
 
 def warn_of_empty_masks(names, n):
-    """Say which of n images had an empty mask and are scored whole."""
+    """Warn about those of n images that have an empty mask and are scored whole."""
     if names:
         warn(
             f"The foreground mask of {len(names)} of {n} images is empty; they are "
-            f"scored unmasked: {', '.join(names[:9])}. masking=None avoids masks.",
+            f"scored without a mask: {', '.join(names[:9])}. Pass masking=None to "
+            "disable masks.",
             UserWarning,
         )

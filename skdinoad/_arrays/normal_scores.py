@@ -1,4 +1,4 @@
-"""How the anomaly scores of good images are distributed, estimated from a few."""
+"""Estimate the distribution of the anomaly scores of good images from a few."""
 
 import numpy as np
 from scipy import stats
@@ -10,12 +10,11 @@ __all__ = ["NormalScores", "rate_interval"]
 #: normal distribution's.
 _TAILS = 4
 
-#: What the spread of the logarithms is taken to be before any image is seen. It counts
-#: as much as one image.
+#: Prior spread of the logarithms, which counts as much as one image.
 _PRIOR_SPREAD = 0.2
 
-#: The spread of n images is widened by sqrt(1 + _FEW / n), because median and spread
-#: are uncertain themselves.
+#: The spread of n images is widened by sqrt(1 + _FEW / n), because the estimates of
+#: median and spread are uncertain.
 _FEW = 4
 
 #: A score is suspect if a smaller share of good images would reach it.
@@ -24,7 +23,7 @@ _SUSPECT = 0.005
 #: The largest logarithm of a threshold.
 _LARGEST = 700.0
 
-#: Scores are compared by ratio, so that 0 counts as this share of the usual score.
+#: Scores are compared by ratio, so 0 is replaced by this share of the median score.
 _SMALLEST = 1e-6
 
 
@@ -75,7 +74,7 @@ class NormalScores:
         """Return the score that a share ``rate`` of good images exceeds."""
         spread = self._spread * np.sqrt(1 + _FEW / self._n)
         value = self._center + spread * stats.t.isf(rate, _TAILS)
-        # A rate near 0 asks for more than a float can hold.
+        # A rate near 0 gives a threshold beyond the range of a float.
         return float(np.exp(min(value, _LARGEST)) if self._log else value)
 
     def _scaled(self, scores, usual):
@@ -92,17 +91,17 @@ class NormalScores:
 
 
 def rate_interval(above, n: int, confidence: float = 0.9) -> tuple:
-    """Return the interval in which the rate of false alarms lies.
+    """Return a confidence interval of the false alarm rate.
 
     Parameters
     ----------
     above : int, or ndarray of int
-        How many of the good images held out are beyond the threshold.
+        Number of held-out good images beyond the threshold.
     n : int
-        How many were held out, 1 at least.
+        Number of held-out good images, at least 1.
     confidence : float
-        The interval holds the rate at least this often, if the images are a random
-        sample (Clopper and Pearson's exact interval).
+        Smallest probability that the interval contains the rate, if the images are a
+        random sample (Clopper and Pearson's exact interval).
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Principal components of patch features, one basis for all locations or one each."""
+"""Principal components of patch features, for all locations or for each."""
 
 import numpy as np
 import torch
@@ -10,16 +10,16 @@ __all__ = ["fit_projection", "project"]
 
 
 def fit_projection(F, kind: str, n: int) -> tuple:
-    """Find the main directions in which nominal features vary.
+    """Return the principal directions of nominal features.
 
     Parameters
     ----------
     F : ndarray of shape (m, h, w, c), float32
         NaN = invalid.
     kind : {"shared", "local"}
-        One basis for all patches, or one for each location.
+        One basis for all locations, or one for each location.
     n : int
-        Components; for "local" fewer than the m images.
+        Number of components; for "local" less than the number m of images.
 
     Returns
     -------
@@ -35,7 +35,7 @@ def fit_projection(F, kind: str, n: int) -> tuple:
             f"images with {F.shape[-1]} channels."
         )
     if kind == "shared":
-        with np.errstate(invalid="ignore"):  # the shares of a variance of 0, unused
+        with np.errstate(invalid="ignore"):  # unused shares of a zero variance
             pca = PCA(n, svd_solver="covariance_eigh").fit(F[np.isfinite(F).all(-1)])
         return pca.mean_.astype(np.float32), pca.components_.astype(np.float32)
     return _fit_local(F, n)
@@ -48,7 +48,7 @@ def _fit_local(F, n):
     mean = np.where(valid, F, 0).sum(0, dtype=np.float32) / count
     centred = as_tensor(np.where(valid, F - mean, 0).astype(np.float32))
     centred = centred.permute(1, 2, 0, 3)
-    # Few images, many channels: the small product has the same eigenvalues.
+    # There are fewer images than channels: the Gram matrix has the same eigenvalues.
     value, vector = torch.linalg.eigh(centred @ centred.mT)
     value, vector = value[..., -n:].flip(-1), vector[..., -n:].flip(-1)
     length = value.clamp_min(0).sqrt()[..., None]
@@ -58,19 +58,19 @@ def _fit_local(F, n):
 
 
 def project(F, mean, components) -> np.ndarray:
-    """Return coordinates along the components, and how much lies beside them.
+    """Return coordinates along the components, and the length of the residual.
 
     Parameters
     ----------
     F : ndarray of shape (m, h, w, c), float32
     mean, components : ndarray
-        As :func:`fit_projection` gives them.
+        From :func:`fit_projection`.
 
     Returns
     -------
     ndarray of shape (m, h, w, n + 1), float32
-        The last channel is the length of what the components miss: defects differ in
-        directions in which good parts never vary.
+        The last channel is the length of the residual: defects differ in directions
+        in which good parts do not vary.
     """
     centred = F - mean
     where = "nc" if components.ndim == 2 else "hwnc"

@@ -10,7 +10,7 @@ __all__ = ["Moments", "mean_residual", "principal_subspace", "residuals"]
 
 
 class Moments:
-    """Count, sum and products of vectors, which can be added and taken away.
+    """Count, sum and products of vectors; moments can be added and subtracted.
 
     Examples
     --------
@@ -62,8 +62,8 @@ def principal_subspace(moments, n_components) -> np.ndarray:
     ----------
     moments : Moments
     n_components : int or float
-        A number of directions, or the share of the variance that they explain at
-        least. Directions without variance are never among them.
+        A number of directions, or the smallest share of the variance that they
+        explain. Directions without variance are left out.
 
     Returns
     -------
@@ -81,7 +81,7 @@ def principal_subspace(moments, n_components) -> np.ndarray:
 
 
 def mean_residual(moments, components) -> float:
-    """Return the mean of :func:`residuals` over the vectors that moments know.
+    """Return the mean of :func:`residuals` over the vectors in the moments.
 
     Parameters
     ----------

@@ -29,7 +29,7 @@ __all__ = [
 
 
 def as_threshold(value, name="offset_") -> float:
-    """Return a threshold, which users may set, as a float; NaN = there is none.
+    """Return a threshold, which users may set, as a float; NaN = no threshold.
 
     Examples
     --------
@@ -48,7 +48,7 @@ def as_threshold(value, name="offset_") -> float:
 
 
 def known_threshold(value, name) -> float:
-    """Return a threshold that must be there: nothing is below NaN."""
+    """Return a threshold as a float; raise an error if it is NaN."""
     threshold = as_threshold(value, name)
     if np.isnan(threshold):
         raise ValueError(f"{name} is NaN: set it to a number, or fit again.")
@@ -58,8 +58,8 @@ def known_threshold(value, name) -> float:
 def conformal_rank(n: int, rate: float) -> int:
     """Return the rank k of the threshold among n held-out normal scores, 0 = too few.
 
-    A new normal score is as likely as any of the n to have each rank among all n + 1,
-    so that it falls below the k-th lowest with probability k / (n + 1) <= rate.
+    A new normal score has each rank among all n + 1 scores with equal probability, so
+    it is below the k-th lowest with probability k / (n + 1) <= rate.
 
     Examples
     --------
@@ -71,13 +71,13 @@ def conformal_rank(n: int, rate: float) -> int:
 
 
 def normals_needed(rate: float) -> int:
-    """Return the number of held-out normals from which a rate can be promised."""
-    wanted = 1 / max(rate, 2**-53)  # 1 / 1e-320 is no number
+    """Return the number of held-out normal images that guarantee a rate."""
+    wanted = 1 / max(rate, 2**-53)  # 1 / 1e-320 overflows
     return max(1, int(np.ceil(wanted - 1e-9)) - 1)
 
 
 def display_limits(grids) -> tuple:
-    """Return (low, high) of colours: a normal image's hottest patch is half way up."""
+    """Return display limits: the hottest patch of a normal image is in the middle."""
     low = float(np.median(np.concatenate([grid[np.isfinite(grid)] for grid in grids])))
     high = low + 2 * (float(np.median(hottest_of(grids))) - low)
     return low, max(high, low + np.finfo(np.float32).eps)
@@ -90,11 +90,11 @@ def hottest_of(grids) -> np.ndarray:
 
 
 def conformal_p_values(held_out, scores) -> np.ndarray:
-    """Return for each score the share of normals, itself included, not above it.
+    """Return conformal p-values: the share of normal scores that are not higher.
 
-    A p-value is at most ``rate`` exactly if the score is below the threshold of that
-    rate. Bates et al., "Testing for Outliers with Conformal p-values", Annals of
-    Statistics 51, 2023, eq. 3.
+    The score itself counts as one of the normal scores. A p-value is at most ``rate``
+    if and only if the score is below the threshold of that rate. Bates et al., "Testing
+    for Outliers with Conformal p-values", Annals of Statistics 51, 2023, eq. 3.
     """
     below = np.searchsorted(np.sort(held_out), scores, side="right")
     return (1 + below) / (len(held_out) + 1)
@@ -102,7 +102,8 @@ def conformal_p_values(held_out, scores) -> np.ndarray:
 
 # -- the best on labels -------------------------------------------------------------
 
-#: Of (found, false, bad, good): how many of so many are flagged. Higher is better.
+#: Functions of (flagged defects, false alarms, all defects, all good images).
+#: Higher = better.
 OBJECTIVES = {
     "f1": lambda found, false, bad, good: 2 * found / (bad + found + false),
     "balanced_accuracy": lambda found, false, bad, good: (
@@ -112,14 +113,14 @@ OBJECTIVES = {
 
 
 def recall_objective(rate):
-    """Recall, where no more than a share of the good ones is flagged."""
+    """Return the objective: recall, if at most a share of good images is flagged."""
     return lambda found, false, bad, good: np.where(
         false <= rate * good * (1 + 1e-12), found / bad, -np.inf
     )
 
 
 def cost_objective(matrix):
-    """Total cost, its sign changed; rows are true and columns predicted -1, +1."""
+    """Return minus the total cost; rows are true, columns predicted -1, +1."""
     matrix = named_array(matrix, "cost_matrix", float)
     if matrix.shape != (2, 2) or not np.isfinite(matrix).all():
         raise ValueError(
@@ -133,7 +134,7 @@ def cost_objective(matrix):
 
 
 def best_threshold(normal, scores, objective) -> float:
-    """Return the threshold with the best objective; of equal ones the lowest.
+    """Return the lowest threshold that maximises an objective.
 
     Parameters
     ----------
@@ -146,7 +147,7 @@ def best_threshold(normal, scores, objective) -> float:
     Returns
     -------
     threshold : float
-        Half way between the scores it divides.
+        Halfway between two neighbouring scores.
     """
     levels, where = np.unique(scores, return_inverse=True)
     counts = [
@@ -154,14 +155,14 @@ def best_threshold(normal, scores, objective) -> float:
     ]
     found, false = (np.append(0, part.cumsum()) for part in counts)
     best = _best(objective, found, false, (~normal).sum(), normal.sum())
-    if best in (0, len(levels)):  # flag nothing seen here, or all of it
+    if best in (0, len(levels)):  # flag none of these scores, or all
         return float(levels[0] if best == 0 else np.nextafter(levels[-1], np.inf))
     below, above = levels[best - 1 : best + 1]
     return float(max((below + above) / 2, np.nextafter(below, np.inf)))
 
 
 def best_bin(bad, good, objective) -> int:
-    """Return the bin above which pixels are to be flagged; of equal ones the highest.
+    """Return the highest bin above which flagging pixels maximises an objective.
 
     Parameters
     ----------
@@ -170,17 +171,18 @@ def best_bin(bad, good, objective) -> int:
     objective : callable
     """
     found, false = bad[::-1].cumsum()[::-1], good[::-1].cumsum()[::-1]
-    used = np.flatnonzero(bad)[::-1]  # elsewhere only false alarms are gained
+    used = np.flatnonzero(bad)[::-1]  # other bins would only add false alarms
     flagged = (np.append(0, part[used]) for part in (found, false))
     best = _best(objective, *flagged, found[0], false[0])
     return len(bad) - 1 if best == 0 else int(used[best - 1]) - 1
 
 
 def _best(objective, found, false, bad, good):
-    """Return the index of the best; a figure that is 0 / 0 is no best."""
+    """Return the index of the best value; NaN (0 / 0) is never the best."""
     if not bad or not good:
         raise ValueError(
-            f"{bad} anomalous and {good} normal are held out; an optimum needs both."
+            f"{bad} anomalous and {good} normal images are held out; an optimum needs "
+            "both."
         )
     with np.errstate(invalid="ignore", divide="ignore"):
         values = np.asarray(objective(found, false, bad, good), float)
@@ -190,7 +192,7 @@ def _best(objective, found, false, bad, good):
 
 
 def controlled_bin(shares, n: int, rate: float) -> int:
-    """Return the lowest bin above which a new normal map is flagged little enough.
+    """Return the lowest bin above which a normal map is flagged at most at a rate.
 
     Parameters
     ----------
@@ -198,7 +200,7 @@ def controlled_bin(shares, n: int, rate: float) -> int:
         Sum over n normal maps of the share of their pixels in each bin.
     n : int
     rate : float
-        The expected share of a new normal map that lies above is at most this.
+        Largest expected share of a new normal map that lies above the bin.
 
     Notes
     -----
