@@ -1,4 +1,4 @@
-"""Frozen networks: loaded once per process, never pickled, named by their digest."""
+"""Frozen networks, loaded once per process and identified by their digest."""
 
 import sys
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ _INTERMEDIATES = "forward_intermediates"
 
 @dataclass(frozen=True)
 class Backbone:
-    """A frozen network and what a report must say about it.
+    """A frozen network, its digest and the settings that suit its weights.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ class Backbone:
 
     @property
     def patch_size(self) -> int:
-        # patch_embed's own counts cells of a CNN where one comes before the blocks.
+        # patch_embed.patch_size counts cells of a CNN if one precedes the blocks.
         return self.network.feature_info[0]["reduction"]
 
     @property
@@ -113,9 +113,9 @@ def _random(model, weights):
 
 
 class _Unfilled(TorchFunctionMode):
-    """Leave new weights as memory has them: filling them takes as long as reading."""
+    """Skip the initialisation of weights, which takes as long as reading them."""
 
-    #: Methods of tensors, and what of torch.nn.init calls them.
+    #: Methods of tensors, and functions of torch.nn.init that call them.
     _FILL = frozenset({"add_", "clamp_", "erfinv_", "fill_", "mul_", "normal_"}) | {
         *("kaiming_normal_", "kaiming_uniform_", "trunc_normal_", "uniform_"),
         *("ones_", "xavier_normal_", "xavier_uniform_", "zero_", "zeros_"),
@@ -144,7 +144,7 @@ def _pretrained(model, weights):
 
 
 def _load(network, tensors):
-    """Load tensors into a network; return what is wrong with them, or "".
+    """Load tensors into a network; return a description of any problem, or "".
 
     timm's own loader lets missing parameters pass when it drops the classifier, and
     the network would be random in part.
@@ -162,14 +162,14 @@ def _load(network, tensors):
 
 
 def _not_finite(network):
-    """Return which tensor of a network holds no numbers, or ""."""
+    """Return a message if a tensor of a network is not finite, or ""."""
     for name, tensor in network.state_dict().items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             return f"{name!r} holds NaN or infinite values."
     return ""
 
 
-#: Parameters of classifiers and of pretraining: features do without.
+#: Parameters of classifiers and of pretraining, which features do not need.
 _NOT_NEEDED = (
     "head",
     "fc.",

@@ -1,4 +1,4 @@
-"""What the blocks of a Vision Transformer say: patches, and the tokens before them."""
+"""Tokens of the blocks of a Vision Transformer: patches and prefix tokens."""
 
 import inspect
 
@@ -14,7 +14,7 @@ __all__ = [
 
 
 def n_prefix(network) -> int:
-    """Return how many tokens a network's blocks have before those of the patches.
+    """Return the number of prefix tokens of a network.
 
     Networks that add the class token behind their blocks (CaiT, XCiT) have none, those
     of timm that keep it to themselves count as if they had none.
@@ -25,7 +25,7 @@ def n_prefix(network) -> int:
 
 
 def block_tokens(network, x, layers, norm):
-    """Return the tokens after some blocks, in the order asked.
+    """Return the tokens after some blocks, in the order given.
 
     Parameters
     ----------
@@ -52,13 +52,13 @@ def block_tokens(network, x, layers, norm):
     )
     if not prefix:
         found = [(grid, grid.new_empty(len(x), 0, grid.shape[1])) for grid in found]
-    # timm answers in network order; the caller's order is the one promised.
+    # timm returns blocks in the order of the network.
     order = sorted(range(len(layers)), key=lambda i: layers[i])
     return [found[order.index(i)][::-1] for i in range(len(layers))]
 
 
 def stacked_tokens(found):
-    """Return what :func:`block_tokens` found as one tensor (n, p + h * w, l, c)."""
+    """Return the result of :func:`block_tokens` as one tensor (n, p + h * w, l, c)."""
     (n, p, c), (*_, h, w) = found[0][0].shape, found[0][1].shape
     tokens = found[0][1].new_empty(n, p + h * w, len(found), c)
     for j, (prefix, grid) in enumerate(found):  # copied once, not by cat and stack
@@ -67,13 +67,13 @@ def stacked_tokens(found):
 
 
 def has_class_token(network) -> bool:
-    """Whether the first of the tokens before the patches is a class token."""
+    """Return whether the first prefix token is a class token."""
     return n_prefix(network) > 0 and getattr(network, "cls_token", None) is not None
 
 
 @torch.inference_mode()
 def grid_problem(network, patch_size, grid) -> str:
-    """Return why images of (h, w) patches do not give that grid, or "".
+    """Return why the network does not support a grid of (h, w) patches, or "".
 
     timm knows of most networks that they take any size; the others are tried, on the
     CPU: some raise an error, some answer with the grid of another size.

@@ -1,4 +1,4 @@
-"""Features of single images in a folder that several processes may share."""
+"""Cache of the features of single images in a folder shared by several processes."""
 
 import hashlib
 import io
@@ -16,24 +16,24 @@ from skdinoad._compat.caller import warn
 
 __all__ = ["DiskStore", "as_bytes"]
 
-#: Where features lie below the folder that users name; another format, another name.
+#: Subfolder of the user's folder that holds features; each file format has its own.
 _FOLDER = "skdinoad-features-2"
 
-#: Names of the folders below, and of the files in these: entries and halves of them.
+#: Names of the subfolders, and of the files in them: entries and unfinished entries.
 _SHARD = re.compile("[0-9a-f]{2}")
 _OURS = re.compile(r"[0-9a-f]{38}\.npy|\.[0-9a-f]{32}")
 
 #: Length of a digest in front of an array.
 _DIGEST = 64
 
-#: Seconds after which half an entry is the litter of a killed process.
+#: Age in seconds after which an unfinished entry belongs to a process that has died.
 _LITTER_AGE = 24 * 3600
 
-#: A limited folder is filled to this share, and each process looks how full it is
-#: whenever it has written that share: ten of them may write at once.
+#: A limited folder is filled up to the first share of its limit. Each process checks
+#: the total size whenever it has written the second share, so ten may write at once.
 _FILLED, _UNSEEN = 0.9, 0.01
 
-#: Bytes that this process has written into each folder since it last looked.
+#: Bytes that this process has written to each folder since its last check.
 _WRITTEN = {}
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?((?:[kmgt]i?)?)b", re.IGNORECASE | re.ASCII)
@@ -65,7 +65,7 @@ def _unit(prefix):
 
 
 class KeptFile(NamedTuple):
-    """A file of a store; the one that was longest unused is the smallest."""
+    """A file of a store; the least recently used file is the smallest."""
 
     used: float  # seconds since the epoch
     path: Path
@@ -73,19 +73,19 @@ class KeptFile(NamedTuple):
 
 
 class DiskStore:
-    """A file for each image: a digest and an array, nothing that could run.
+    """A store with one file per image, which holds a digest and an array.
 
-    A file comes whole, under a name of its own first, so that several processes may
-    share the folder and one that is killed leaves no half of it behind. A file's time
-    says when it was last used. There is no index, which a kill could leave wrong: who
-    wants to know what is there looks.
+    Files are written under a temporary name and then renamed, so several processes may
+    share the folder, and a process that dies leaves no incomplete entry. The time of a
+    file is that of its last use. There is no index that could become inconsistent; the
+    folder is listed instead.
 
     Parameters
     ----------
     folder : str or path
-        What users name; files lie in a folder below.
+        The user's folder; files are in a subfolder of it.
     limit : int or None
-        Bytes that all files may take.
+        Largest total size of all files in bytes.
     """
 
     def __init__(self, folder, limit=None):
@@ -101,18 +101,18 @@ class DiskStore:
         if array is None:
             warn(
                 f"The cached features in {path} are damaged; they are computed again. "
-                "If that happens often, look after the disk.",
+                "If this happens often, check the disk.",
                 UserWarning,
             )
             return None
-        with suppress(OSError):  # another process has made room, or all is read-only
+        with suppress(OSError):  # deleted by another process, or read-only
             os.utime(path)
         return array
 
     def put(self, key, value):
         content = _content(value, key)
         if self._limit is not None and len(content) > self._limit:
-            self._warn(f"an image has {len(content)} bytes of them, more than fit")
+            self._warn(f"those of one image have {len(content)} bytes, over the limit")
             return
         try:
             self._make_room(len(content))
@@ -121,7 +121,7 @@ class DiskStore:
             self._warn(f"{error}", " Is the disk full, or the folder read-only?")
 
     def entries(self):
-        """Return the file of each image, that which was longest unused first."""
+        """Return the file of each image, the least recently used first."""
         return sorted(file for file in self._files() if not _is_half(file))
 
     def damaged(self):
@@ -129,7 +129,7 @@ class DiskStore:
         return [file.path for file in self.entries() if _is_damaged(file.path)]
 
     def clear(self) -> int:
-        """Delete all entries and what killed processes have left; return how many."""
+        """Delete all entries and old unfinished ones; return their number."""
         files = _removable(self._files())
         for file in files:
             file.path.unlink(missing_ok=True)
@@ -138,7 +138,7 @@ class DiskStore:
     # -- private ----------------------------------------------------------------------
 
     def _make_room(self, n):
-        """Delete what was longest unused where n bytes more would fill the folder."""
+        """Delete the least recently used entries if n more bytes exceed the limit."""
         if self._limit is None:
             return
         written = _WRITTEN.get(self.folder, self._limit) + n
@@ -153,11 +153,11 @@ class DiskStore:
         for file in sorted(_removable(files)):
             if surplus <= 0:
                 return
-            file.path.unlink(missing_ok=True)  # others may be making room, too
+            file.path.unlink(missing_ok=True)  # another process may delete it, too
             surplus -= file.n_bytes
 
     def _files(self):
-        """Return the files that are ours: no links, nothing with another name."""
+        """Return the files of this store, without links and other names."""
         out = []
         for folder in _listed(self.folder):
             if _SHARD.fullmatch(folder.name) and folder.is_dir(follow_symlinks=False):
@@ -176,8 +176,8 @@ class DiskStore:
 
     def _warn(self, reason, question=""):
         warn(
-            f"Features cannot be kept in {self.folder} ({reason}); work goes on "
-            f"without.{question}",
+            f"Features cannot be cached in {self.folder} ({reason}); they are computed "
+            f"again when needed.{question}",
             UserWarning,
         )
 
@@ -186,7 +186,7 @@ class DiskStore:
 
 
 def _content(value, key):
-    """Return an array as the bytes of an entry, its key at the end."""
+    """Return the bytes of an entry: digest, array and key."""
     buffer = io.BytesIO(bytes(_DIGEST))
     buffer.seek(_DIGEST)
     np.save(buffer, value, allow_pickle=False)
@@ -197,27 +197,29 @@ def _content(value, key):
 
 
 def _array(content, path):
-    """Return the array in the bytes of an entry, None if they are damaged.
+    """Return the array in the bytes of an entry, or None if they are damaged.
 
-    So they are, too, if they lie where those of another key belong.
+    An entry stored under the path of another key counts as damaged, too.
     """
     key = f"{path.parent.name}{path.stem}".encode()
     digest, array = content[:_DIGEST], content[_DIGEST:]
     if hashlib.sha256(array).hexdigest().encode() == digest:
-        with suppress(ValueError):  # no array, or objects, which could run code
+        with suppress(
+            ValueError
+        ):  # not an array, or one of objects, which could run code
             found = np.load(io.BytesIO(array), allow_pickle=False)
             return found if array.endswith(key) else None
     return None
 
 
 def _is_damaged(path):
-    with suppress(FileNotFoundError):  # gone meanwhile
+    with suppress(FileNotFoundError):  # deleted meanwhile
         return _array(path.read_bytes(), path) is None
     return False
 
 
 def _removable(files):
-    """Return the files without halves that a process may still be writing."""
+    """Return the files without unfinished ones that a process may still write."""
     old = time.time() - _LITTER_AGE
     return [file for file in files if not _is_half(file) or file.used < old]
 
@@ -233,7 +235,7 @@ def _listed(folder):
 
 
 def _kept(item):
-    """Return what is known of a file in a folder, None if it is no file any more."""
+    """Return a file of a folder, or None if it no longer exists."""
     with suppress(FileNotFoundError):
         if item.is_file(follow_symlinks=False):
             stat = item.stat(follow_symlinks=False)

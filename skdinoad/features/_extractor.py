@@ -178,7 +178,7 @@ class Extractor(ImageEstimator, TransformerMixin, BaseEstimator):
                     f"{name}={value!r}: expected an edge, (height, width) in whole "
                     "pixels, or None."
                 )
-        open_store(self.cache)  # or the error, before any work
+        open_store(self.cache)  # raises an error early
         backbone = self._backbone()
         if backbone.kind != self._kind:
             raise ValueError(f"model={self.model!r} is not a {_KINDS[self._kind]}")

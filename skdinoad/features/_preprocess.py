@@ -1,4 +1,4 @@
-"""From pixels to network input, and from alpha to invalid patches."""
+"""Resize images for the network, and mark patches without valid pixels."""
 
 import numpy as np
 import torch
@@ -14,8 +14,8 @@ _MIN_VALID = 0.5
 def resize(image, size, mode="bicubic"):
     """Resize uint8 (H, W, 3) to float (1, 3, *size), with antialiasing.
 
-    torch's resize on uint8 equals Pillow's, with which DINOv2 was trained and the
-    papers measure; OpenCV's cubic does not average where it shrinks.
+    torch's resize of uint8 equals Pillow's, which was used to train DINOv2 and in the
+    papers. OpenCV's cubic interpolation does not average when it shrinks.
     """
     x = as_tensor(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
     if image.shape[:2] != size:
@@ -27,7 +27,7 @@ def resize(image, size, mode="bicubic"):
 
 
 def invalidate(grid, image, covered=None):
-    """Return the grid with NaN for the patches of which too few pixels are valid.
+    """Return the grid with NaN for patches with too few valid pixels.
 
     ``covered`` is the part of the image that the grid covers, ((top, bottom), (left,
     right)) in pixels; None is all of it.
@@ -45,12 +45,12 @@ def valid_share(valid, size, covered=None):
         covered = (0, valid.shape[0]), (0, valid.shape[1])
     rows = _cell_weights(valid.shape[0], size[0], covered[0])
     columns = _cell_weights(valid.shape[1], size[1], covered[1])
-    # torch and not numpy: two libraries' threads, used in turn, wait for each other.
+    # torch, because alternating between the threads of two libraries is slow.
     return (rows @ torch.from_numpy(valid.astype(np.float32)) @ columns.T).numpy()
 
 
 def _cell_weights(pixels, cells, covered):
-    """Tensor (cells, pixels): overlap of pixels with cells; every row sums to 1."""
+    """Return a tensor (cells, pixels) of overlaps; every row sums to 1."""
     edges = np.linspace(*covered, cells + 1)
     start = np.maximum(edges[:-1, None], np.arange(pixels))
     stop = np.minimum(edges[1:, None], np.arange(1, pixels + 1))

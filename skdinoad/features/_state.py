@@ -1,4 +1,4 @@
-"""Weights in memory: how they are read, named by their content, and reported."""
+"""Read files of weights safely, and compute digests of their content."""
 
 import hashlib
 from dataclasses import dataclass
@@ -19,22 +19,22 @@ __all__ = [
 
 
 class WeightsNotFoundError(RuntimeError):
-    """No pretrained weights could be found; the message names the remedies."""
+    """Raised if no pretrained weights are found; the message names remedies."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """Weights, and what a report or an error must say about them.
+    """Weights, and their origin for reports and errors.
 
     Parameters
     ----------
     tensors : dict of str to Tensor
     source : str
-        Where they were found.
+        Where the weights were found.
     path : Path
-        The file they were read from.
+        The file from which they were read.
     remedy : str
-        What to do if they turn out to be wrong; "" if only the user can know.
+        What to do if they turn out to be wrong; "" if this is not known.
     """
 
     tensors: dict
@@ -49,27 +49,28 @@ def read(path) -> dict:
     Raises
     ------
     ValueError
-        If it is damaged, holds code or has another format; the message names the path.
+        If the file is damaged, holds code or has another format; the message names the
+        path.
     """
     try:
         return timm.models.load_state_dict(str(path), weights_only=True)
     except Exception as error:  # each format and version has its own
         raise ValueError(
-            f"The weights file {str(path)!r} cannot be read, it is damaged or of "
+            f"The weights file {str(path)!r} cannot be read: it is damaged or has "
             f"another format ({type(error).__name__}: {error})."
         ) from error
 
 
 def read_checkpoint(path) -> dict:
-    """Return what ``torch.save`` wrote: tensors by name, or dicts of such.
+    """Return the tensors in a file from ``torch.save``, a dict or nested dicts.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
     ValueError
-        If it is damaged, or holds anything but tensors, numbers and dicts: no code
-        in it runs.
+        If it is damaged, or holds anything but tensors, numbers and dicts. Code in it
+        never runs.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"checkpoint {str(path)!r} does not exist.")
@@ -89,7 +90,7 @@ def read_checkpoint(path) -> dict:
 
 
 def flat(parts, prefix="") -> dict:
-    """Return nested dicts of tensors as one, with names joined by dots."""
+    """Return nested dicts of tensors as one dict, with names joined by dots."""
     out = {}
     for name, value in parts.items():
         if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Features of single images, kept by content: in memory, or in files."""
+"""Cache of the features of single images, by content, in memory or on disk."""
 
 import hashlib
 import threading
@@ -11,16 +11,16 @@ from skdinoad.features._parts import DiskCache
 
 __all__ = ["MEMORY_LIMIT", "clear_memory", "image_key", "open_store"]
 
-#: Bytes that the features kept in this process may take together.
+#: Largest total size in bytes of the features cached in this process.
 MEMORY_LIMIT = 2**30
 
-#: Of the code that computes features; raised when the same settings come to give
-#: others, and those that older code kept are computed anew.
+#: Version of the code that computes features. Raise it if the same settings give other
+#: features, so that cached ones are computed again.
 _VERSION = 3
 
 
 def image_key(image, settings: str) -> str:
-    """Return the key of an image under everything else that shapes its features."""
+    """Return the cache key of an image and of all settings that affect its features."""
     digest = hashlib.sha1(usedforsecurity=False)
     digest.update(f"{_VERSION}{settings}{image.shape}".encode())
     digest.update(np.ascontiguousarray(image))
@@ -28,18 +28,18 @@ def image_key(image, settings: str) -> str:
 
 
 def open_store(cache):
-    """Return the store that ``cache`` asks for, or None for none.
+    """Return the store that ``cache`` describes, or None for no caching.
 
     Parameters
     ----------
     cache : None, False, path, joblib.Memory or DiskCache
-        None keeps features in this process, False nowhere, a path on disk, where
-        other processes find them too. Of a Memory its folder is taken.
+        None caches features in this process, False does not cache, and a path caches
+        on disk, where other processes find them too. A Memory stands for its folder.
 
     Raises
     ------
     ValueError
-        If the size of a DiskCache is none.
+        If the size of a DiskCache is invalid.
     """
     if cache is None:
         return _MEMORY
@@ -52,7 +52,7 @@ def open_store(cache):
 
 
 def clear_memory():
-    """Forget all features that this process keeps in memory."""
+    """Delete all features cached in the memory of this process."""
     _MEMORY.clear()
 
 
@@ -73,7 +73,7 @@ class _MemoryStore:
     def put(self, key, value):
         if value.nbytes > MEMORY_LIMIT:
             return
-        value = value.copy()  # a view would keep its whole batch alive
+        value = value.copy()  # a view would keep the memory of its whole batch
         value.flags.writeable = False
         with self._lock:
             if key in self._values:
@@ -84,8 +84,8 @@ class _MemoryStore:
                 self._bytes -= self._values.pop(self._victim()).nbytes
 
     def _victim(self):
-        # Random, not the oldest: searches scan the same images again and again, and
-        # there "drop the oldest" drops each image just before it is wanted.
+        # A random entry, because searches read the same images repeatedly: deleting
+        # the oldest entry would delete each image just before it is needed.
         return list(self._values)[self._rng.integers(len(self._values) - 1)]
 
 

@@ -1,4 +1,4 @@
-"""The features of a Vision Transformer, and beside them those of a CNN: texture."""
+"""Features of a Vision Transformer combined with those of a CNN (texture)."""
 
 from typing import Any
 
@@ -12,14 +12,14 @@ from skdinoad.features._cnn import CNNFeatures
 
 __all__ = ["TexturedFeatures", "texture_for", "with_texture"]
 
-#: Settings of an extractor that its texture follows.
+#: Settings of an extractor that are copied to its texture.
 _SHARED = ("cache",)
 
 
 def texture_for(features: Any) -> CNNFeatures | None:
-    """Return the unfitted CNN that the registry puts beside fitted features, or None.
+    """Return the unfitted CNN that the registry adds to fitted features, or None.
 
-    It computes where and how they do, on patches of the same size.
+    It has their device, precision, cache, image size and patch size.
     """
     if not getattr(features, "texture_", False):
         return None
@@ -35,20 +35,20 @@ def texture_for(features: Any) -> CNNFeatures | None:
 
 
 def with_texture(features: Any, texture: Any, X: Any) -> Any:
-    """Return a fitted extractor that gives the features of a CNN too, where wanted.
+    """Return a fitted extractor that also gives the features of a CNN if wanted.
 
     Parameters
     ----------
     features : fitted extractor, or None for feature grids, which have no texture
     texture : "auto", unfitted extractor or None
-        "auto" stands for what the registry puts beside ``features``.
+        "auto" is the CNN that the registry adds to ``features``, or None.
     X : Images
         The training images.
 
     Raises
     ------
     TypeError
-        If ``features`` is no DinoFeatures.
+        If ``features`` is not a DinoFeatures.
     """
     if isinstance(texture, str) and texture == "auto" and features is not None:
         texture = texture_for(features)
@@ -65,9 +65,9 @@ def with_texture(features: Any, texture: Any, X: Any) -> Any:
 class TexturedFeatures(ImageEstimator, TransformerMixin, BaseEstimator):
     """Features of two extractors on one grid, each layer a group of channels.
 
-    The grid is that of ``features``; texture is interpolated linearly between the
-    centres of its cells. The texture is the first group, and the narrower groups are
-    filled up with zeros, which changes no distance. A patch is invalid if it is so for
+    The grid is that of ``features``; the texture is interpolated linearly between the
+    centres of its cells. The texture is the first group. Narrower groups are padded
+    with zeros, which does not change distances. A patch is invalid if it is invalid in
     either of the two.
 
     Parameters
@@ -80,15 +80,16 @@ class TexturedFeatures(ImageEstimator, TransformerMixin, BaseEstimator):
     ----------
     features_, texture_ : fitted copies
     n_groups_ : int
-        One more than ``features`` has.
+        Number of groups: one more than of ``features``.
     group_weights_ : ndarray of shape (n_groups_,), float64
-        What a group counts in a mean over all: the texture as much as all others.
+        Weight of each group in a mean over all: the texture has the same weight as all
+        others together.
     layers_ : tuple
         "texture", and the layers of ``features``.
     map_layers_ : tuple
-        Those that heat maps show by default.
+        The layers that heat maps show by default.
     weights_name_, weights_digest_ : str
-        Of both networks.
+        Names and digests of the weights of both networks.
 
     Examples
     --------
@@ -108,11 +109,11 @@ class TexturedFeatures(ImageEstimator, TransformerMixin, BaseEstimator):
         self.texture = texture
 
     def fit(self, X, y=None):
-        """Fit both extractors on the same images; as DinoFeatures does."""
+        """Fit both extractors on the same images."""
         with self._learning():
             self.value_range_ = None
             images = as_images(X)
-            if not images.has_reader:  # a detector scales what it hands over
+            if not images.has_reader:  # detectors pass images that are already scaled
                 images = images.by_own_range()
                 self.value_range_ = images.own_range
             features = clone(self.features).fit(images, y)
@@ -121,7 +122,7 @@ class TexturedFeatures(ImageEstimator, TransformerMixin, BaseEstimator):
 
     @classmethod
     def of(cls, features, texture):
-        """Return the join of two fitted extractors."""
+        """Return the combination of two fitted extractors."""
         both = cls(clone(features), clone(texture))
         both.value_range_ = None
         both._join(features, texture)
@@ -147,13 +148,13 @@ class TexturedFeatures(ImageEstimator, TransformerMixin, BaseEstimator):
         return self.transform_affines(X)[0]
 
     def transform_affines(self, X):
-        """Return features and affines, as ``features`` gives them."""
+        """Return features, and the affines of ``features``."""
         grids, _, affines = self.transform_tokens(X)
         same = len({grid.shape for grid in grids}) == 1
         return (np.stack(grids) if same else grids), affines
 
     def transform_tokens(self, X):
-        """Return features, the tokens before those of ``features``, and affines."""
+        """Return features, and the prefix tokens and affines of ``features``."""
         check_is_fitted(self, "texture_")
         images = self._images_to_score(X)
         grids, prefix, affines = self.features_.transform_tokens(images)
@@ -167,7 +168,7 @@ class TexturedFeatures(ImageEstimator, TransformerMixin, BaseEstimator):
 
     @property
     def cropping(self):
-        """Whether edges of images are left out, as of ``features``."""
+        """The parameter ``cropping`` of ``features``."""
         return self.features_.cropping
 
     @property
@@ -175,7 +176,7 @@ class TexturedFeatures(ImageEstimator, TransformerMixin, BaseEstimator):
         return self.features_.images_at_once
 
     def _extractor(self):
-        """Load both networks, and check that they are those of ``fit``."""
+        """Load both networks and check that their weights are those of ``fit``."""
         self.features_._extractor()
         self.texture_._extractor()
         return self.transform_tokens
@@ -184,8 +185,8 @@ class TexturedFeatures(ImageEstimator, TransformerMixin, BaseEstimator):
 def _on_grid(texture, its_affine, size, affine):
     """Return texture (h, w, c) at the patches of a grid of another size.
 
-    Both affines take a cell to the pixel that it shows. The result is NaN where less
-    than half of what a patch is interpolated from is valid.
+    Both affines map a cell to the pixel that it shows. The result is NaN where less
+    than half of the interpolation weight comes from valid cells.
     """
     rows = _interpolation(size[0], affine[1], its_affine[1], texture.shape[0], axis=1)
     columns = _interpolation(

@@ -1,4 +1,4 @@
-"""Large images in tiles: what a network says of parts of an image, joined into one."""
+"""Features of large images from overlapping tiles."""
 
 import itertools
 import math
@@ -10,14 +10,14 @@ __all__ = ["tile_starts", "tiled_tokens"]
 
 
 def tile_starts(n, size, overlap) -> list:
-    """Return where tiles of a size begin among n patches, spread evenly.
+    """Return the first patch of each tile along an axis of n patches, evenly spaced.
 
     Parameters
     ----------
     n, size : int
-        Patches; one tile does where there are no more than its size.
+        Numbers of patches of the axis and of a tile; one tile is enough if n <= size.
     overlap : float
-        The least share of a tile that the next one covers too, below 1.
+        Smallest overlap of neighbouring tiles, as a share of a tile, below 1.
 
     Returns
     -------
@@ -42,24 +42,25 @@ def tiled_tokens(tokens_of, x, patch, size, overlap, batch_size) -> np.ndarray:
     Parameters
     ----------
     tokens_of : callable
-        Pixels (n, 3, H, W) -> tokens (n, p + h * w, ...), float32, p tokens of the
-        whole before those of the patches.
+        Pixels (n, 3, H, W) -> tokens (n, p + h * w, ...), float32, with p prefix
+        tokens before those of the patches.
     x : Tensor of shape (1, 3, H, W)
-        Whole patches.
+        Image of whole patches.
     patch : int
-        Pixels of a patch's side.
+        Side of a patch in pixels.
     size : int
-        Patches of a tile's side.
+        Side of a tile in patches.
     overlap : float
         As in :func:`tile_starts`.
     batch_size : int
-        Tiles looked at together.
+        Tiles per forward pass.
 
     Returns
     -------
     tokens : ndarray of shape (1, p + h * w, ...), float32
-        Where tiles overlap, their mean, weighted down towards a tile's edges, where a
-        patch has neighbours on one side only; of the p tokens the mean over tiles.
+        Where tiles overlap, the mean of their tokens with weights that decrease towards
+        the edges of a tile, where patches have neighbours on one side only. The p
+        prefix tokens are the mean over tiles.
     """
     grid = [edge // patch for edge in x.shape[2:]]
     tile = [min(edge, size) for edge in grid]
@@ -84,7 +85,7 @@ def tiled_tokens(tokens_of, x, patch, size, overlap, batch_size) -> np.ndarray:
 
 
 def _ramp(n):
-    """Return 1, 2, ... 2, 1: how far each of n patches is from a tile's edge."""
+    """Return 1, 2, ..., 2, 1: the distance of each of n patches to the edge."""
     return np.minimum(np.arange(1, n + 1), np.arange(n, 0, -1))
 
 

@@ -134,7 +134,7 @@ def test_what_killed_processes_left_counts_and_goes(tmp_path, one):
 
 def test_an_image_that_does_not_fit_is_told_and_nothing_goes(tmp_path, one):
     fill(DiskStore(tmp_path), 2)
-    with pytest.warns(UserWarning, match=rf"has {one} bytes of them, more than fit"):
+    with pytest.warns(UserWarning, match=rf"have {one} bytes, over the limit"):
         DiskStore(tmp_path, one - 1).put(key(2), VALUE)
     assert kept(DiskStore(tmp_path), 3) == [0, 1]
     DiskStore(tmp_path, one).put(key(2), VALUE)
@@ -149,7 +149,7 @@ def test_without_a_right_to_delete_nothing_is_kept(tmp_path, one, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(_disk.Path, "unlink", refuse)
-        with pytest.warns(UserWarning, match="cannot be kept .*not yours"):
+        with pytest.warns(UserWarning, match="cannot be cached .*not yours"):
             DiskStore(tmp_path, 2 * one).put(key(2), VALUE)
     assert kept(DiskStore(tmp_path), 3) == [0, 1]
 

@@ -148,7 +148,7 @@ def test_an_entry_runs_no_code(tmp_path):
 def test_a_full_disk_leaves_no_half_of_an_entry(tmp_path, monkeypatch):
     store = open_store(tmp_path)
     monkeypatch.setattr("os.replace", lambda *a: (_ for _ in ()).throw(OSError("full")))
-    with pytest.warns(UserWarning, match=r"cannot be kept .* \(full\)"):
+    with pytest.warns(UserWarning, match=r"cannot be cached .* \(full\)"):
         store.put("abcdef", np.zeros(3))
     assert files(tmp_path) == []
     assert store.get("abcdef") is None
