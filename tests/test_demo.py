@@ -60,7 +60,7 @@ def test_without_scikit_image_the_rendered_parts_are_shown(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "skimage", None)  # importing it fails
     assert [name for name, _, _ in demo._jobs(None)] == ["screws-rendered"]
     printed = capsys.readouterr().out
-    assert "no brick, gravel, grass" in printed
+    assert "brick, gravel, grass need scikit-image" in printed
     assert "pip install scikit-image" in printed
 
 

@@ -96,7 +96,9 @@ class TexturedFeatures(ImageEstimator, TransformerMixin, BaseEstimator):
     >>> import numpy as np
     >>> from skdinoad import CNNFeatures, DinoFeatures
     >>> from skdinoad.features._textured import TexturedFeatures
-    >>> dino = DinoFeatures(model="test_vit", weights="random:0", layers=(1, 2))
+    >>> dino = DinoFeatures(
+    ...     model="test_vit", weights="random:0", layers=(1, 2), image_size="fast"
+    ... )
     >>> cnn = CNNFeatures(model="test_efficientnet", weights="random:0")
     >>> both = TexturedFeatures(dino, cnn.set_params(standardize="levels"))
     >>> X = np.random.default_rng(0).random((2, 40, 60, 3))
