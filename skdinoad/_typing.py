@@ -1,4 +1,4 @@
-"""What signatures say of types; shapes, units and directions stand in docstrings."""
+"""Types for signatures; shapes, units and directions are given in docstrings."""
 
 from collections.abc import Sequence
 from os import PathLike
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 import numpy as np
 
 if TYPE_CHECKING:
-    from typing_extensions import Self as Self  # typing has it from Python 3.11 on
+    from typing_extensions import Self as Self  # in typing since Python 3.11
 else:
     Self = Any
 
@@ -35,7 +35,7 @@ __all__ = [
 
 
 class ArrayOfOthers(Protocol):
-    """What numpy makes an array of: a tensor of torch, a column of pandas."""
+    """An object that numpy can convert: a torch tensor, a pandas column."""
 
     def __array__(self) -> np.ndarray: ...
 
@@ -51,7 +51,7 @@ class EstimatorLike(Protocol):
 
 
 class DetectorLike(EstimatorLike, Protocol):
-    """A detector, or whatever ends in one."""
+    """A detector, or an estimator that ends in one, such as a Pipeline."""
 
     def score_samples(self, *args: Any, **kwargs: Any) -> Any: ...
 
@@ -59,25 +59,27 @@ class DetectorLike(EstimatorLike, Protocol):
 
 
 class ExtractorLike(EstimatorLike, Protocol):
-    """What gives patch features and says where the patches lie."""
+    """An extractor of patch features and of the positions of patches."""
 
     def transform_affines(self, *args: Any, **kwargs: Any) -> Any: ...
 
 
-#: Images or patch features; no other sequences, for a single path is one of characters.
+#: Images or patch features. Not any Sequence, because a single path is a Sequence too.
 ImagesLike: TypeAlias = np.ndarray | ArrayOfOthers | list[Any] | tuple[Any, ...]
 
-#: Labels (n,), masks (n, H, W), or a list of masks, None where one is empty.
+#: Labels (n,), masks (n, H, W), or a list of masks, with None for empty ones.
 LabelsLike: TypeAlias = (
     np.ndarray | ArrayOfOthers | Sequence[float] | Sequence[np.ndarray | None]
 )
 MasksLike: TypeAlias = np.ndarray | Sequence[np.ndarray | None]
 MapsLike: TypeAlias = np.ndarray | Sequence[np.ndarray]
 
-#: Or a list of arrays if images differ in size; whose images do not need not ask which.
+#: An array, or a list of arrays if images differ in size. ``Any`` avoids errors of type
+#: checkers in code for images of one size.
 OneOrList: TypeAlias = np.ndarray | Any
 
-#: Or a dict of group to float; who has no groups need not ask which.
+#: A float, or a dict of group to float. ``Any`` avoids errors of type checkers in code
+#: without groups.
 Threshold: TypeAlias = float | Any
 
 FilePath: TypeAlias = str | PathLike[str]
@@ -85,7 +87,7 @@ Size: TypeAlias = int | tuple[int, int] | list[int]
 RandomState: TypeAlias = int | np.random.RandomState | None
 FeaturesLike: TypeAlias = ExtractorLike | Literal["passthrough"] | None
 
-#: The second extractor of a detector that compares texture too.
+#: The second extractor of a detector that also compares texture.
 TextureLike: TypeAlias = ExtractorLike | Literal["auto"] | None
 Aggregate: TypeAlias = float | Literal["max", "mean", "p99"]
 DefectKind: TypeAlias = Literal["scratch", "blob", "cutpaste", "missing"]

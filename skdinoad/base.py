@@ -1,4 +1,4 @@
-"""The base class of detectors: input, features, batches, scores, threshold, maps."""
+"""Base class of the detectors: input, features, batches, scores, threshold, maps."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -48,19 +48,19 @@ __all__ = ["BaseDetector"]
 class BaseDetector(TakesCallbacks, ImageEstimator, OutlierMixin, BaseEstimator):
     """Base class of the detectors that score a grid of patch features.
 
-    A new detector writes four methods:
+    A new detector implements four methods:
 
     - :meth:`default_features` returns the extractor that ``features=None`` stands for;
     - :meth:`fit_grids` learns from patch features;
     - :meth:`score_grids` scores patches;
-    - :meth:`holdout_grids` returns the scores of training images, each held out: of all
-      that were learned, or of those in ``_held_out()`` alone.
+    - :meth:`holdout_grids` returns the held-out scores of training images: of all
+      registered images, or only of those in ``_held_out()``.
 
-    Score grids have the shape (h, w), or (2, h, w) if the image's score comes from
-    other values, the first, than its heat map, the last.
+    Score grids have the shape (h, w), or (2, h, w) if the image score is computed from
+    other values (the first plane) than the heat map (the last plane).
 
-    A detector that needs the training images themselves writes ``_fit_images(X)`` in
-    place of ``fit_grids``. Images of different sizes come as lists of grids.
+    A detector that needs the training images themselves implements ``_fit_images(X)``
+    instead of ``fit_grids``. For images of different sizes, methods get lists of grids.
 
     An extractor is any object with ``fit`` and ``transform_affines(X)``, which returns
     features and affines.
@@ -76,10 +76,10 @@ class BaseDetector(TakesCallbacks, ImageEstimator, OutlierMixin, BaseEstimator):
         "verbose": ["boolean"],
     }
 
-    #: Number of parts of ``fit`` reported to callbacks; None = it depends.
+    #: Number of parts of ``fit`` reported to callbacks; None = unknown number.
     _parts_of_fit = 0
 
-    #: Whether features come with their layers apart, (h, w, l, c).
+    #: Whether features have separate layers, (h, w, l, c).
     _layers_apart = False
 
     #: Shape of the features that every image must have; None = any size.
@@ -119,7 +119,7 @@ class BaseDetector(TakesCallbacks, ImageEstimator, OutlierMixin, BaseEstimator):
         rows = normal_rows(y, len(X))
         with told, self._learning():
             self._given_rows = rows
-            normals = take(X, rows)  # extractors may learn too, and never from defects
+            normals = take(X, rows)  # extractors must not learn from defects either
             if isinstance(X, Images):
                 normals = self._images_to_fit(normals)
             self.features_ = self._fit_extractor(normals)
@@ -133,7 +133,7 @@ class BaseDetector(TakesCallbacks, ImageEstimator, OutlierMixin, BaseEstimator):
     def fit_predict(self, X: ImagesLike, y: LabelsLike | None = None) -> np.ndarray:
         """Fit and return the labels of the same images, as ``fit(X, y).predict(X)``.
 
-        The training images are in what was learned: expect all of them +1. Images
+        Expect +1 for all training images, because the detector has learned them. Images
         without a valid patch, which ``fit`` leaves out, get -1.
         """
         decision = self.fit(X, y)._scores(X) - self._threshold()
@@ -174,12 +174,12 @@ class BaseDetector(TakesCallbacks, ImageEstimator, OutlierMixin, BaseEstimator):
                 )
         X = self._input_to_score(X)
         rows = normal_rows(y, len(X))
-        # Rows are counted on from call to call, so that each has a number of its own.
+        # Row numbers continue from call to call, so that they are unique.
         self._given_rows = self._register.next_row + rows
         return take(X, rows)
 
     def _settings(self, names):
-        """Return parameters by name, those of default parts too."""
+        """Return parameters by name, including those of default parts."""
         out = {}
         for name in names:
             part, _, inner = name.partition("__")
@@ -211,16 +211,16 @@ class BaseDetector(TakesCallbacks, ImageEstimator, OutlierMixin, BaseEstimator):
         self._register = self._register.extended(X, kept, rows, contents)
 
     def _held_out(self):
-        """Return the numbers of the images that held-out scores are of."""
+        """Return the indices of the images that have held-out scores."""
         return self._register.distinct
 
     @isolated_torch_state()
     def _merge(self, parts):
-        """Learn what one fit on the images of all parts would have learned.
+        """Merge fitted parts; the result equals one fit on the images of all parts.
 
-        A subclass that can writes ``_join(parts)``, which does so from what the parts
-        keep of their images, and ``_clone_for_merge()``, an unfitted copy that keeps
-        what ``_join`` needs for that to be exact.
+        A subclass that supports this implements ``_join(parts)``, which merges what the
+        parts have stored of their images, and ``_clone_for_merge()``, which returns an
+        unfitted copy that stores all that ``_join`` needs to be exact.
         """
         with self._learning():
             self.features_ = parts[0].features_
@@ -239,8 +239,8 @@ class BaseDetector(TakesCallbacks, ImageEstimator, OutlierMixin, BaseEstimator):
         if shape != expected:
             raise ValueError(
                 f"{name} gives a patch grid of shape {shape}, expected {expected}: "
-                f"{type(self).__name__} needs images of one size. Bring them to it: "
-                "PCAAligner() in front (mode='none' for textures) or "
+                f"{type(self).__name__} needs images of one size. Resize them: put "
+                "PCAAligner() in front (mode='none' for textures), or set "
                 "features__image_size=(height, width)."
             )
 
@@ -276,14 +276,14 @@ class BaseDetector(TakesCallbacks, ImageEstimator, OutlierMixin, BaseEstimator):
         warn_of_suspects(self.suspects_, len(self.holdout_scores_))
 
     def _counted_once(self, grids):
-        """Return the numbers and the grids of the images held out, without copies."""
+        """Return indices and score grids of the held-out images, without copies."""
         numbers = self._held_out()
         if len(grids) == len(self._register):
             grids = [grids[i] for i in numbers]
         return numbers, grids
 
     def _shown(self, grids):
-        """Return what heat maps show of score grids."""
+        """Return the plane of each score grid that its heat map shows."""
         return [grid if grid.ndim == 2 else grid[-1] for grid in grids]
 
     def _pixel_threshold(self, shown):
@@ -309,19 +309,19 @@ class BaseDetector(TakesCallbacks, ImageEstimator, OutlierMixin, BaseEstimator):
         Returns
         -------
         scores : ndarray of shape (n,), float64
-            Higher = more normal; the papers' anomaly score with its sign changed,
-            hence <= 0 for distances.
+            Higher = more normal; the papers' anomaly score with its sign changed, and
+            so <= 0 for distances.
 
         Raises
         ------
         ValueError
-            If an image cannot be read, has no valid patch, or gives another grid or
-            has another depth than the training images.
+            If an image cannot be read, has no valid patch, or differs from the training
+            images in bit depth or in the shape of its patch grid.
 
         Warns
         -----
         UserWarning
-            If images have no alpha channel, and training images hid pixels by theirs.
+            If images have no alpha channel, but training images hide pixels by alpha.
         """
         check_is_fitted(self)
         X = self._input_to_score(X)
@@ -360,7 +360,7 @@ class BaseDetector(TakesCallbacks, ImageEstimator, OutlierMixin, BaseEstimator):
         return np.where(self.decision_function(X) < 0, -1, 1)
 
     def predict_map(self, X: ImagesLike) -> OneOrList:
-        """Return a heat map for each image, in the coordinates of the image given.
+        """Return a heat map for each image, in the coordinates of the input image.
 
         Parameters
         ----------
@@ -375,7 +375,7 @@ class BaseDetector(TakesCallbacks, ImageEstimator, OutlierMixin, BaseEstimator):
         See Also
         --------
         skdinoad.predict_map : The same for any Pipeline or search.
-        skdinoad.iter_maps : The same one by one, in the memory of a batch.
+        skdinoad.iter_maps : The same, one map at a time, with the memory of a batch.
         """
         check_is_fitted(self)
         X = self._input_to_score(X)
@@ -391,30 +391,30 @@ class BaseDetector(TakesCallbacks, ImageEstimator, OutlierMixin, BaseEstimator):
         *,
         maps: bool = True,
     ) -> Iterator[tuple[float, np.ndarray | None]]:
-        """Yield the score and the heat map of each image, from one comparison.
+        """Yield the score and the heat map of each image, computed together.
 
         Parameters
         ----------
         X : array, list of images or paths, or feature grids
-            What this detector scores.
+            As in ``fit``.
         affines : ndarray of shape (n, 3, 3) or None
-            Pixel of X -> pixel of the image it was made from; None = the same.
+            Pixel of X -> pixel of the image that X was made from; None = identity.
         sizes : list of (int, int) or None
             (H, W) of those images; None = as in X.
         maps : bool, default=True
-            Whether heat maps are made.
+            Whether to compute heat maps.
 
         Yields
         ------
         score : float
-            As from :meth:`score_samples`; X is read a batch at a time.
+            As from :meth:`score_samples`; X is read in batches.
         heat : ndarray of shape (H, W), float32, or None
             In the coordinates of the images that X was made from.
 
         Raises
         ------
         ValueError
-            As by :meth:`score_samples`, when the batch of the image is reached.
+            As in :meth:`score_samples`, raised when the image's batch is reached.
         """
         check_is_fitted(self)
         X = self._input_to_score(X)
@@ -432,16 +432,16 @@ class BaseDetector(TakesCallbacks, ImageEstimator, OutlierMixin, BaseEstimator):
         Parameters
         ----------
         X : array, list of images or paths, or feature grids
-            Rows of what ``fit`` was given.
+            Rows of the X that was passed to ``fit``.
         affines, sizes
             As in :meth:`iter_scored`.
         rows : sequence of int or None
-            The row in ``fit`` of each row of X; None = X is all that was given.
+            The row in ``fit`` of each row of X; None = X is the whole X of ``fit``.
 
         Yields
         ------
         row : int
-            The row in ``fit``, in rising order; those in ``holdout_rows_``.
+            The row in ``fit``, in ascending order; only rows in ``holdout_rows_``.
         heat : ndarray of shape (H, W), float32
         """
         check_is_fitted(self)
@@ -457,10 +457,10 @@ class BaseDetector(TakesCallbacks, ImageEstimator, OutlierMixin, BaseEstimator):
             size = size_of(X, i) if sizes is None else sizes[i]
             yield row, self._map(held[row], outer @ inner[0], size)
 
-    # -- what a new detector writes ---------------------------------------------------
+    # -- to be implemented by a new detector ------------------------------------------
 
     def default_features(self) -> ExtractorLike:
-        """Return the extractor of ``features=None``; a new detector writes this.
+        """Return the extractor of ``features=None``; a new detector implements this.
 
         Returns
         -------
@@ -469,7 +469,7 @@ class BaseDetector(TakesCallbacks, ImageEstimator, OutlierMixin, BaseEstimator):
         raise NotImplementedError(f"{type(self).__name__} has no default_features.")
 
     def fit_grids(self, F: np.ndarray) -> None:
-        """Learn from the patch features of normal images; a new detector writes this.
+        """Learn from features of normal images; a new detector implements this.
 
         Parameters
         ----------
@@ -479,7 +479,7 @@ class BaseDetector(TakesCallbacks, ImageEstimator, OutlierMixin, BaseEstimator):
         raise NotImplementedError(f"{type(self).__name__} has no fit_grids.")
 
     def score_grids(self, F: np.ndarray) -> np.ndarray:
-        """Return the scores of patches; a new detector writes this.
+        """Return the scores of patches; a new detector implements this.
 
         Parameters
         ----------
@@ -494,13 +494,13 @@ class BaseDetector(TakesCallbacks, ImageEstimator, OutlierMixin, BaseEstimator):
         raise NotImplementedError(f"{type(self).__name__} has no score_grids.")
 
     def holdout_grids(self) -> Sequence[np.ndarray] | np.ndarray | None:
-        """Return the scores of training images held out; a new detector writes this.
+        """Return held-out scores of training images; a new detector implements this.
 
         Returns
         -------
         D : sequence of ndarray of shape (h, w), or None
-            Of each training image by a model that has not seen it; None if no image
-            could be held out.
+            The scores of each training image by a model that has not seen it; None if
+            no image could be held out.
         """
         raise NotImplementedError(f"{type(self).__name__} has no holdout_grids.")
 
@@ -542,7 +542,7 @@ class BaseDetector(TakesCallbacks, ImageEstimator, OutlierMixin, BaseEstimator):
         return smooth_pixels(heat, share * size[0], inside=inside)
 
     def _scores_everywhere(self):
-        """Return whether invalid patches have a score too, which is 0."""
+        """Return whether invalid patches also have a score, which is 0."""
         return False
 
     def _scores(self, X):
@@ -604,13 +604,13 @@ class BaseDetector(TakesCallbacks, ImageEstimator, OutlierMixin, BaseEstimator):
             self._warn_without_alpha(X)
 
     def _takes_images(self, X):
-        """Whether X holds images; features it may hold only without an extractor."""
+        """Whether X holds images; with an explicit extractor it always does."""
         if self.features is None:
             return holds_images(X)
         return not isinstance(self.features, str)
 
     def _batches(self, X, task):
-        """Yield (features, affines) of a few images at a time: memory stays bounded."""
+        """Yield (features, affines) of a few images at a time, to limit memory."""
         starts = range(0, len(X), size := images_at_once(self.features_))
         quiet = not self.verbose or len(starts) == 1
         for start in tqdm(starts, desc=task, unit="batch", disable=quiet):

@@ -1,4 +1,4 @@
-"""The mixin of all image estimators: value range, alpha, parts, clean fits."""
+"""Mixin of all image estimators: value range, alpha, nested parts, failed fits."""
 
 from contextlib import contextmanager
 from typing import Any
@@ -133,7 +133,7 @@ class ImageEstimator:
     # -- parts ------------------------------------------------------------------------
 
     def set_params(self, **params: Any) -> Self:
-        """Set parameters; ``bank__...`` and the like reach default parts too.
+        """Set parameters; names such as ``bank__size`` also reach default parts.
 
         Parameters
         ----------
@@ -153,7 +153,7 @@ class ImageEstimator:
         return super().set_params(**nested)
 
     def _parts(self):
-        """Return what None stands for, by the names of parameters."""
+        """Return factories of the default parts, by parameter name."""
         extractor = getattr(self, "default_features", None)
         own = {} if extractor is None else {"features": extractor}
         return {**own, **self._default_parts}

@@ -60,7 +60,7 @@ def check_grids(X):
 
 
 def check_patches(grid, ndims=(3,)):
-    """Raise an error if the features of an image are no grid of patches."""
+    """Raise an error if the features of an image are not a grid of patches."""
     if grid.ndim not in ndims or grid.dtype.kind != "f":
         raise ValueError(
             f"The features of an image have shape {grid.shape}, dtype {grid.dtype};"

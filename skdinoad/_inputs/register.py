@@ -1,4 +1,4 @@
-"""The register of training images: where each comes from, and which are copies."""
+"""Register of training images: the source of each image, and which are copies."""
 
 import numpy as np
 
@@ -15,17 +15,17 @@ __all__ = ["Register"]
 
 
 class Register:
-    """The images that a detector has learned from, in the order in which they came.
+    """The images that a detector has learned from, in the order in which it got them.
 
-    A register does not change: :meth:`extended` and :meth:`merged` return new ones, so
-    that a ``partial_fit`` that fails leaves the old one behind.
+    Registers are immutable: :meth:`extended` and :meth:`merged` return new ones, so
+    that the old one is unchanged if ``partial_fit`` fails.
 
     Parameters
     ----------
     contents : list of bytes
         Digest of each image, equal for exact copies.
     sources : list of (int, str or None)
-        Row in ``fit`` and path of each image; ``partial_fit`` continues the numbers.
+        Row in ``fit`` and path of each image; ``partial_fit`` continues the numbering.
 
     Attributes
     ----------
@@ -42,12 +42,12 @@ class Register:
 
     @property
     def distinct(self):
-        """The indices of the images, each content once."""
+        """Indices of the images without copies."""
         return np.unique(self.first)
 
     @property
     def next_row(self):
-        """The row that the next image given to ``partial_fit`` has."""
+        """Row number of the next image that is passed to ``partial_fit``."""
         return self.sources[-1][0] + 1 if self.sources else 0
 
     def copies_of(self, i):
@@ -55,7 +55,7 @@ class Register:
         return np.flatnonzero(self.first == self.first[i])
 
     def extended(self, X, kept, rows, contents=None):
-        """Return a register with more images; warn of unusable ones and of copies.
+        """Return a register with more images; warn about unusable ones and copies.
 
         Parameters
         ----------
@@ -65,7 +65,7 @@ class Register:
         rows : sequence of int
             The row in ``fit`` of each row of X.
         contents : list of bytes or None
-            Digests of all rows of X, where they are known.
+            Digests of all rows of X, or None if they are unknown.
 
         Raises
         ------
@@ -90,7 +90,7 @@ class Register:
 
 
 def _check_useful(kept, n):
-    """Warn of images without a valid patch; raise an error if none has one."""
+    """Warn about images without a valid patch; raise an error if no image has one."""
     if not kept:
         raise ValueError(
             f"None of the {n} images has a valid patch: nothing to fit on. If an "
