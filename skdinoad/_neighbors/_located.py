@@ -97,17 +97,16 @@ class LocatedVectors:
         own : ndarray of shape (n,), int, or None
             Image own[i] is not among those of image i, unless fewer than n are left.
         """
-        bank = np.moveaxis(self.vectors, 3, 0)  # (m, l, h, w, c)
-        total = np.where(self.valid.transpose(2, 0, 1)[:, None, ..., None], bank, 0)
-        known = _directions(total.sum((2, 3), dtype=np.float32))
-        seen = np.nansum(np.moveaxis(P, 3, 1), axis=(2, 3), dtype=np.float32)
-        alike = _directions(seen) @ known.T
+        total = self.vectors.sum(axis=(1, 2), dtype=np.float32)  # invalid ones are 0
+        known = _directions(np.moveaxis(total, 1, 0))
+        seen = _directions(np.nansum(P, axis=(1, 2), dtype=np.float32))
+        alike = seen @ known.T
         for i, similarity in enumerate(alike):
             if own is not None:
                 similarity[self.image[0, 0] == own[i]] = -np.inf
             keep = np.sort(np.argsort(-similarity, kind="stable")[:n])
-            parts = self.vectors[:, :, :, keep], self.valid[..., keep]
-            parts = *parts, self.image[..., keep]
+            parts = [x[..., keep] for x in (self.valid, self.image)]
+            parts = self.vectors[:, :, :, keep], *parts
             yield LocatedVectors(*map(np.ascontiguousarray, parts))
 
     def of(self, i) -> np.ndarray:

@@ -63,8 +63,7 @@ class LoadsOfficial:
         """
         tensors = read_checkpoint(path)
         weights = cls._taken(path, tensors)
-        preset = "dinomaly2" if "bottleneck.neck.weight" in weights else "paper"
-        detector = cls(**{"preset": preset, **parameters})
+        detector = cls(**{"preset": cls._official_preset(weights), **parameters})
         detector._given = weights
         try:
             detector.fit(X, y)
@@ -77,6 +76,11 @@ class LoadsOfficial:
             del detector._given
         detector.official_digest_ = tensors_digest(flat(tensors))
         return detector
+
+    @classmethod
+    def _official_preset(cls, weights):
+        """Return the preset to which weights of our names belong."""
+        return "paper"
 
     @classmethod
     def _taken(cls, path, tensors):

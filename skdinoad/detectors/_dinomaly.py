@@ -276,6 +276,10 @@ class Dinomaly(LoadsOfficial, TrainedDetector):
     _weights_name = "decoder_"
     _official_weights = staticmethod(dinomaly_weights)
 
+    @classmethod
+    def _official_preset(cls, weights):
+        return "dinomaly2" if "bottleneck.neck.weight" in weights else "paper"
+
     def __init__(
         self,
         *,

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any, Literal
+from zlib import crc32
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -144,8 +145,9 @@ class SubspaceAD(BaseDetector):
     **Differences from the official code.** :meth:`from_paper` does what the official
     scripts do: the mean of the same blocks, not normalised, at the same size; randomly
     rotated copies with black corners; the score from the enlarged map. Only the random
-    angles differ: the official code draws others for the mean than for the covariance
-    of the same images. The plain constructor differs from the paper as follows.
+    angles differ: here they depend on the image alone, so that a second fit gives the
+    same result. The official code draws new ones for the mean and for the covariance.
+    The plain constructor differs from the paper as follows.
 
     - Each layer has a subspace of its own, and residuals are divided by those of
       held-out images; the paper averages the layers' features first.
@@ -373,14 +375,12 @@ class SubspaceAD(BaseDetector):
         self.angles_ = self._chosen_angles(n)
         if self.angles_ == (0,):
             return
-        random = np.random.default_rng(0)
+        black = self.angles_ == "paper"
         pairs = list(zip(kept, number))
         for row, fold in tqdm(pairs, "rotate", disable=not self.verbose):
-            if black := self.angles_ == "paper":
-                angles = random.uniform(0, _PAPER_LARGEST, _PAPER_COPIES)
-            else:
-                angles = [angle for angle in self.angles_ if angle]
-            F, _ = self._read_batch([rotated(X[row], a, black=black) for a in angles])
+            image = X[row]
+            angles = _random_angles(image) if black else self.angles_[1:]
+            F, _ = self._read_batch([rotated(image, a, black=black) for a in angles])
             for grid in F:
                 self._add(np.asarray(grid), folds[fold], name_of(X, row))
 
@@ -421,6 +421,12 @@ class SubspaceAD(BaseDetector):
         for j, subspace in enumerate(zip(means, components)):
             D[j, valid] = residuals(grid[valid, j], *subspace)
         return D
+
+
+def _random_angles(image):
+    """Return the random angles of an image in degrees; equal images have equal ones."""
+    random = np.random.default_rng(crc32(np.ascontiguousarray(image)))
+    return random.uniform(0, _PAPER_LARGEST, _PAPER_COPIES)
 
 
 def _check_layers(name, shape, expected):

@@ -260,10 +260,11 @@ def _checked_steps(aggregation, rescoring):
             f"aggregation={aggregation!r}: expected odd numbers of patches, such as "
             "(1, 3, 5)."
         )
-    whole = isinstance(rescoring, Integral)
-    counts = np.arange(1, rescoring + 1) if whole else np.asarray(rescoring)
-    many = counts.dtype.kind in "iu" and counts.ndim == 1 and (counts > 0).all()
-    if not many or (rescoring < 0 if whole else not counts.size):
+    if isinstance(rescoring, Integral) and rescoring >= 0:
+        return np.arange(1, rescoring + 1)
+    counts = np.asarray(rescoring)
+    whole = counts.ndim == 1 and counts.size and counts.dtype.kind in "iu"
+    if not whole or (counts < 1).any():
         raise ValueError(
             f"rescoring={rescoring!r}: expected a number of images, 0 for none, or "
             "several, such as (1, 2, 3)."

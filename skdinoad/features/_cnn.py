@@ -32,6 +32,10 @@ __all__ = ["CNNFeatures"]
 _MEASURED = {}
 
 
+#: Evidence for ``layers="auto"``.
+_STRIDES = "guess: strides 4, 8 and 16; PatchCore takes 8 and 16, arXiv 2106.08265"
+
+
 class CNNFeatures(Extractor):
     """Turn images into grids of the features of a CNN.
 
@@ -85,6 +89,8 @@ class CNNFeatures(Extractor):
         sha256 over the content of the network.
     layers_ : tuple of int
         The levels taken.
+    evidence_ : dict of str to str
+        For ``layers="auto"``, where the choice comes from.
     strides_ : tuple of int
         Pixels per cell of each.
     shifts_ : tuple of float
@@ -191,6 +197,8 @@ class CNNFeatures(Extractor):
             raise ValueError(f"padding='reflect' is for VGG; model={self.model!r}.")
         strides = level_strides(network)
         self.layers_ = self._levels(strides)
+        auto = isinstance(self.layers, str)
+        self.evidence_ = {"layers": _STRIDES} if auto else {}
         self.strides_ = tuple(strides[i] for i in self.layers_)
         self.shifts_, self.channels_ = self._measured()
 

@@ -39,6 +39,9 @@ _FEWEST, _MOST = 200 / 256, 400 / 256
 #: The smaller edge of ``image_size="fast"``, in pixels.
 _FAST = 224
 
+#: Evidence for ``layers="middle"`` of weights without blocks of their own for it.
+_MIDDLE = "published: Dinomaly (2 to 9 of 12), arXiv 2405.14325"
+
 #: Number of images of ``fit`` on which an engine is compared with torch.
 _COMPARED = 4
 
@@ -83,7 +86,7 @@ class DinoFeatures(Extractor):
         a patch. "auto" takes the size that suits the weights: 224 for the packaged
         copy, 448 for genuine DINOv2 and DINOv3, the size of pretraining for others. It
         keeps the size of an image that consists of about as many whole patches, such as
-        an aligned one. "fast" takes 224 likewise, a fifth of the time of 448. **A
+        an aligned one. "fast" takes 224 likewise, with any weights. **A
         defect should be larger than 10 pixels at this size**: raise it for smaller
         ones.
     cropping : None, "patches", int or (int, int), default=None
@@ -286,20 +289,22 @@ class DinoFeatures(Extractor):
         elif _is(self.image_size, "auto"):
             native = min(backbone.network.pretrained_cfg["input_size"][1:])
             self.image_size_ = known.image_size or native
-        left = {
-            "layers": auto,
-            "map_layers": auto,
-            "norm": auto and _is(self.norm, "auto"),
-            "image_size": _is(self.image_size, "auto"),
-            "middle": _is(self.layers, "middle"),
-        }
-        texts = {name: text for name, text in known.evidence if left[name]}
-        if "middle" in texts:
-            texts = {"layers": texts.pop("middle"), **texts}
-        self.evidence_ = texts
+        self.evidence_ = self._evidence(dict(known.evidence))
         self.n_groups_ = self._groups()
         self.patch_size_ = backbone.patch_size
         self.has_class_token_ = has_class_token(backbone.network)
+
+    def _evidence(self, known):
+        """Return the evidence for the parameters that follow the weights."""
+        follows = {
+            "layers": _is(self.layers, "auto") or _is(self.layers, "middle"),
+            "map_layers": _is(self.layers, "auto"),
+            "norm": _is(self.layers, "auto") and _is(self.norm, "auto"),
+            "image_size": _is(self.image_size, "auto"),
+        }
+        if _is(self.layers, "middle"):
+            known = {**known, "layers": known.get("middle", _MIDDLE)}
+        return {k: known[k] for k, wanted in follows.items() if wanted and k in known}
 
     def _layers(self, backbone):
         """Return the 0-based blocks to use and whether to apply the final norm."""

@@ -204,9 +204,7 @@ def _array(content, path):
     key = f"{path.parent.name}{path.stem}".encode()
     digest, array = content[:_DIGEST], content[_DIGEST:]
     if hashlib.sha256(array).hexdigest().encode() == digest:
-        with suppress(
-            ValueError
-        ):  # not an array, or one of objects, which could run code
+        with suppress(ValueError):  # not an array, or objects, which could run code
             found = np.load(io.BytesIO(array), allow_pickle=False)
             return found if array.endswith(key) else None
     return None

@@ -77,13 +77,13 @@ REGISTRY = {
         texture=True,
         evidence=(
             ("layers", "measured: benchmarks/accuracy/choices.py"),
-            ("map_layers", "measured: benchmarks/accuracy/choices.py"),
-            ("norm", "measured: benchmarks/accuracy/choices.py"),
-            ("image_size", "measured: benchmarks/accuracy/choices.py"),
+            ("map_layers", "measured: benchmarks/accuracy/fusion.py"),
+            ("norm", "measured: benchmarks/accuracy/layers.py"),
+            ("image_size", "measured: benchmarks/accuracy/fusion.py"),
             ("middle", "measured: benchmarks/accuracy/dinomaly.py"),
         ),
     ),
-    _LITE0_DIGEST: KnownWeights("EfficientNet-Lite0, ImageNet", image_size=224),
+    _LITE0_DIGEST: KnownWeights("EfficientNet-Lite0, ImageNet"),
 }
 
 #: Suffixes of files with weights.
@@ -96,8 +96,8 @@ _SIZE = (
     "published: AnomalyDINO (448 to 672 pixels), arXiv 2405.14529, tables 2 and 3; "
     "MuSc (518 better than 336), github.com/xrli-U/MuSc"
 )
-_RAD = "published: RAD (3, 6, 9, 11 of ViT-B at 448 pixels), arXiv 2601.22763"
-_SUPERADD = "SuperADD (7, 15, 23, 31), anomalib"
+_RAD = "published: RAD (ViT-B at 448 pixels), arXiv 2601.22763"
+_AS_B = "guess: as DINOv3 ViT-B"
 _OTHERS = (
     ("layers", f"guess: {_LAST}"),
     ("norm", f"guess: {_LAST}"),
@@ -105,13 +105,13 @@ _OTHERS = (
 )
 
 
-def _family(name, layers, maps, evidence_of_layers, evidence_of_size, middle=None):
-    """Return the settings of a family of genuine weights, at 448 pixels."""
+def _family(name, layers, maps, why_layers, why_norm, why_size, middle=None):
+    """Return the settings of a family of genuine weights, with norm, at 448 pixels."""
     evidence = (
-        ("layers", evidence_of_layers),
+        ("layers", why_layers),
         ("map_layers", _LATE),
-        ("norm", _NORM if "DINOv2" in name else "published: RAD, arXiv 2601.22763"),
-        ("image_size", evidence_of_size),
+        ("norm", why_norm),
+        ("image_size", why_size),
     )
     if middle is not None:
         text = "published: github.com/guojiajeremy/Dinomaly, issue 21 (.667 to .993)"
@@ -126,16 +126,17 @@ def _family(name, layers, maps, evidence_of_layers, evidence_of_size, middle=Non
     )
 
 
-#: Settings of genuine weights, by a pattern of timm's model name, and the evidence for
-#: them. Nobody has published figures for all of these choices, and genuine weights
-#: were not available where this was written: ``benchmarks/accuracy/genuine.py``
-#: measures them on any folder of categories.
+#: Settings of genuine Vision Transformers, by a pattern of timm's model name, and the
+#: evidence for them. Nobody has published figures for all of these choices, and genuine
+#: weights were not available where this was written. CNNs, ConvNeXt among them, need no
+#: entry: CNNFeatures chooses levels by their stride.
 FAMILIES = {
     r"vit_(small|base)_patch14(_reg4)?_dinov2": _family(
         "DINOv2 ViT-S and ViT-B",
         (6, 8, 10, 11),
         (6, 8),
         "guess: MuSc takes 2, 5, 8, 11; AnomalyDINO the last; SubspaceAD 7, 8",
+        _NORM,
         _SIZE,
     ),
     r"vit_large_patch14(_reg4)?_dinov2": _family(
@@ -143,6 +144,7 @@ FAMILIES = {
         (11, 17, 20, 23),
         (11, 17),
         "guess: MuSc and SuperAD take 5, 11, 17, 23; SubspaceAD 13 to 17",
+        _NORM,
         _SIZE,
     ),
     r"vit_giant_patch14(_reg4)?_dinov2": _family(
@@ -150,33 +152,33 @@ FAMILIES = {
         (22, 25, 28, 39),
         (22, 25, 28),
         "guess: SubspaceAD takes 22 to 28, arXiv 2602.23013",
-        _SIZE,
+        "guess: as DINOv2 ViT-L; SubspaceAD has no norm",
+        "guess: as DINOv2 ViT-L; SubspaceAD has 672 pixels",
     ),
     r"vit_(small|small_plus|base)_patch16_dinov3": _family(
-        "DINOv3 ViT-S, ViT-S+ and ViT-B", (6, 9, 11), (6, 9), _RAD, _RAD
+        "DINOv3 ViT-S, ViT-S+ and ViT-B",
+        (6, 9, 11),
+        (6, 9),
+        "guess: RAD takes 3, 6, 9, 11 of ViT-B, arXiv 2601.22763",
+        _RAD,
+        _RAD,
     ),
     r"vit_large_patch16_dinov3": _family(
         "DINOv3 ViT-L",
         (11, 17, 20, 23),
         (11, 17),
         "guess: SuperADD takes 5, 11, 17, 23, anomalib",
-        "guess: as ViT-B",
+        _AS_B,
+        _AS_B,
         middle=(20, 21, 22, 23),
     ),
     r"vit_huge_plus_patch16_dinov3": _family(
         "DINOv3 ViT-H+",
         (15, 23, 27, 31),
         (15, 23),
-        f"guess: {_SUPERADD}",
-        "guess: as ViT-B",
-    ),
-    r"convnext_(tiny|small|base|large)\.dinov3": KnownWeights(
-        "DINOv3 ConvNeXt",
-        image_size=224,
-        evidence=(
-            ("layers", "guess: strides 4, 8 and 16, as in PatchCore, arXiv 2106.08265"),
-            ("image_size", "published: the size of pretraining, timm"),
-        ),
+        "guess: SuperADD takes 7, 15, 23, 31, anomalib",
+        _AS_B,
+        _AS_B,
     ),
 }
 

@@ -131,7 +131,7 @@ def test_every_setting_has_evidence():
         named = dict(known.evidence)
         assert all(text.split(":")[0] in KINDS for text in named.values())
         if known.name == "EfficientNet-Lite0, ImageNet":
-            continue
+            continue  # CNNFeatures chooses levels by their stride
         assert {"layers", "image_size"} <= set(named)
         for name in ("map_layers", "middle"):
             assert (name in named) == (getattr(known, name) is not None), known.name
@@ -158,6 +158,23 @@ def test_genuine_weights_have_the_settings_of_their_family(model, layers, maps, 
     known = describe(model, "0" * 64, "the model hub")
     assert (known.layers, known.map_layers, known.image_size) == (layers, maps, size)
     assert known.norm
+
+
+def test_the_guide_has_the_settings_of_the_registry():
+    guide = Path(__file__).parents[2].joinpath("doc/user_guide.rst").read_text()
+    table = guide.partition("Settings that follow the weights")[2]
+    rows = [
+        [cell.strip() for cell in row.split("\n     - ")]
+        for row in re.findall(r"\* - (.*(?:\n     - .*)+)", table)
+    ]
+    found = {row[0]: row[1:] for row in rows}
+    measured = {"packaged DINOv2 ViT-S/14 (measured)": next(iter(REGISTRY.values()))}
+    for name, known in ({k.name: k for k in FAMILIES.values()} | measured).items():
+        layers, maps = (
+            ", ".join(map(str, x)) for x in (known.layers, known.map_layers)
+        )
+        norm, size = "yes" if known.norm else "no", str(known.image_size)
+        assert found[name] == [layers, maps, norm, size], name
 
 
 def test_dinomaly_has_late_blocks_on_dinov3():

@@ -277,6 +277,15 @@ def test_subspaces_add_up(grids, rng, layers):
         merged.predict(new)
 
 
+def test_random_rotations_of_merged_subspaces_are_those_of_one_fit():
+    X = make_images(6, size=(32, 32))
+    how = {"features": tiny_features(image_size=32), "rotations": "paper"}
+    whole = subspaces(**how).fit(X[::-1])
+    merged = quietly(merge, [subspaces(**how).fit(part) for part in (X[:3], X[3:])])
+    for a, b in zip(merged.mean_, whole.mean_):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
 def test_merging_of_subspaces_goes_on_through_a_file(grids, tmp_path):
     a, b, c = (quietly(subspaces().fit, part) for part in in_parts(grids))
     left = skdinoad.load(save(quietly(merge, [a, b]), tmp_path / "left.skd"))

@@ -7,8 +7,10 @@ reversed order. 0 means bit by bit. Features are computed anew each time. One ca
 at a time, default settings but ``holdout=None``. For a first look: fewer test images,
 evenly spaced, and a share of the iterations that trained methods take.
 
-    python tests/stress/determinism.py ../shared/data --categories hazelnut
-    python tests/stress/determinism.py ../shared/data --images 12 --share 0.2
+DATA is a folder of categories in MVTec AD's layout.
+
+    python tests/stress/determinism.py DATA --categories hazelnut
+    python tests/stress/determinism.py DATA --images 12 --share 0.2
 """
 
 import sys
