@@ -86,9 +86,8 @@ class DinoFeatures(Extractor):
         a patch. "auto" takes the size that suits the weights: 224 for the packaged
         copy, 448 for genuine DINOv2 and DINOv3, the size of pretraining for others. It
         keeps the size of an image that consists of about as many whole patches, such as
-        an aligned one. "fast" takes 224 likewise, with any weights. **A
-        defect should be larger than 10 pixels at this size**: raise it for smaller
-        ones.
+        an aligned one. "fast" takes 224 likewise, with any weights. **A defect should
+        be larger than 10 pixels at this size**: raise it for smaller ones.
     cropping : None, "patches", int or (int, int), default=None
         How an image comes to whole patches. None resizes each side to the nearest
         whole number of them. "patches" resizes to exactly ``image_size``, keeping the
