@@ -21,7 +21,7 @@ from skdinoad import (
     Training,
     iter_maps,
 )
-from skdinoad._compat.timm import timm  # before anomalib, so that torchvision is imported completely
+from skdinoad._compat.timm import timm  # before anomalib: repairs torchvision
 from skdinoad.features._backbones import load_backbone
 
 SIZE, BATCH = (224, 224), 8
@@ -83,7 +83,7 @@ def our_patch_core(options):
 
 
 class Anomalib:
-    """A model of anomalib with a memory bank, which ``finish`` builds after all batches."""
+    """A model of anomalib with a memory bank, built by ``finish`` after all batches."""
 
     def __init__(self, model, kind, finish=None, **settings):
         self.model, self.finish = model, finish
@@ -187,10 +187,10 @@ def anomalib_dinomaly(options):
 
 
 class Authors:
-    """AnomalyDINO from the functions of its authors, in the order of ``src/detection.py``.
+    """AnomalyDINO from its authors' functions, in the order of ``src/detection.py``.
 
-    Their own loop reads files and requires a GPU. References are rotated, which is their
-    default; they select the categories to mask by name.
+    Their own loop reads files and requires a GPU. References are rotated, which is
+    their default; they select the categories to mask by name.
     """
 
     def __init__(self, clone, masking):

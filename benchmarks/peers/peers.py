@@ -125,7 +125,7 @@ def versions():
 
 
 def some(data, n):
-    """Return the first training images and ``n`` test images of all kinds; None = all."""
+    """Return the first training images and n test images of all kinds; None = all."""
     if n is None:
         return data
     rows = np.linspace(0, len(data.test) - 1, min(n, len(data.test))).astype(int)

@@ -1,7 +1,8 @@
 """Time AUPRO and other pixel metrics on 100 maps of 512 x 512, and compare values.
 
-torchmetrics and anomalib are included if they are installed. tests/metrics/test_pixel.py
-checks that AUPRO equals its definition, evaluated threshold by threshold, to 1e-9.
+torchmetrics and anomalib are included if they are installed.
+tests/metrics/test_pixel.py checks that AUPRO equals its definition, evaluated threshold
+by threshold, to 1e-9.
 
     python benchmarks/speed/aupro.py
 """
