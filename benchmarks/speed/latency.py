@@ -1,8 +1,8 @@
 """Latency of one image, in a warm process and in a new one.
 
 The first table compares ``score_samples([image])`` with default settings and without a
-cache to the bare network on a tensor of the same size, as provided by timm and as run by
-skdinoad; all alternate in this process, and medians of many runs are reported. The
+cache to the bare network on a tensor of the same size, as provided by timm and as run
+by skdinoad; all alternate in this process, and medians of many runs are reported. The
 second table runs commands in new processes with weights on disk: seconds until they
 print a result (or are ready, if they print none), and until they end. The third table
 is that of the README: milliseconds per image for score and heat map in a batch of

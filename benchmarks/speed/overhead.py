@@ -1,10 +1,10 @@
 """Cost of the detectors in addition to the network.
 
 Measures (fit + score_samples + predict_map) / (raw forward of the same network on the
-same batches and pixels), all in this process, for 1 and for 50 photographs of 512 pixels
-at the default input size. "timm's" is the network as provided by timm, "ours" the same
-with skdinoad's matrix products, which are faster on processors that are not Intel's.
-score_samples and predict_map receive the same images, so the second one uses cached
+same batches and pixels), all in this process, for 1 and for 50 photographs of 512
+pixels at the default input size. "timm's" is the network as provided by timm, "ours"
+the same with skdinoad's matrix products, which are faster on processors that are not
+Intel's. score_samples and predict_map receive the same images, so the second one uses cached
 features, as in practice; the raw network processes each image once. Medians of several
 runs are reported.
 

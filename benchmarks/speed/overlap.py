@@ -44,7 +44,7 @@ def main():
     print(environment() + "\n")
     with tempfile.TemporaryDirectory() as folder:
         X, n = photographs(options), options.images
-        if options.draft:  # training images would score 0
+        if options.draft:  # no repeats: known images score 0
             drafted(written(Path(folder), X, min(n, len(X))))
         else:
             timed(written(Path(folder), X, n), options.repeats)
@@ -93,7 +93,7 @@ def read(images):
 
 
 def drafted(paths):
-    """Print how much draft decoding changes the scores of one half by models of the other."""
+    """Print how much draft decoding changes the scores of images not fitted on."""
     half, rows = len(paths) // 2, []
     known, new = paths[:half], paths[half:]
     for detector in (AnomalyDINO(), DinoPatch()):

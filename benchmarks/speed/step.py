@@ -54,7 +54,7 @@ def measure(case, steps):
     detector = Dinomaly(depth=depth, training=training)
     detector._seed, detector.n_groups_, detector._n_prefix = 0, 2, 1
     detector._before = None, []
-    detector._check_network = lambda *_: None  # runs once per training, not in each step
+    detector._check_network = lambda *_: None  # once per training, not per step
     noise = torch.randn(2 * batch, 2, tokens, channels)
     valid = torch.ones(1, tokens, dtype=torch.bool)
     data = gather(((x[None], valid, i) for i, x in enumerate(noise)), len(noise))
@@ -71,7 +71,7 @@ def measure(case, steps):
         "optimiser": lambda: [run.optimizer.step() for _ in range(steps)],
     }
     times = [[clock(call) / steps for call in calls.values()] for _ in range(4)]
-    theirs, own, optimiser = map(statistics.median, zip(*times[1:]))  # the first is the warm-up
+    theirs, own, optimiser = map(statistics.median, zip(*times[1:]))  # warm-up first
     cells = [f"{theirs:.3f}", f"{own:.3f}", own / theirs, f"{optimiser:.3f}"]
     return [*map(str, case), *cells]
 
