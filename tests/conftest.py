@@ -150,7 +150,7 @@ def _empty_store():
 
 @pytest.fixture
 def _in_this_timm(model):
-    """Skip a test whose ``model`` the installed timm lacks or cannot split into blocks."""
+    """Skip a test whose ``model`` is not available, or not with its blocks, in timm."""
     known = timm.is_model(model) and timm.create_model(model)
     if not hasattr(known, "forward_intermediates"):
         pytest.skip(f"timm {timm.__version__} is too old for {model}")
@@ -178,7 +178,7 @@ def run(capsys):
 
 @pytest.fixture
 def photos(tmp_path):
-    """Return a folder with six good photographs, and with two good and one anomalous."""
+    """Return a folder: six good photographs, and new ones, two good, one anomalous."""
     X = make_images(8, size=(48, 64))
     odd = X[0].copy()
     odd[10:30, 20:50] = [255, 0, 255]

@@ -4,9 +4,9 @@ Measures (fit + score_samples + predict_map) / (raw forward of the same network 
 same batches and pixels), all in this process, for 1 and for 50 photographs of 512
 pixels at the default input size. "timm's" is the network as provided by timm, "ours"
 the same with skdinoad's matrix products, which are faster on processors that are not
-Intel's. score_samples and predict_map receive the same images, so the second one uses cached
-features, as in practice; the raw network processes each image once. Medians of several
-runs are reported.
+Intel's. score_samples and predict_map receive the same images, so the second one uses
+cached features, as in practice; the raw network processes each image once. Medians of
+several runs are reported.
 
     python benchmarks/speed/overhead.py
 """

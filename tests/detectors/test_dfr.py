@@ -54,7 +54,7 @@ def grids(rng):
 
 
 def test_the_papers_features_are_vggs_first_twelve_relus():
-    """3456 channels at 64 x 64 positions, nearest resizing, mirrored edges, no scaling."""
+    """3456 channels at 64 x 64 positions, nearest resizing, mirrored edges, unscaled."""
     if not hasattr(timm.create_model("vgg11"), "forward_intermediates"):
         pytest.skip("this timm gives no levels of VGG; CNNFeatures refuses it")
     features = DFR(preset="paper").default_features()

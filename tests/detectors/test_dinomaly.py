@@ -110,7 +110,7 @@ def test_preset_decides_on_features_also_when_set_together():
 
 
 class Stub:
-    """An extractor whose tokens are pixels; some pixels of the first row are prefix tokens.
+    """An extractor whose tokens are pixels; some of the first row are prefix tokens.
 
     No pixel is used for both, so that each kind can be changed separately.
     """

@@ -25,7 +25,7 @@ def leave_one_out(F, **parameters):
 
 
 def test_known_answer():
-    """The vector nearest to (3, 4) is searched at its own location only."""
+    """The nearest of (0, 0) and (1, 0) to (3, 4), searched at its location only."""
     F = np.zeros((2, 2, 2, 8), np.float32)
     F[1, 0, 0, 0] = 1
     query = np.zeros((1, 2, 2, 8), np.float32)
@@ -35,7 +35,7 @@ def test_known_answer():
     expected = [[np.sqrt(20), 0], [0, 1]]
     np.testing.assert_allclose(local.predict_map(query)[0], expected, rtol=1e-6)
     everywhere = DinoPatch(bank=LocalBank(neighborhood=1)).fit(F)
-    assert everywhere.predict_map(query)[0, 1, 1] == 0  # (1, 0) is in the bank elsewhere
+    assert everywhere.predict_map(query)[0, 1, 1] == 0  # (1, 0) is known elsewhere
 
 
 def test_cosine_is_one_minus_cosine(grids):
