@@ -1,4 +1,4 @@
-"""What all benchmarks share: categories, environment, tables."""
+"""Helpers for all benchmarks: categories, environment, tables."""
 
 import argparse
 import csv
@@ -18,7 +18,7 @@ from skdinoad.datasets import load_folder
 
 
 def parser(description, *, root=True):
-    """Return an argument parser; ``root`` asks for a data folder."""
+    """Return an argument parser; ``root`` adds an argument for the data folder."""
     out = argparse.ArgumentParser(description=description)
     if root:
         out.add_argument("root", type=Path, help="folder with MVTec-style categories")
@@ -27,7 +27,7 @@ def parser(description, *, root=True):
 
 
 def table_parser(description, name):
-    """Return a parser for what appends rows to ``results/name`` and prints tables."""
+    """Return a parser for benchmarks that append rows to ``results/name``."""
     out = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -55,7 +55,7 @@ def categories(root, names=None):
 
 
 def environment(weights=True):
-    """Return one line that says where figures were measured."""
+    """Return one line that describes where figures were measured."""
     text = (
         f"{processor()}, {torch.get_num_threads()} threads; skdinoad {__version__}, "
         f"torch {torch.__version__}, timm {timm.__version__}, scikit-learn "
@@ -81,7 +81,7 @@ def processor():
 
 @contextmanager
 def busy(n):
-    """Keep n cores busy, each by a process."""
+    """Keep n cores busy with one process each."""
     with ExitStack() as stack:
         for _ in range(n):
             command = [sys.executable, "-c", "while True: pass"]
@@ -91,7 +91,7 @@ def busy(n):
 
 
 def commit():
-    """Return the commit that is measured, "+" behind it if files have changed."""
+    """Return the current commit, followed by "+" if files have changed."""
     changes = git("status", "--porcelain", "-uno", "--", ".", ":!benchmarks/results")
     return git("rev-parse", "--short", "HEAD") + ("+" if changes else "")
 
@@ -114,7 +114,7 @@ def image_figures(y, scores):
 def known_masks(data):
     """Return {row: mask} of the test images that are good or have a mask.
 
-    Empty if no image has one: then there is nothing to measure per pixel.
+    Empty if no image has a mask, because then no pixel metric can be computed.
     """
     if not data.masks.known[data.y == -1].any():
         return {}
@@ -130,7 +130,7 @@ def read_rows(path):
 
 
 def append_rows(path, header, rows):
-    """Append rows to a CSV file; a new one begins with the header."""
+    """Append rows to a CSV file; write the header first if the file is new."""
     new = not path.exists()
     with path.open("a", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([header] * new + rows)

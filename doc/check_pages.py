@@ -1,4 +1,4 @@
-"""Say which public methods have no entry on the built pages: the end of ``make doc``.
+"""List public names that the built pages do not document; run by ``make doc``.
 
 python doc/check_pages.py doc/_build/html
 """

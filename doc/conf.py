@@ -15,7 +15,7 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx-mathjax-offline",
     "sphinx_copybutton",
-    "myst_parser",  # tables that benchmarks write as Markdown
+    "myst_parser",  # for the Markdown tables of benchmarks
     "numpydoc",
     "sphinx_gallery.gen_gallery",
 ]
@@ -24,7 +24,7 @@ html_title = "skdinoad"
 templates_path = ["_templates"]
 exclude_patterns = ["_build", "_templates", "examples/README.rst"]
 autosummary_generate = True
-autodoc_typehints = "none"  # the texts below say them, with shapes and units
+autodoc_typehints = "none"  # docstrings describe types, shapes and units
 # Docstrings inherited from scikit-learn refer to its own glossary.
 suppress_warnings = ["ref.term", "ref.ref", "ref.doc"]
 copybutton_prompt_text = r">>> |\.\.\. |\$ "

@@ -1,4 +1,4 @@
-"""A detector in thirty lines: how far a patch lies from the mean patch at its place."""
+"""A minimal detector: the distance of a patch to the mean patch at its location."""
 
 from collections.abc import Sequence
 
@@ -36,5 +36,5 @@ class MeanDetector(BaseDetector):
         return np.linalg.norm(F - self.mean_, axis=-1)
 
     def holdout_grids(self) -> Sequence[np.ndarray] | np.ndarray | None:
-        """Return such scores of the training images, each held out."""
+        """Return the scores of the training images, each held out."""
         return self._held

@@ -1,14 +1,14 @@
-"""Shared by all tests: a tiny random backbone, and the real one."""
+"""Fixtures of all tests: tiny random backbones, and the real ones."""
 
 import csv
 import os
 from pathlib import Path
 
-# The model hub is no part of the tests: what is installed must do.
+# Tests do not access the model hub; they use installed weights.
 os.environ["SKDINOAD_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 # The networks of tests are so small that threads would only wait for each other, for
-# minutes where other processes are busy. Tests run side by side instead.
+# minutes if other processes are busy. Tests run in parallel processes instead.
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import cv2
@@ -45,20 +45,20 @@ from skdinoad.features import WeightsNotFoundError
 from skdinoad.features._store import clear_memory
 from skdinoad.testing import make_images
 
-torch.set_num_threads(1)  # also where torch came first
+torch.set_num_threads(1)  # also if torch was imported before
 cv2.setNumThreads(1)
 
 
 def tiny_features(**parameters):
     """Return an extractor with a random network of 0.4 million weights.
 
-    Parameters of its runtime may be given as its own.
+    Parameters of its runtime may be passed directly.
     """
     return _tiny(DinoFeatures, "test_vit", parameters)
 
 
 def tiny_cnn(**parameters):
-    """Return an extractor with a random CNN of 0.4 million weights, likewise."""
+    """Return an extractor with a random CNN of 0.4 million weights."""
     return _tiny(CNNFeatures, "test_efficientnet", parameters)
 
 
@@ -70,7 +70,7 @@ def _tiny(cls, model, parameters):
 
 
 def build(cls):
-    """Return an instance that is quick: a tiny random network, small images."""
+    """Return a fast instance: a tiny random network, small images."""
     if cls is DinoFeatures:
         return tiny_features()
     if cls is CNNFeatures:
@@ -151,7 +151,7 @@ def _empty_store():
 
 @pytest.fixture
 def _in_this_timm(model):
-    """Skip a test whose ``model`` is not in the installed timm, or tells no blocks."""
+    """Skip a test whose ``model`` is not available, or not with its blocks, in timm."""
     known = timm.is_model(model) and timm.create_model(model)
     if not hasattr(known, "forward_intermediates"):
         pytest.skip(f"timm {timm.__version__} is too old for {model}")
@@ -167,7 +167,7 @@ def rng():
 
 @pytest.fixture
 def run(capsys):
-    """Return a function that runs the command: status, output lines, errors."""
+    """Return a function that runs the command and returns (status, lines, errors)."""
 
     def call(*arguments):
         status = main([str(argument) for argument in arguments])
@@ -179,7 +179,7 @@ def run(capsys):
 
 @pytest.fixture
 def photos(tmp_path):
-    """A folder of six good photographs, and one of two good and one odd."""
+    """Return a folder: six good photographs, and new ones, two good, one anomalous."""
     X = make_images(8, size=(48, 64))
     odd = X[0].copy()
     odd[10:30, 20:50] = [255, 0, 255]
@@ -192,7 +192,7 @@ def photos(tmp_path):
 
 @pytest.fixture
 def model(photos):
-    """A model file, of a tiny random network."""
+    """Return a model file with a tiny random network."""
     paths = sorted(str(path) for path in (photos / "good").iterdir())
     detector = AnomalyDINO(features=tiny_features(), masking=None).fit(paths)
     detector.offset_ -= 0.5 * abs(detector.offset_)
@@ -201,7 +201,7 @@ def model(photos):
 
 @pytest.fixture
 def reviewed(photos, model):
-    """The same model, which sorts out the odder of the two good photographs."""
+    """Return the model with a threshold that sends one of the good images to review."""
     detector = load(model)
     scores = detector.score_samples([str(photos / f"new/{i}.png") for i in (0, 1)])
     detector.review_offset_ = float(max(scores))
@@ -210,7 +210,7 @@ def reviewed(photos, model):
 
 @pytest.fixture
 def tiny_default(monkeypatch):
-    """Let detectors take a tiny random network where none is named."""
+    """Make a tiny random network the default of detectors."""
     for name in ("_anomalydino", "_dinopatch", "_subspacead"):
         monkeypatch.setattr(f"skdinoad.detectors.{name}.DinoFeatures", tiny_features)
 
@@ -220,13 +220,13 @@ def tiny_default(monkeypatch):
 
 @pytest.fixture
 def many(photos):
-    """Paths of twelve photographs: the fifth is odd, the eighth broken."""
+    """Return paths of twelve photographs: the fifth anomalous, the eighth damaged."""
     return photographs(photos / "many", 12)
 
 
 @pytest.fixture
 def more(photos):
-    """The same of sixty."""
+    """Return the same with sixty photographs."""
     return photographs(photos / "more", 60)
 
 
@@ -247,7 +247,7 @@ def rows_of(files):
 
 
 def assert_all_scored(files, paths, model):
-    """Each path is there once, with what the model says of it."""
+    """Assert that each path occurs once, with the model's score and verdict."""
     files = sorted(files)
     rows, detector = rows_of(files), load(model)
     assert [row["path"] for row in rows] == paths
@@ -270,7 +270,7 @@ def assert_all_scored(files, paths, model):
 
 # -- fuzzing -----------------------------------------------------------------------
 
-# Few examples, always the same, for every day; thousands for `make check-fuzz`.
+# Few, fixed examples in normal runs; thousands in `make check-fuzz`.
 FUZZING = {
     "deadline": None,
     "database": None,

@@ -1,7 +1,7 @@
 """DinoPatch with and without alignment on every category below a folder.
 
-One default setting for all categories; the test images are only scored. ``--layers``
-compares these blocks, without the final norm, in place of the default's.
+All categories use the same default settings; test images are only scored. ``--layers``
+uses the given blocks, without the final norm, instead of the default blocks.
 
     python benchmarks/accuracy/by_category.py ../shared/data
     python benchmarks/accuracy/by_category.py ../shared/data \
@@ -47,7 +47,7 @@ def build(kind, size, neighborhood, mixed, layers):
     features = DinoFeatures(image_size=size, **blocks)
     detector = DinoPatch(features=features, bank=LocalBank(neighborhood=neighborhood))
     if kind == "plain":
-        # Only to bring images of slightly different sizes to one.
+        # Only resizes images of slightly different sizes to the same size.
         same = PCAAligner(output_size=size, mode="none")
         return Pipeline([same, detector]) if mixed else Pipeline([detector])
     if kind == "learned":
@@ -59,13 +59,13 @@ def build(kind, size, neighborhood, mixed, layers):
 
 
 def mixed(data):
-    """Whether the images of a category differ in size."""
+    """Return whether the images of a category differ in size."""
     images = [as_images(part) for part in (data.train, data.test)]
     return len({part.size(i) for part in images for i in range(len(part))}) > 1
 
 
 def measure(pipe, data):
-    """Return image and pixel AUROC, false alarms and misses at the own threshold."""
+    """Return image and pixel AUROC, false alarms and misses at its threshold."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pipe.fit(data.train)
@@ -77,9 +77,9 @@ def measure(pipe, data):
 
 
 def posed(data, seed=0):
-    """Return the data on square canvases, each test image turned and shifted.
+    """Return the data on square canvases, each test image rotated and shifted.
 
-    All masks are empty where one is lacking: then nothing is measured per pixel.
+    If any mask is missing, all masks are empty, and pixel metrics are not computed.
     """
     rng = np.random.default_rng(seed)
     test, masks = [], []
@@ -97,7 +97,7 @@ def posed(data, seed=0):
 
 
 def move(image, angle, shift, border):
-    """Turn an image about its middle on a square canvas 1.2 times its longer edge."""
+    """Rotate an image on a square canvas of 1.2 times its longer edge."""
     height, width = image.shape[:2]
     side = round(1.2 * max(height, width))
     matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, 1)
@@ -108,7 +108,7 @@ def move(image, angle, shift, border):
 
 
 def chosen(options):
-    """Yield (name, data); the rendered screws lie in all directions from the start."""
+    """Yield (name, data); rendered screws have all orientations in training too."""
     if not options.posed:
         yield from categories(options.root, options.categories)
         return
@@ -120,7 +120,7 @@ def chosen(options):
 
 
 def screws():
-    """Return 20 rendered screws to train on, 15 good and 15 scratched ones to test."""
+    """Return rendered screws: 20 for training, 15 good and 15 scratched for testing."""
     good, _ = make_screws(35, size=512, random_state=0)
     bad, masks = make_screws(15, size=512, defect="scratch", random_state=1)
     y = np.repeat([1, -1], 15)
@@ -150,7 +150,7 @@ def main():
 
 
 def pixel_auroc(data, maps):
-    """Return the pixel AUROC over images whose masks are known, None without any."""
+    """Return the pixel AUROC over images with known masks, None if there are none."""
     known = known_masks(data)
     rows = sorted(known)
     if not any(known[row].any() for row in rows):

@@ -1,7 +1,8 @@
 """Why DMAD scales the teacher's channels and does not centre them.
 
-Reverse distillation with channels scaled, centred and scaled, or raw. No test image is
-looked at: a third of the training images is held out, and defects are planted in them.
+Compares reverse distillation with channels scaled, centred and scaled, or raw. Test
+images are not used: a third of the training images is held out, and defects are planted
+in them.
 
     python benchmarks/accuracy/centring.py ../shared/data \
         --categories paper_bdp01 hazelnut
@@ -53,7 +54,7 @@ def learn_both(self, maps, _=None):
         values = level.double().transpose(0, 1).flatten(1)
         self.means.append(values.mean(1)[:, None, None].float())
         getattr(self, f"scale{i}")[:, 0, 0] = values.std(1)
-    Distiller.means = self.means  # the copy that scores has none of its own
+    Distiller.means = self.means  # the copy used for scoring has no means
 
 
 def centred(self, maps):
@@ -64,7 +65,7 @@ def centred(self, maps):
 
 
 def planted(data):
-    """Return images to learn from, good ones held out, and these with defects."""
+    """Return training images, held-out good images, and the latter with defects."""
     X = [image[..., :3] for image in as_images(data.train)]
     order = np.random.default_rng(0).permutation(len(X))
     held = [X[i] for i in order[: len(X) // 3]]

@@ -1,18 +1,19 @@
-"""What the defaults of AnomalyDINO were chosen by, leaving categories out.
+"""Choose the defaults of AnomalyDINO by leave-one-category-out.
 
-Every patch is compared with the patches of every training image, block by block (unit
-length, cosine distance, no final norm, no reduced bank), once. Then
+Every patch is compared once with the patches of every training image, block by block
+(unit length, cosine distance, no final norm, no coreset). Then
 
 - "layers": image AUROC, and recall at 5 % false alarms on the test images, for all sets
   of up to three blocks and several shares of patches that the score averages. Each
-  category is judged by the set that is best on all *other* categories;
+  category is evaluated with the set that is best on all *other* categories;
 - "threshold": recall and false alarms of thresholds that are estimated from held-out
   scores of few or many training images, for several constants of the estimate
-  (``skdinoad/_arrays/normal_scores.py``), with the registry's layers.
+  (``skdinoad/_arrays/normal_scores.py``), with the default layers.
 
     python benchmarks/accuracy/choices.py ../shared/data --keep distances/
 
-``--keep`` names a folder for the distances: a second run then takes seconds.
+``--keep`` names a folder in which the distances are stored, so that a second run takes
+seconds.
 """
 
 import itertools
@@ -37,13 +38,13 @@ from skdinoad._arrays.masks import (
 )
 from skdinoad.metrics import image_auroc_score, recall_at_fpr_score
 
-#: Blocks and share of the default, and of the default before it.
+#: Blocks and share of the default, and of the previous default.
 DEFAULT, BEFORE = ((4, 6, 10), 0.02), ((6, 8, 10, 11), 0.01)
 
 BLOCKS = (4, 6, 7, 8, 10, 11)
 FRACTIONS = (0.01, 0.02, 0.05)
 
-#: (degrees of freedom, spread before any image is seen, widening for few images).
+#: (degrees of freedom, prior spread, widening for few images).
 RULES = [
     (tails, prior, few)
     for tails in (3, 4, 6)
@@ -81,7 +82,7 @@ def distances(data, most):
     """Return the distances of each patch to each training image, by block.
 
     "D" (b, n, p, m), float16: block, image (training images first), patch, training
-    image; "scored" (n, p): patches that the mask leaves; "y" (n - m,).
+    image; "scored" (n, p): patches inside the mask; "y" (n - m,).
     """
     rows = np.linspace(0, len(data.train) - 1, min(most, len(data.train))).astype(int)
     extractor = DinoFeatures(layers=BLOCKS, norm=False, cache=False)
@@ -107,7 +108,7 @@ def distances(data, most):
 
 
 def scored(F, m):
-    """Return which patches count, as AnomalyDINO's ``masking="auto"`` decides."""
+    """Return which patches AnomalyDINO's ``masking="auto"`` scores."""
     masks = [foreground(grid, "relative", "grid") for grid in F]
     seen = [mask_statistics(F[i], masks[i]) for i in range(m)]
     helps = masking_helps(median_of(seen))
@@ -221,7 +222,7 @@ def threshold(known):
 
 
 def limit(held, rule):
-    """Return the threshold by an estimate, or the highest held-out score."""
+    """Return the estimated threshold, or the highest held-out score."""
     if rule is None:
         return held.max()
     constants = ("_TAILS", "_PRIOR_SPREAD", "_FEW")

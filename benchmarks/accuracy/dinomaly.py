@@ -1,9 +1,9 @@
-"""Dinomaly by setting: one model for each category, and one for all of them.
+"""Compare settings of Dinomaly: one model per category, and one for all categories.
 
-Each row of the CSV file is one category under one setting, and what is in it already
-is not run again. ``holdout=None``, so that all training images are learned from and the
-seconds are those of one network; features are computed beforehand and not counted.
-"decoder not reversed" is a mistake on purpose: it shows what the order is worth.
+Each row of the CSV file is one category with one setting; existing rows are not
+measured again. With ``holdout=None`` all training images are used, and the seconds are
+those of one network; features are computed beforehand and not counted. "decoder not
+reversed" is an intentional mistake that shows the effect of the order.
 
     python benchmarks/accuracy/dinomaly.py --root ../shared/data
     python benchmarks/accuracy/dinomaly.py --root ../shared/data --settings "depth 8"
@@ -39,7 +39,7 @@ FIELDS = ["setting", "category"]
 FIGURES = ["image AUROC", "AP", "F1-max", "pixel AUROC", "pixel AP", "AUPRO"]
 OTHERS = ["train s", "score ms", "loss", "false alarms", "misses"]
 
-#: Parameters of the detector; those of the extractor begin with "features__".
+#: Parameters of the detector; those of the extractor start with "features__".
 SETTINGS = {
     "fast": {},
     "fast, threshold by 3 folds": {"holdout": 3},
@@ -66,7 +66,7 @@ SETTINGS = {
 }
 
 
-#: The settings that have a table of their own.
+#: Settings that are printed as separate tables.
 MAIN = ("fast", "one for all, 1200 iterations")
 
 
@@ -103,10 +103,10 @@ def run(setting, everything, path):
 
 
 def train(setting, X):
-    """Return a fitted detector and the seconds of its training alone."""
+    """Return a fitted detector and the seconds of its training, without features."""
     detector = Dinomaly(holdout=None).set_params(**SETTINGS[setting])
     extractor = detector.features or detector.default_features()
-    extractor.fit().transform(X)  # from now on in the store
+    extractor.fit().transform(X)  # cached from now on
     start, forward = time.perf_counter(), Reconstructor.forward
     if setting == "decoder not reversed":
         Reconstructor.forward = lambda *args: forward(*args).flip(1)
@@ -116,7 +116,7 @@ def train(setting, X):
 
 
 def evaluate(detector, data, seconds):
-    """Return all figures of a category, empty where there are no masks."""
+    """Return all figures of a category; pixel figures are empty without masks."""
     detector.features_.transform(data.test)
     start = time.perf_counter()
     scores = detector.score_samples(data.test)
@@ -173,7 +173,7 @@ def print_tables(path):
 
 
 def rounded(row):
-    """Return training seconds and scoring milliseconds of a row, to be read."""
+    """Return training seconds and scoring milliseconds of a row, rounded."""
     return [f"{float(x):.0f}" for x in row[8:10]]
 
 

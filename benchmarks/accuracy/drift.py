@@ -1,12 +1,13 @@
-"""How soon a dirty lens or a new lamp is noticed, and how often good images alarm.
+"""Measure the false alarms and the detection delay of DriftMonitor.
 
-Good photographs of each category, in random orders, none twice in one: a DriftMonitor
-learns from twenty. False alarms: it sees all others as they are; "allowed" is in how
-many orders the promise allows one, a share of (images seen) / (images to a false
-alarm). Delay: it sees a quarter of the others as they are and the rest changed, in
-strengths 1, 2 and 4; the table has the share of orders that end with an alarm, and the
-median number of changed images until then where that is half of them or more. Features
-are computed once for each change, in one thread.
+Good photographs of each category are drawn in random orders without repetition, and a
+DriftMonitor is fitted on the first twenty. False alarms: the monitor receives all other
+images unchanged; "allowed" is the number of orders in which the guarantee permits a
+false alarm, a share of (images seen) / ``false_alarm_every``. Delay: it receives a
+quarter of the other images unchanged and the rest with a change of strength 1, 2 or 4.
+The table lists the share of orders that end with an alarm and, if this is at least
+half, the median number of changed images until the alarm. Features are computed once
+for each change, in one thread.
 
     python benchmarks/accuracy/drift.py ../shared/data
 """
@@ -51,7 +52,7 @@ def shift(image, strength):
 
 
 def dust(image, strength):
-    """Specks of a hundredth of the image, always in the same places."""
+    """Add specks of a hundredth of the image, always at the same positions."""
     rng, out = np.random.default_rng(0), image.copy()
     radius = max(1, min(image.shape[:2]) // 100)
     for _ in range(4 * strength):
@@ -92,7 +93,7 @@ def main():
 
 
 def false_alarms(monitor, same, options):
-    """Return in how many orders good images alarm, and in how many they may."""
+    """Return the number of orders with a false alarm, and the number allowed."""
     n = len(same[0])
     streams = (learned(monitor, same, order) for order in range(options.orders))
     found = sum(alarm(monitor, same, rest) is not None for rest in streams)
@@ -115,14 +116,14 @@ def noticed(monitor, same, make, strength, good, options):
 
 
 def learned(monitor, same, order):
-    """Let a monitor learn from twenty images, and return the others in their order."""
+    """Fit a monitor on twenty images; return the other rows in random order."""
     rows = np.random.default_rng(order).permutation(len(same[0]))
     monitor._learn(*(part[rows[:LEARNED]] for part in same))
     return rows[LEARNED:]
 
 
 def alarm(monitor, described, rows):
-    """Return after how many images the alarm comes, or None."""
+    """Return the number of images until the alarm, or None."""
     pooled, pixels = (part[rows] for part in described)
     for t, row in enumerate(_with_distance(pooled - monitor.mean_, pixels), start=1):
         if monitor._bet(row):

@@ -1,12 +1,13 @@
-"""Does ThresholdTunerCV keep its promise? Realised false alarms over resamplings.
+"""Measure the false alarm rate of ThresholdTunerCV over random draws.
 
-Normal images are drawn at random again and again: some to fit on, the others, all of
-them normal too, to count false alarms on. The mean rate over the draws is what is
-promised; single draws scatter, as any threshold from so few images does.
+In each draw the tuner is fitted on some normal images, and false alarms are counted on
+the others, which are normal too. The guarantee refers to the mean rate over draws;
+single draws scatter, as does any threshold from so few images.
 
-"folds": the default, out-of-fold scores and a model refitted on all. "split": a third
-is held out and the model is not refitted, for which the bound is proved. Features are
-computed once. "expected" is k / (m + 1) of m held-out normals, the rate of the split.
+"folds" is the default: out-of-fold scores and a model refitted on all images. In
+"split" a third is held out and the model is not refitted; the bound is proved for this
+case. Features are computed once. "expected" is k / (m + 1) for m held-out normal
+images, the rate of the split.
 
     python benchmarks/accuracy/false_alarms.py ../shared/data
 """
@@ -33,7 +34,7 @@ from skdinoad.datasets import make_screws
 
 RATES = (0.01, 0.05, 0.1)
 
-#: Side of the images that the network sees: 8 x 8 patches, for 200 draws' sake.
+#: Input size of the network; 8 x 8 patches make 200 draws affordable.
 SIZE = 112
 
 DETECTORS = {
@@ -60,7 +61,7 @@ def main():
 
 
 def populations(options):
-    """Yield (name, features of normal images, how many of them each way fits on)."""
+    """Yield (name, features of normal images, numbers of images to fit on)."""
     extractor = DinoFeatures(image_size=(SIZE, SIZE), layers=10, norm=False).fit()
     if not options.categories:
         X, _ = make_screws(450, size=256, random_state=0)
@@ -73,7 +74,7 @@ def populations(options):
 
 
 def measure(detector, F, n, way, draws):
-    """Yield rate, expected and realised rates, and how often it was twice as much."""
+    """Yield rate, expected and realised rate, and the share of draws above twice it."""
     realised, held = {rate: [] for rate in RATES}, n if way == "folds" else n // 3
     rates = [rate for rate in RATES if conformal_rank(held, rate)]
     split = ShuffleSplit(1, test_size=held, random_state=0)
@@ -81,7 +82,7 @@ def measure(detector, F, n, way, draws):
     tuner = ThresholdTunerCV(detector, target_fpr=rates[-1], **how)
     for seed in range(draws):
         order = np.random.default_rng(seed).permutation(len(F))
-        # p <= rate is what predict flags: one fit serves all rates.
+        # predict flags images with p <= rate, so one fit is enough for all rates.
         p = tuner.fit(F[order[:n]]).p_values(F[order[n:]])
         for rate in rates:
             realised[rate].append((p <= rate).mean())

@@ -1,12 +1,12 @@
-"""Few references, or none: image AUROC and AUPRO by how many good images are known.
+"""Image AUROC and AUPRO with few good images, or none.
 
-Seed s of k shots learns from rows s * k to s * k + k - 1 of the sorted training images.
-Under "0" the test images are scored against each other: by ``score_batch`` with its own
-rule, with the official code's, and with MuSc's two other steps. Each row of the CSV
-file is one run, and runs already in it are not repeated; maps are computed under the
-first seed only. The table shows means over categories of means over seeds; "ms" is the
-time that scoring an image takes beyond the network, whose features are known by then.
-The short table also goes to ``results/few_shot.md``.
+Seed s of k shots is fitted on rows s * k to s * k + k - 1 of the sorted training
+images. With 0 images, the test images are compared with each other by ``score_batch``,
+with its default rule, the rule of the official code, and the two additional steps of
+MuSc. Each row of the CSV file is one run, and existing runs are not repeated; maps are
+computed for the first seed only. The table shows means over categories of means over
+seeds; "ms" is the time per image beyond the network, whose features are cached before.
+The short table is also written to ``results/few_shot.md``.
 
     python benchmarks/accuracy/few_shot.py --root ../shared/data
     python benchmarks/accuracy/few_shot.py --tables
@@ -45,7 +45,7 @@ from skdinoad.metrics import aupro_score, image_auroc_score
 KEY = ["method", "shots", "category", "seed"]
 FIGURES = ["image AUROC", "AUPRO", "ms"]
 
-#: Images of slightly different sizes, brought to one for DinoPatch.
+#: Resizes images of slightly different sizes to the same size, for DinoPatch.
 _SAME = {"mode": "none", "output_size": 224}
 
 DETECTORS = {
@@ -54,7 +54,7 @@ DETECTORS = {
     "DinoPatch": lambda: Pipeline([PCAAligner(**_SAME), DinoPatch()]),
 }
 
-#: Rules for images that are scored against each other.
+#: Rules for comparing the images of a batch with each other.
 RULES = {
     "score_batch": {},
     "score_batch, official rule": {"neighbors": 0.001},
@@ -83,13 +83,13 @@ def main():
 
 
 def run(options, path):
-    """Run what is missing, category by category, so that runs share features."""
+    """Run what is missing, one category after the other to share cached features."""
     done = {tuple(row[: len(KEY)]) for row in read_rows(path)}
     for name, data in categories(options.root, options.categories):
         clear_memory()
         same = PCAAligner(**_SAME).fit(data.train)
         for images in (data.test, same.transform(data.test)):
-            DinoFeatures().fit().transform(images)  # kept
+            DinoFeatures().fit().transform(images)  # cached
         for method, shots, seed in plan(options):
             key = (method, str(shots), name, str(seed))
             if key not in done:
@@ -111,7 +111,7 @@ def plan(options):
 
 
 def measure(method, shots, seed, data):
-    """Return the figures of one run; AUPRO is empty where it is not asked for."""
+    """Return the figures of one run; AUPRO is empty if it is not requested."""
     masks = known_masks(data) if seed == 0 else {}
     if method in RULES:
         start = time.perf_counter()
@@ -132,7 +132,7 @@ def measure(method, shots, seed, data):
 
 
 def chosen(train, shots, seed):
-    """Return the images that a seed learns from, from the first again at the end."""
+    """Return the training images of a seed; after the last, start from the first."""
     return [train[(seed * shots + i) % len(train)] for i in range(shots)]
 
 
@@ -174,7 +174,7 @@ def spread(numbers):
 
 
 def average(runs, figure):
-    """Return the mean over the categories that have the figure."""
+    """Return the mean over the categories for which the figure was measured."""
     parts = [mean(found) for part in runs if (found := values(part, figure))]
     if not parts:
         return "-"

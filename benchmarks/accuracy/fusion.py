@@ -1,8 +1,8 @@
-"""Which layers serve score and heat map best together, at which size and cost.
+"""Compare layers for the score and for heat maps, and input sizes.
 
-Image AUROC, AUPRO and seconds of DinoPatch and AnomalyDINO by the blocks that they
-compare, those that heat maps show, and the size of the input: the registry's choice for
-``layers="auto"`` and ``image_size="auto"``. All test images.
+Measures image AUROC, AUPRO and seconds of DinoPatch and AnomalyDINO by the blocks for
+the score, the blocks for heat maps, and the input size, on all test images. The
+defaults of ``layers="auto"`` and ``image_size="auto"`` are based on it.
 
     python benchmarks/accuracy/fusion.py ../shared/data
     python benchmarks/accuracy/fusion.py ../shared/data --sizes 448 --score 10
@@ -23,7 +23,7 @@ from skdinoad import AnomalyDINO, DinoFeatures, DinoPatch, PCAAligner, Pipeline
 from skdinoad.features._store import clear_memory
 from skdinoad.metrics import aupro_score, image_auroc_score
 
-#: Blocks compared, and blocks that maps show.
+#: Blocks for the score, and blocks for heat maps.
 CHOICES = [
     ((10,), (10,)),
     ((6,), (6,)),
@@ -39,7 +39,7 @@ def detectors(size, layers, shown):
     """Return the detectors to compare by name."""
     features = DinoFeatures(image_size=size, layers=layers, norm=False)
     how = {"features": features, "map_layers": shown}
-    same = PCAAligner(output_size=size, mode="none")  # images of one size
+    same = PCAAligner(output_size=size, mode="none")  # only resizes images
     return {
         "DinoPatch": Pipeline([same, DinoPatch(**how)]),
         "AnomalyDINO": AnomalyDINO(**how),
@@ -48,7 +48,7 @@ def detectors(size, layers, shown):
 
 def measure(estimator, data):
     """Return image AUROC, AUPRO (NaN without masks) and seconds of fit and scores."""
-    clear_memory()  # seconds hold the network; maps then find the features
+    clear_memory()  # seconds include the network; maps use the cached features
     start = time.perf_counter()
     estimator.fit(data.train)
     scores = estimator.score_samples(data.test)

@@ -1,10 +1,10 @@
-"""Which block of the installed weights serves best: the registry's choice for "auto".
+"""Compare the blocks of the installed weights, to choose those of ``layers="auto"``.
 
-Image AUROC on every category below a folder, by block and final norm. "plain" is a
-plain baseline: unit length, cosine distance to the nearest patch anywhere in at most 30
-training images, mean of the largest 1 %. "DinoPatch" is the library's default
-detector with all training images. All test images; one pass through the network for
-all blocks.
+Measures image AUROC on every category below a folder, by block and final norm. "plain"
+is a plain baseline: unit length, cosine distance to the nearest patch anywhere in at
+most 30 training images, mean of the largest 1 %. "DinoPatch" is the detector with
+default settings and all training images. All test images are used; one pass through the
+network computes all blocks.
 
     python benchmarks/accuracy/layers.py ../shared/data
 """
@@ -68,7 +68,7 @@ def main():
 def measure(data, size):
     """Return image AUROC by (detector, blocks, norm) for one category."""
     out = {}
-    # Only to bring images of slightly different sizes to one.
+    # Only resizes images of slightly different sizes to the same size.
     same = PCAAligner(mode="none", output_size=size).fit(data.train)
     images = same.transform(data.train), same.transform(data.test)
     for norm in (False, True):

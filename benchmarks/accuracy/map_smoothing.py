@@ -1,8 +1,8 @@
-"""How far should heat maps be smoothed? AUPRO of AnomalyDINO's maps.
+"""AUPRO of AnomalyDINO's heat maps by the amount of smoothing.
 
-Maps are made once and smoothed by Gaussians of several standard deviations, as shares
-of the image's height. Scores do not depend on it. The mean is over the categories that
-have masks; ``benchmarks/results/map_smoothing.csv`` holds the table.
+Maps are computed once and smoothed by Gaussians of several standard deviations, as
+shares of the image's height. Scores do not depend on the smoothing. The mean is over
+the categories with masks; the table is in ``benchmarks/results/map_smoothing.csv``.
 
     python benchmarks/accuracy/map_smoothing.py ../shared/data
 """

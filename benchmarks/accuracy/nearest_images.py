@@ -1,10 +1,10 @@
-"""One bank for all products: how many of the nearest images need to be looked at.
+"""Compare values of ``nearest_images`` for one bank of several products.
 
-The good training images of all categories enter one bank of AnomalyDINO, all vectors
-kept; the test images of each category are scored by it. "images" of the bank, those
-most like the image as a whole, are compared with; "thinned" is the default bank, a
-coreset of 4000 vectors compared as a whole. "ms" is what an image's score takes beyond
-the network, whose features are known by then.
+One memory bank of AnomalyDINO keeps all vectors of the good training images of all
+categories, and scores the test images of each category. Each test image is compared
+with the "images" of the bank that are most similar to it as a whole; "thinned" is the
+default bank, a coreset of 4000 vectors without this selection. "ms" is the time per
+image beyond the network, whose features are cached before.
 
     python benchmarks/accuracy/nearest_images.py ../shared/data
 """
@@ -33,7 +33,7 @@ def main():
     print(f"{len(train)} good images of {len(data)} categories\n")
     features = DinoFeatures().fit()
     for one in data.values():
-        features.transform(one.test)  # kept
+        features.transform(one.test)  # cached
     settings = {"thinned": {}, "all": {"bank__size": None}}
     settings |= {
         str(k): {"bank__size": None, "bank__nearest_images": k} for k in options.images

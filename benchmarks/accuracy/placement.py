@@ -1,8 +1,8 @@
-"""Damaged parts placed by moments or by their ends: found, and found where?
+"""Compare the placement of damaged parts by moments and by ends.
 
-Rendered screws without washer, or without a third of their length, behind
-``PCAAligner(placement=...)`` by ``DinoPatch`` of several radii: image AUROC against
-good ones, defective ones missed by the default threshold, AUPRO.
+Rendered screws without washer, or without a third of their length, are aligned by
+``PCAAligner(placement=...)`` and scored by ``DinoPatch`` with several radii. Measures
+image AUROC, the number of defects missed at the default threshold, and AUPRO.
 
     python benchmarks/accuracy/placement.py
 """
@@ -45,7 +45,7 @@ def main():
 
 
 def found(pipe, good, bad, masks):
-    """Return image AUROC, how many bad ones pass as good, and AUPRO."""
+    """Return image AUROC, the number of missed defects, and AUPRO."""
     scores = [pipe.score_samples(X) for X in (good, bad)]
     labels = np.repeat([1, -1], [len(good), len(bad)])
     missed = str(int((scores[1] >= pipe.offset_).sum()))

@@ -1,9 +1,9 @@
-"""What smaller banks and other wishes cost or bring, on every category below a folder.
+"""Measure the effect of smaller banks and other options on every category of a folder.
 
-Features are those of one block, computed once for each category; up to 30 training
-images, the first of the sorted files. One line for each setting: image AUROC by
-category and on average, the bank's size and the seconds of fitting and of scoring one
-image, network not counted.
+Features come from one block and are computed once for each category; up to 30 training
+images are used, the first of the sorted files. Prints one line per setting: image AUROC
+by category and on average, the size of the bank, and the seconds of fitting and of
+scoring one image without the network.
 
     python benchmarks/accuracy/smaller_banks.py ../shared/data --size 224
     python benchmarks/accuracy/smaller_banks.py ../shared/data \
@@ -85,7 +85,7 @@ def main():
 
 
 def features(data, size):
-    """Return (train, test, y), each split plain and behind ForegroundMask."""
+    """Return (train, test, y); the images without and with ForegroundMask."""
     X = list(as_images(data.train))[:30]
     shapes = {image.shape[:2] for image in [*X, *as_images(data.test)]}
     wanted = size if len(shapes) == 1 else (size, size)

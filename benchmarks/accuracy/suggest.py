@@ -1,7 +1,8 @@
-"""What ``suggest`` chooses from good images alone, and what that is worth.
+"""Compare the settings that ``suggest`` selects from good images with the defaults.
 
-For each category the settings that planted defects of a given size lead to, and image
-AUROC and AUPRO on the test images, which the choice never sees, beside the defaults'.
+For each category, ``suggest`` selects settings by planted defects of a given size. The
+table lists them with image AUROC and AUPRO on the test images, which ``suggest`` does
+not use, next to the figures of the defaults.
 
     python benchmarks/accuracy/suggest.py ../shared/data
 """
@@ -38,7 +39,7 @@ def main():
 
 
 def quality(detector, data):
-    """Return image AUROC and AUPRO, None where there are no masks."""
+    """Return image AUROC and AUPRO, None without masks."""
     auroc = image_auroc_score(data.y, detector.score_samples(data.test))
     masks = known_masks(data)
     maps = detector.predict_map([data.test[i] for i in masks]) if masks else []

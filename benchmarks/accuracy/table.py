@@ -1,11 +1,11 @@
-"""All methods on every category below a folder: quality, seconds and memory.
+"""All methods on every category below a folder: accuracy, seconds and memory.
 
 Writes ``results/table.csv`` (a row for each method, category and seed), ``table.json``
 (the same with the environment), ``table.md`` (tables with categories as columns) and
 ``means.md`` (one table of means, for README and documentation).
-Rows that are there already are not run again. Default settings throughout, and 448
-pixels where the name says so; the test images are only scored, and only after ``fit``.
-Methods that draw nothing run once.
+Existing rows are not measured again. All methods use default settings, or 448 pixels if
+the name says so; test images are only scored, after ``fit``. Methods without random
+numbers run once.
 
     python benchmarks/accuracy/table.py --root ../shared/data
     python benchmarks/accuracy/table.py --root ../shared/data --methods DFR DMAD \
@@ -13,11 +13,11 @@ Methods that draw nothing run once.
     python benchmarks/accuracy/table.py --tables
     python benchmarks/accuracy/table.py --picture        # -> doc/images/methods.png
 
-``holdout=None`` for the trained methods: their seconds are those of one network. "fit
-s" and "score ms" (per image) are from image files on and hold the network. Features
-that an earlier method computed for the same category are not computed again; they count
-with the time they took then, which "network ms" (per image) shows. "MiB" is the peak
-during fit and scores beyond what the process held before, such features included
+Trained methods use ``holdout=None``, so their seconds are those of one network. "fit s"
+and "score ms" (per image) include reading files and the network. Features that another
+method computed for the same category before are not computed again; the time that they
+took is counted instead and shown as "network ms" (per image). "MiB" is the peak memory
+of fitting and scoring beyond that of the process before, including such features
 (Linux).
 """
 
@@ -80,12 +80,12 @@ DISTILLATION = {"scales": (), "vq": False, "holdout": None}
 
 
 def same_size(detector):
-    """Bring images of slightly different sizes to one."""
+    """Resize images of slightly different sizes to the same size."""
     return Pipeline([PCAAligner(output_size=448, mode="none"), detector])
 
 
 def at_448():
-    """Twice the default size: four times the cost."""
+    """Return features at twice the default size, which cost four times as much."""
     return DinoFeatures(image_size=448)
 
 
@@ -114,10 +114,10 @@ PIXEL = ["pixel AUROC", "pixel AP", "pixel F1-max", "AUPRO"]
 COSTS = ["network ms", "fit s", "score ms", "MiB"]
 FIGURES = [*IMAGE, *PIXEL, *COSTS]
 
-#: What the papers show, categories as columns; then the others.
+#: Figures that papers report; then the others. Categories are columns.
 TABLES = ["image AUROC", "pixel AUROC", "pixel F1-max"]
 
-#: What ``means.md`` shows.
+#: Columns of ``means.md``.
 SHORT = ["image AUROC", "AUPRO", "fit s", "score ms", "MiB"]
 
 PICTURE = Path(__file__).parents[2] / "doc/images/methods.png"
@@ -148,7 +148,7 @@ def main():
 
 
 def run(options, path):
-    """Run what is missing, category by category, so that methods share features."""
+    """Run what is missing, one category after the other to share cached features."""
     done = {tuple(row[:3]) for row in read_rows(path)}
     for name, data in categories(options.root, options.categories):
         costs = {}
@@ -162,14 +162,14 @@ def run(options, path):
 
 
 def plan(options):
-    """Yield methods and seeds; what draws nothing runs under the first seed only."""
+    """Yield methods and seeds; methods without random numbers run with one seed."""
     for method in options.methods:
         for seed in options.seeds[: None if draws(METHODS[method]()) else 1]:
             yield method, seed
 
 
 def draws(estimator):
-    """Whether a seed changes anything: only a training does, or a random subset."""
+    """Return whether results depend on the seed: training, or a random subset."""
     parameters = detector_of(estimator).get_params(deep=False)
     return "training" in parameters
 
@@ -185,7 +185,7 @@ def detector_of(estimator):
 
 
 def measure(estimator, data, costs):
-    """Return all figures of a method on a category, empty where there are no masks."""
+    """Return all figures of a method on a category; pixel figures need masks."""
     with warnings.catch_warnings(), peak_memory() as peak:
         warnings.simplefilter("ignore")
         fitting = timed(lambda: estimator.fit(data.train), costs)
@@ -209,9 +209,10 @@ def pixel_figures(estimator, data):
 
 
 def timed(call, costs):
-    """Return a call's ``result``, seconds beside features, settings of those ``used``.
+    """Return the ``result`` of a call, its seconds without features, and ``used``.
 
-    ``costs`` gathers {settings: [seconds, images]} of features.
+    ``used`` are the settings of the features that the call needed; ``costs`` collects
+    {settings: [seconds, images]} of features.
     """
     inside, used = [0.0], set()
     forward = Extractor._forward
@@ -237,17 +238,17 @@ def timed(call, costs):
 
 
 def per_image(used, costs):
-    """Return the seconds that the features of one image take."""
+    """Return the seconds to compute the features of one image."""
     return sum(costs[settings][0] / max(1, costs[settings][1]) for settings in used)
 
 
 @contextmanager
 def peak_memory():
-    """Measure by how much the process grows inside; NaN where the system won't say."""
+    """Measure the growth of the process's peak memory; NaN if it is not available."""
     peak = Bunch()
     gc.collect()
     try:
-        ctypes.CDLL(None).malloc_trim(0)  # or freed memory would hide what is used
+        ctypes.CDLL(None).malloc_trim(0)  # freed memory would otherwise hide the growth
         Path("/proc/self/clear_refs").write_text("5")
         before = _status("VmRSS")
     except (OSError, AttributeError):
@@ -265,7 +266,7 @@ def _status(name):
 
 
 def check_environment(path):
-    """Record where rows are measured; refuse to mix two places in one file."""
+    """Record the environment; exit if the file has rows of another one."""
     now = environment()
     if path.exists() and json.loads(path.read_text())["environment"] != now:
         sys.exit(
@@ -313,7 +314,7 @@ def write(path):
 
 
 def markdown(rows, known):
-    """Return all tables: the papers' three, the means, and the rest."""
+    """Return all tables: the three figures of papers, the means, and the rest."""
     methods, names = axes_of(rows)
     text = ", ".join(f"{k} {v}" for k, v in known.items()) + "\n"
     for figure in TABLES:
@@ -343,7 +344,7 @@ def by_category(rows, methods, names, figure):
 
 
 def values(rows, method, name, figure):
-    """Return a figure under all seeds, [] if there is none."""
+    """Return a figure for all seeds, [] if it was not measured."""
     key = (method, name)
     found = [r[figure] for r in rows if (r["method"], r["category"]) == key]
     return [value for value in found if value is not None]
@@ -359,7 +360,7 @@ def cell(rows, method, name, figure):
 
 
 def mean(rows, method, names, figure):
-    """Return the mean over the categories that have the figure, "-" if one lacks it."""
+    """Return the mean over categories, "-" if one of them lacks the figure."""
     has = [n for n in names if any(values(rows, m, n, figure) for m in METHODS)]
     found = [values(rows, method, n, figure) for n in has]
     if not found or not all(found):
@@ -372,7 +373,7 @@ def shown(figure, value):
 
 
 def draw(rows):
-    """Draw the quality of each method over the time that an image takes."""
+    """Plot the accuracy of each method over the time per image."""
     methods, names = axes_of(rows)
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     for ax, quality in zip(axes, ("image AUROC", "AUPRO")):

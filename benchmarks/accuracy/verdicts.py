@@ -1,13 +1,13 @@
-"""Are verdicts right by default? Recall and false alarms at the default threshold.
+"""Recall and false alarms at the default threshold.
 
-Each method learns from good images alone, at its default settings, and labels the test
+Each method is fitted on good images only, with default settings, and labels the test
 images with its own threshold (``predict``, ``pixel_threshold_``). Nothing is chosen on
-test images. ``--images`` gives the numbers of good images to learn from (several random
-draws of small numbers), ``--contaminate`` the shares of defects that are put among them
-unnoticed; defects that were learned are not scored.
+test images. ``--images`` sets the numbers of good training images (several random draws
+of small numbers), ``--contaminate`` the shares of unlabelled defects among them;
+defects used for training are not scored.
 
-Writes a row for each run to ``results/verdicts.csv``. Runs that have a row are not
-repeated. ``--tables`` prints the tables from that file alone.
+Writes a row for each run to ``results/verdicts.csv``. Existing runs are not repeated.
+``--tables`` only prints the tables of this file.
 
     python benchmarks/accuracy/verdicts.py --root ../shared/data
     python benchmarks/accuracy/verdicts.py --root ../shared/data --images 3 5 10 24 50
@@ -19,8 +19,8 @@ repeated. ``--tables`` prints the tables from that file alone.
 - AUROC: of the images; AUPRO: of the heat maps, up to 30 % of the good pixels;
 - regions: share of the marked defects that a region above ``pixel_threshold_``
   overlaps; false regions: regions per good image;
-- suspects: how many training images ``suspects_`` names; bad found: how many of the
-  defects among the training images these are.
+- suspects: number of training images in ``suspects_``; bad found: number of defects
+  among them.
 """
 
 import csv
@@ -61,7 +61,7 @@ from skdinoad.metrics import aupro_score, image_auroc_score
 
 
 def same_size(detector):
-    """Bring images of slightly different sizes to one."""
+    """Resize images of slightly different sizes to the same size."""
     return Pipeline([PCAAligner(output_size=448, mode="none"), detector])
 
 
@@ -80,7 +80,7 @@ METHODS = {
     "DMAD vit": lambda: DMAD(preset="vit"),
 }
 
-#: Settings among which a default is chosen, by leaving categories out.
+#: Settings from which a default is chosen by leave-one-category-out.
 CHOICES = [
     ["AnomalyDINO", "AnomalyDINO without texture"],
     ["DinoPatch", "DinoPatch without texture"],
@@ -101,10 +101,10 @@ FIGURES = [
     "bad found",
 ]
 
-#: Columns that README leaves out.
+#: Columns that are omitted in the README.
 LONG = ("categories", "suspects", "bad found", "regions", "false regions")
 
-#: So many random draws of at most so many images; one of more.
+#: (draws, largest number of images); larger numbers have one draw.
 DRAWS, FEW = 3, 10
 
 
@@ -138,7 +138,7 @@ def run(options):
                 if n > len(data.train):
                     continue
                 for share in options.contaminate:
-                    if n and share:  # defects are put among all good images
+                    if n and share:  # defects are added to all good images only
                         continue
                     draws = DRAWS if 0 < n <= FEW or share else 1
                     for draw in range(draws):
@@ -152,7 +152,7 @@ def run(options):
 
 
 def measure(model, data, n, share, draw):
-    """Return the figures of one run; those of pixels for the first draw alone."""
+    """Return the figures of one run; pixel figures for the first draw only."""
     pixels = not share and not draw
     rng = np.random.default_rng(draw)
     good = rng.permutation(len(data.train))[: n or None]
@@ -178,7 +178,7 @@ def measure(model, data, n, share, draw):
 
 
 def pixel_figures(model, data, rows):
-    """Return AUPRO, the share of defects that regions overlap, regions per good one."""
+    """Return AUPRO, share of defects overlapped by regions, regions per good image."""
     known = known_masks(data)
     rows = [i for i in rows if i in known]
     if not rows:
@@ -212,7 +212,7 @@ def read(path):
 
 
 def tables(path):
-    """Print all tables, and write each beside the file of rows."""
+    """Print all tables, and write them next to the file of rows."""
     rows = read(path)
     everywhere = [r for r in rows if r["images"] == "0" and r["contaminated"] == "0"]
     methods = list(dict.fromkeys(row["method"] for row in everywhere))
@@ -253,7 +253,7 @@ def tables(path):
 
 
 def left_out(rows, choices):
-    """Return for each category which setting is best on all others, and its figures.
+    """Return for each category the setting that is best on all others, and its figures.
 
     The best has the highest mean of AUROC + 0.3 (recall - false alarms).
     """
@@ -279,7 +279,7 @@ def left_out(rows, choices):
 
 
 def markdown(header, lines):
-    """Return the table for README: what a reader looks at first."""
+    """Return the table for the README."""
     columns = [i for i, name in enumerate(header) if name not in LONG]
     rows = [header, ["---"] * len(header), *lines]
     text = ("| " + " | ".join(show(row[i]) for i in columns) + " |" for row in rows)
@@ -289,7 +289,7 @@ def markdown(header, lines):
 def by(rows, name, *, n=False):
     """Return the means of the figures for each value of a column.
 
-    Draws of a category are averaged first, so that each category counts once.
+    Draws of a category are averaged first, so that each category has equal weight.
     """
     out = []
     for value in dict.fromkeys(row[name] for row in rows):

@@ -1,7 +1,7 @@
-"""Methods of this library and of others behind one pair of calls, for ``peers.py``.
+"""Methods of this library and of others with a common interface, for ``peers.py``.
 
-Each is built with its network loaded and our weights in it, learns by ``fit(X)`` from a
-list of uint8 images, and ``judge(X)`` yields (score, map) of each image.
+Each method is created with its network loaded and our weights in it. ``fit(X)`` learns
+from a list of uint8 images, and ``judge(X)`` yields (score, map) of each image.
 """
 
 import sys
@@ -21,13 +21,13 @@ from skdinoad import (
     Training,
     iter_maps,
 )
-from skdinoad._compat.timm import timm  # before anomalib: it finds torchvision whole
+from skdinoad._compat.timm import timm  # before anomalib: repairs torchvision
 from skdinoad.features._backbones import load_backbone
 
 SIZE, BATCH = (224, 224), 8
 VIT, CNN = "vit_small_patch14_dinov2", "tf_efficientnet_lite0"
 
-#: Levels of the CNN, of strides 8 and 16, as PatchCore has them of a ResNet.
+#: Levels of the CNN with strides 8 and 16, as PatchCore uses those of a ResNet.
 LEVELS = (2, 3)
 
 # -- ours -----------------------------------------------------------------------------
@@ -83,7 +83,7 @@ def our_patch_core(options):
 
 
 class Anomalib:
-    """A model of anomalib with a memory bank, which ``finish`` makes of all batches."""
+    """A model of anomalib with a memory bank, built by ``finish`` after all batches."""
 
     def __init__(self, model, kind, finish=None, **settings):
         self.model, self.finish = model, finish
@@ -138,7 +138,7 @@ def anomalib_super_add(options):
 
 
 class AnomalibDinomaly(Anomalib):
-    """anomalib's Dinomaly with the loop that Lightning makes of it."""
+    """anomalib's Dinomaly with the training loop that Lightning would run."""
 
     def __init__(self, module, options):
         super().__init__(module.model, type(module), crop_size=SIZE[0])
@@ -165,7 +165,7 @@ class AnomalibDinomaly(Anomalib):
             scheduler.step()
 
     def draw(self, n):
-        """Return the rows of each step: all images in turn, reordered each time."""
+        """Return the rows of each step: passes over all images, shuffled each time."""
         size = min(self.options.batch, n)
         epochs = (torch.randperm(n)[: n - n % size].split(size) for _ in repeat(None))
         return islice(chain.from_iterable(epochs), self.options.steps)
@@ -179,7 +179,7 @@ def anomalib_dinomaly(options):
         module = Dinomaly(
             VIT, decoder_depth=options.depth, **dict.fromkeys(parts, False)
         )
-    # Its two groups of the decoder's blocks, of which there need not be eight.
+    # Its two groups of decoder blocks; the number of blocks need not be eight.
     half = options.depth // 2
     blocks = range(options.depth)
     module.model.fuse_layer_decoder = [[*blocks[:half]], [*blocks[half:]]]
@@ -187,10 +187,10 @@ def anomalib_dinomaly(options):
 
 
 class Authors:
-    """AnomalyDINO by its authors' own parts, in the order of ``src/detection.py``.
+    """AnomalyDINO from its authors' functions, in the order of ``src/detection.py``.
 
-    Their loop itself reads files and waits for a GPU. References are turned, their
-    default; which categories are masked they choose by name.
+    Their own loop reads files and requires a GPU. References are rotated, which is
+    their default; they select the categories to mask by name.
     """
 
     def __init__(self, clone, masking):
@@ -234,7 +234,7 @@ class Authors:
 
 
 class AuthorsNetwork(torch.nn.Module):
-    """Our ViT with what a network of torch.hub has that timm's has not."""
+    """Our ViT with the methods that networks of torch.hub have and timm's lack."""
 
     patch_size = 14
 
@@ -248,7 +248,7 @@ class AuthorsNetwork(torch.nn.Module):
 
 
 class Imgad:
-    """imgad's nearest neighbour of the whole image's vector: it has no maps."""
+    """imgad's nearest neighbour of the vector of the whole image; it has no maps."""
 
     def __init__(self):
         from imgad.detectors.base import build_detector
@@ -280,7 +280,7 @@ def slices(n):
 
 @contextmanager
 def our_weights(model):
-    """Give the networks that timm builds inside the weights that ours have."""
+    """Let timm build networks with our weights inside the context."""
     features = (DinoFeatures if model == VIT else CNNFeatures)()
     ours = load_backbone(features.model, features.weights).network
     create = timm.create_model
@@ -302,9 +302,9 @@ def our_weights(model):
 
 @torch.inference_mode()
 def difference(network, ours):
-    """Return how much the features of noise differ at most, at the network's own size.
+    """Return the largest difference of features of noise, at the network's own size.
 
-    At another one libraries resample position embeddings in ways of their own.
+    At other sizes the libraries resample position embeddings differently.
     """
     network.eval()
     x = torch.randn(1, *ours.pretrained_cfg["input_size"])
@@ -316,10 +316,10 @@ def difference(network, ours):
     return max(float((a - b).abs().max()) for a, b in pairs)
 
 
-#: The one that needs a clone of its repository.
+#: The method that needs a clone of its repository.
 AUTHORS = "authors' AnomalyDINO"
 
-#: What each method is built by, and the package that it needs.
+#: How each method is created, and the package that it needs.
 METHODS = {
     "skdinoad AnomalyDINO": (our_anomaly_dino, "skdinoad"),
     "skdinoad AnomalyDINO, one block": (our_one_block, "skdinoad"),
@@ -334,7 +334,7 @@ METHODS = {
     "anomalib Dinomaly": (anomalib_dinomaly, "anomalib"),
 }
 
-#: Ours and the peer that does the same.
+#: Our method and the corresponding peer.
 PAIRS = [
     ("skdinoad AnomalyDINO", "anomalib AnomalyDINO"),
     ("skdinoad AnomalyDINO, one block", "anomalib AnomalyDINO"),

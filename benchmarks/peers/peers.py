@@ -1,20 +1,21 @@
-"""Other libraries beside this one: seconds, memory and quality on the same images.
+"""Compare other libraries with this one: seconds, memory and accuracy.
 
-Every method runs in a process of its own, one after the other, with the same weights in
-its network, as many threads, uint8 images in memory, an input of 224 x 224 pixels,
-batches of 8 and float32 but where our default is another. Peers are asked through their
-own torch modules, without a data loader, logging or thresholds, and their preprocessing
-is given the size alone. Otherwise defaults, but: ViT-S instead of larger networks; one
-decoder depth, batch and number of steps for both Dinomalys, whose rates rise in the
-first tenth of them; windows of 224 pixels that overlap by 14 for SuperADD, which is
-made for DINOv3.
+All methods use the same images and run one after the other, each in a fresh process,
+with the same weights, the same number of threads, uint8 images in memory, an input of
+224 x 224 pixels, batches of 8, and float32 unless our default differs. Peers are called
+through their own torch modules, without a data loader, logging or thresholds; only the
+input size is passed to their preprocessing. Other settings are defaults, except: ViT-S
+instead of larger networks; the same decoder depth, batch size and number of steps for
+both Dinomalys, with a warm-up over the first tenth of the steps; windows of 224 pixels
+that overlap by 14 for SuperADD, which is designed for DINOv3.
 
-"fit s" begins with the images; "score + map s" is of all test images, and a peer's map
-is that of its network's input, ours the photograph's. "MiB" is the peak in both beyond
-the process with its libraries, images and network. AUROC and AUPRO are computed by us,
-of maps brought to the photograph. Ratios above 1 say how many times a peer takes longer
-or more; differences above 0, by how much it is better. What is not installed is left
-out, and so is a network whose features are not ours to 1e-3. Rows are appended to
+"fit s" starts from images in memory; "score + map s" is for all test images, where maps
+of peers have the size of the network's input and ours the size of the photograph. "MiB"
+is the peak of both beyond the process with its libraries, images and network. AUROC and
+AUPRO are computed by our code, from maps resized to the photograph. A ratio above 1
+means that the peer is slower or needs more memory; a difference above 0 means that it
+is more accurate. Packages that are not installed are skipped, and so are networks whose
+features differ from ours by more than 1e-3. Rows are appended to
 ``results/peers.csv``.
 
     pip install -c constraints.txt -r benchmarks/peers/requirements.txt
@@ -104,7 +105,7 @@ def arguments():
 
 
 def can_run(method, options):
-    """Return whether what a method needs is there; print what is not."""
+    """Return whether the requirements of a method are met; print those that are not."""
     _, package = METHODS[method]
     there = installed(package)
     if there and (method != AUTHORS or options.clone):
@@ -124,7 +125,7 @@ def versions():
 
 
 def some(data, n):
-    """Return the first images to fit and ``n`` test images of all kinds; None = all."""
+    """Return the first training images and n test images of all kinds; None = all."""
     if n is None:
         return data
     rows = np.linspace(0, len(data.test) - 1, min(n, len(data.test))).astype(int)
@@ -136,7 +137,7 @@ def some(data, n):
 
 
 def repeated(methods, category, data, options):
-    """Return the figures of each method that has run, medians of its repeats."""
+    """Return the figures of each method that has run, as medians over repeats."""
     found, at = {}, commit()
     work = [category, len(data.train), len(data.test), options.steps]
     for method in methods * options.repeats:
@@ -150,7 +151,7 @@ def repeated(methods, category, data, options):
 
 
 def run(method, category, options):
-    """Return the figures of a method in a fresh process, None if it has failed."""
+    """Return the figures of a method in a fresh process, None if it failed."""
     command = [sys.executable, __file__, options.root, "--categories", category]
     for name in ("images", "depth", "steps", "batch", "clone"):
         if getattr(options, name) is not None:
@@ -170,7 +171,7 @@ def medians(rows):
 
 
 def measure(method, data):
-    """Return all figures of a method; its maps are made again for the quality."""
+    """Return all figures of a method; maps are computed again for the accuracy."""
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
     train, test = read(data.train), read(data.test)
@@ -210,7 +211,7 @@ def shown(row):
 
 
 def ratios(found):
-    """Yield by how many times each peer takes longer and more, and is better."""
+    """Yield ratios of time and memory of each peer, and differences of accuracy."""
     for ours, peer in PAIRS:
         if ours in found and peer in found:
             a, b = found[ours], found[peer]

@@ -1,7 +1,8 @@
-"""AUPRO and its like: seconds for 100 maps of 512 x 512, and the value of others.
+"""Time AUPRO and other pixel metrics on 100 maps of 512 x 512, and compare values.
 
-torchmetrics and anomalib are asked where they are installed. That AUPRO equals its
-definition, one threshold after the other, to 1e-9 is tests/metrics/test_pixel.py.
+torchmetrics and anomalib are included if they are installed.
+tests/metrics/test_pixel.py checks that AUPRO equals its definition, evaluated threshold
+by threshold, to 1e-9.
 
     python benchmarks/speed/aupro.py
 """
@@ -41,7 +42,7 @@ def main():
 
 
 def example(n, size):
-    """Return masks with two discs on two thirds of the maps, and noisy maps."""
+    """Return masks with two discs in two thirds of the images, and noisy maps."""
     rng = np.random.default_rng(0)
     masks, (rows, columns) = np.zeros((n, size, size), bool), np.mgrid[:size, :size]
     for mask in masks[: 2 * n // 3]:

@@ -1,8 +1,8 @@
-"""The memory bank engine: time and memory of exact search, coreset, approximate index.
+"""Time and memory of the memory bank: exact search, coreset, approximate index.
 
-Search: 1024 queries of 384 numbers (one image at 448 pixels) against banks of random
-unit vectors, beside a bare ``torch.mm`` and ``min`` of the same size in the same
-process. Extra memory is the growth of the process's peak, in a process of its own.
+Search: 1024 queries with 384 components (one image at 448 pixels) in banks of random
+unit vectors, compared with a bare ``torch.mm`` and ``min`` of the same size in the same
+process. Extra memory is the growth of the peak of a separate process.
 
     python benchmarks/speed/bank.py
     python benchmarks/speed/bank.py --only search
@@ -60,7 +60,7 @@ def vectors(n, seed=0):
 
 
 def bare(queries, bank):
-    """All distances at once, as the official code of several methods does."""
+    """Compute all distances at once, as the official code of several methods does."""
     return torch.mm(queries, bank.T).max(1)
 
 
@@ -97,7 +97,7 @@ def run_peak(kind, m, dtype):
 
 
 def peak(kind, m, dtype):
-    """Growth of the peak memory, in MB, by one search."""
+    """Return the growth of the peak memory during one search, in MB."""
     bank, queries = vectors(int(m)), vectors(1024, 1)
     squares = squared_norms(bank)
     if kind == "bare":
@@ -112,7 +112,7 @@ def peak(kind, m, dtype):
         def small():
             return nearest(queries[:8], bank[:256], squares[:256])
 
-    small()  # libraries allocate their own buffers once
+    small()  # libraries allocate their buffers in the first call
     fill = np.ones(max(0, _peak_kib() - _now_kib()) * 1024, np.uint8)
     before = _peak_kib()
     call()
@@ -148,7 +148,7 @@ def coreset(_):
 
 
 def real_vectors(n):
-    """Patch features of n rendered screws at 448 pixels, 1024 each."""
+    """Return patch features of n rendered screws at 448 pixels, 1024 each."""
     features = DinoFeatures(cache=False)
     X, _ = make_screws(n, size=448, random_state=0)
     return unit(features.fit().transform(X)).reshape(-1, 384)
@@ -177,7 +177,7 @@ def index(repeats):
 
 
 def image(repeats):
-    """16 shots with 8 rotations at 448 pixels, searched for one image."""
+    """Time the search of one image in 16 shots with 8 rotations at 448 pixels."""
     bank, queries = vectors(16 * 8 * 1024), vectors(1024, 1)
     squares = squared_norms(bank)
     features = DinoFeatures(cache=False).fit()

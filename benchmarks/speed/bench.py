@@ -1,10 +1,10 @@
-"""The quick ratios in one table, beside those of the last commit that was measured.
+"""Measure quick ratios and compare them with those of the last measured commit.
 
-Each is what our work takes divided by what it is measured against, in turn on the same
-machine: lower is better. Rows are appended to ``results/history.csv``;
-compared is with the last other commit on the same processor with as many threads ("+":
-with changes not committed), and what is slower by more than a tenth is told. It may be
-noise: run it again.
+Each ratio is our time divided by the time of a reference, measured alternately on the
+same machine: lower is better. Rows are appended to ``results/history.csv``. They are
+compared with the last other commit on the same processor with the same number of
+threads ("+" means uncommitted changes), and ratios that grew by more than a tenth are
+reported. This may be noise, so run the benchmark again.
 
     python benchmarks/speed/bench.py
     python benchmarks/speed/bench.py --only latency search
@@ -39,7 +39,7 @@ from skdinoad.datasets import make_screws
 HEADER = ["date", "commit", "machine", "name", "ratio"]
 RESULTS = Path(__file__).parents[1] / "results"
 
-#: A ratio that grows by more than this is told.
+#: Ratios that grow by more than this factor are reported.
 WORSE = 1.1
 
 
@@ -64,14 +64,14 @@ def main():
 
 
 def keep(path, where, rows):
-    """Append the rows of a group: a later one may fail."""
+    """Append the rows of a group at once, because a later group may fail."""
     today = date.today().isoformat()
     rows = [[today, *where, name, f"{ratio:.3f}"] for name, ratio in rows]
     append_rows(path, HEADER, rows)
 
 
 def before(known, where, name):
-    """Return the last ratio of another commit on such a machine, and the commit."""
+    """Return the last ratio of another commit on the same machine, and the commit."""
     now, machine = where
     for _, then, *rest, ratio in reversed(known):
         if then != now and rest == [machine, name]:

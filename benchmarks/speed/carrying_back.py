@@ -1,7 +1,7 @@
-"""Heat maps of large photographs: what carrying a grid home costs beside OpenCV.
+"""Time the resampling of a score grid to a large photograph, compared with OpenCV.
 
-Memory is the peak of arrays, in maps of the photograph's size, the one that is returned
-among them.
+Memory is the peak of allocated arrays in units of one map of the photograph's size, and
+includes the returned map.
 
     python benchmarks/speed/carrying_back.py
 """
@@ -56,7 +56,7 @@ def measure():
 
 
 def maps_held(name):
-    """Return how many maps of memory one call takes at its peak."""
+    """Return the peak memory of one call, in maps."""
     tracemalloc.start()
     try:
         warp_back(scores(), FRAMES[name], SIZE)
@@ -66,7 +66,7 @@ def maps_held(name):
 
 
 def best(call, repeats=5):
-    """Return the least of several times, in seconds."""
+    """Return the shortest of several times, in seconds."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()

@@ -1,8 +1,9 @@
-"""A training beside a process that keeps one core busy: how many times as long?
+"""Time a training next to a process that keeps one core busy.
 
-Threads that wait for each other at barriers lose most where one of them has no core.
-Each fit runs in a process of its own: alone, then beside a busy one; as it is, and
-with threads that sleep while they wait (``OMP_WAIT_POLICY=PASSIVE``).
+Threads that wait for each other at barriers are slowed down most if one of them has no
+core. Each fit runs in a separate process: alone, then next to a busy process; with
+default settings, and with threads that sleep while waiting
+(``OMP_WAIT_POLICY=PASSIVE``).
 
     python benchmarks/speed/contention.py
 """
@@ -22,7 +23,7 @@ METHODS = {
     "Dinomaly": "Dinomaly(holdout=None, training=Training(n_iter=30))",
 }
 
-#: Prints the seconds of a second fit, whose features are known.
+#: Prints the seconds of a second fit, which uses cached features.
 FIT = """
 import time, warnings
 warnings.simplefilter("ignore")
@@ -52,7 +53,7 @@ def main():
 
 
 def measure(name, setting):
-    """Return the seconds of a fit alone, and beside a busy process."""
+    """Return the seconds of a fit alone, and next to a busy process."""
     alone = seconds(name, setting)
     with busy(1):
         return alone, seconds(name, setting)

@@ -1,9 +1,9 @@
-"""What each stage of DFR costs against bare torch of the same size, and its memory.
+"""Time each stage of DFR compared with bare torch, and measure its memory.
 
-"bare" is the network alone on ready tensors; one batch of rows through a plain stack of
-the same layers, there and back, and Adam's step; that stack for scoring. The peak is
-that of a fresh process which fits on 200 images, beyond what it holds once it has
-fitted on 8.
+"bare" is, for features, the network alone on prepared tensors; for training, forward
+and backward pass and Adam's step of a plain stack of the same layers on one batch of
+rows; for scoring, the same stack. The peak memory is that of a fresh process that fits
+on 200 images, beyond its memory after fitting on 8.
 
     python benchmarks/speed/dfr_stages.py
 """
@@ -62,7 +62,7 @@ def seconds(run):
 
 
 def features(X):
-    """From 16 arrays to features on one grid, against the network on ready tensors."""
+    """Time 16 arrays to features on one grid, and the network on prepared tensors."""
     extractor = DFR().default_features().set_params(cache=False).fit()
     x = torch.cat([extractor._pixels([image], (224, 224)) for image in X[..., :3]])
     network = extractor._backbone().network
@@ -78,7 +78,7 @@ def features(X):
 
 
 def training(X):
-    """Twenty iterations of the row autoencoder, the principal components left out."""
+    """Time twenty iterations of the autoencoder, without principal components."""
     detector, data, network = _ready(X)
     run = detector._new_run(data, 0, np.arange(len(data.rows)))
     stack = _stack(detector.set_params(training__n_iter=20) and network)
@@ -102,7 +102,7 @@ def training(X):
 
 
 def scoring(X):
-    """Features of 16 images to scores, against their rows through the bare layers."""
+    """Time features of 16 images to scores, and their rows through the bare layers."""
     detector, _, network = _ready(X)
     detector.autoencoder_ = {k: v.numpy() for k, v in network.state_dict().items()}
     F, stack = detector.features_.transform(X), _stack(network).eval()

@@ -1,13 +1,14 @@
-"""What other engines than torch gain, and what they change.
+"""Compare the speed and the results of inference engines with those of torch.
 
-"batch 1" and "batch 8" are the forward pass by an engine divided by torch's, some calls
-of each in turn, for each waits awake for its next call and is in the other's way, in
-this process on the same pixels, 224 x 224: below 1 is faster. "features" is how far
-they lie from torch's, as ``fit`` counts it: root mean squares, as a share of how far
-patches lie from their mean. "scores" is the largest change of AnomalyDINO's on the test
-images, as a share of the standard deviation of torch's; image AUROC is by that engine.
-"compile" is the seconds before the first image.
-"torch-bfloat16" is no engine but ``Runtime(dtype="bfloat16")``.
+"batch 1" and "batch 8" are the time of a forward pass divided by torch's, in this
+process on the same pixels, 224 x 224: below 1 is faster. Several calls of one engine
+alternate with several of the other, because idle threads of an engine keep waiting
+actively and slow down the other. "features" is the difference from torch's features as
+computed by ``fit``: root mean square, relative to the spread of patches around their
+mean. "scores" is the largest change of AnomalyDINO's scores on the test images,
+relative to the standard deviation of torch's scores; image AUROC is that of the engine.
+"compile" is the time in seconds before the first image. "torch-bfloat16" is not an
+engine but ``Runtime(dtype="bfloat16")``.
 
     python benchmarks/speed/engines.py <folder> --categories bottle
 """
@@ -32,7 +33,7 @@ from skdinoad.metrics import image_auroc_score
 
 HALF = "torch-bfloat16"
 
-#: How often each is timed.
+#: Number of timed calls of each engine.
 TURNS = 5
 
 
@@ -56,14 +57,14 @@ def main():
 
 
 def some(data, n):
-    """Return training images, test images and their labels, n of each kind."""
+    """Return n training images, n test images of each kind, and their labels."""
     kinds = [np.flatnonzero(data.y == label)[:n] for label in (1, -1)]
     rows = np.concatenate(kinds)
     return data.train[:n], [data.test[i] for i in rows], data.y[rows]
 
 
 def row(engine, train, test, y, expected, repeats):
-    """Return the cells of an engine, or why there are none."""
+    """Return the table cells of an engine, or the error message."""
     try:
         check_installed(parameters(engine)["engine"])
         began = time.perf_counter()
@@ -102,7 +103,7 @@ def features(images):
 
 
 def parameters(engine):
-    """Return what DinoFeatures takes for a row of the table."""
+    """Return the parameters of DinoFeatures for a row of the table."""
     half = engine == HALF
     return {
         "engine": "torch" if half else engine,
@@ -111,7 +112,7 @@ def parameters(engine):
 
 
 def ratio(engine, tokens, pixels, repeats):
-    """Return an engine's time by torch's, the median of several turns."""
+    """Return an engine's time divided by torch's, the median of several rounds."""
     turns = [
         [usual(lambda e=e: tokens(e, pixels), repeats) for e in ("torch", engine)]
         for _ in range(TURNS)
@@ -120,7 +121,7 @@ def ratio(engine, tokens, pixels, repeats):
 
 
 def usual(call, repeats):
-    """Return the median time of a call; the first ones wake its threads."""
+    """Return the median time of a call; the first calls wake the threads."""
     return statistics.median([clock(call) for _ in range(repeats + 2)][2:])
 
 

@@ -1,8 +1,7 @@
 """AnomalyDINO fitted on 1 to 200 photographs of 512 pixels: seconds and peak memory.
 
-Rendered screws at the default size of the input, each case in a process of its own; the
-memory is all that the process ever held: Python, torch, network, images, features and
-bank.
+Rendered screws at the default input size, each case in a separate process. The memory
+is the peak of the whole process: Python, torch, network, images, features and bank.
 
     python benchmarks/speed/few_and_many.py
 """

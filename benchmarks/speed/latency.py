@@ -1,11 +1,12 @@
-"""How long one image takes: in a warm process, and in one that has just begun.
+"""Latency of one image, in a warm process and in a new one.
 
-``score_samples([image])`` at default settings, nothing kept, divided by the bare
-network on a tensor of the same size, as timm gives it and as skdinoad runs it, all in
-turn in this process; the medians of many. The second table runs commands in processes
-of their own, weights found on disk: seconds until they print a result (or are ready, if
-they print none), and until they end. The third table is the one of the README: the
-milliseconds that score and heat map of an image take in a batch of twenty.
+The first table compares ``score_samples([image])`` with default settings and without a
+cache to the bare network on a tensor of the same size, as provided by timm and as run
+by skdinoad; all alternate in this process, and medians of many runs are reported. The
+second table runs commands in new processes with weights on disk: seconds until they
+print a result (or are ready, if they print none), and until they end. The third table
+is that of the README: milliseconds per image for score and heat map in a batch of
+twenty.
 
     python benchmarks/speed/latency.py
 """
@@ -71,7 +72,7 @@ def estimators():
 
 
 def in_a_batch(X, repeats):
-    """Yield the methods of the README and their milliseconds for each image."""
+    """Yield the methods of the README and their milliseconds per image."""
     methods = {
         "AnomalyDINO": AnomalyDINO(features=DinoFeatures(cache=False)),
         "DinoPatch": DinoPatch(features=DinoFeatures(cache=False)),
@@ -94,7 +95,7 @@ def in_a_batch(X, repeats):
 
 
 def warm(estimator, X, repeats):
-    """Return milliseconds of networks and score, and the medians of their ratios."""
+    """Return milliseconds of both networks and of the score, and median ratios."""
     fitted, image = estimator.fit(X[:20]), X[20:]
     features, size = seen(fitted, image)
     calls = [
@@ -106,7 +107,7 @@ def warm(estimator, X, repeats):
 
 
 def commands(folder, X):
-    """Return what new processes run, by name."""
+    """Return the commands for new processes, by name."""
     image, model = folder / "image.png", folder / "model.skd"
     Image.fromarray(X[20]).save(image)
     save(AnomalyDINO().fit(X[:12]), model)
@@ -125,8 +126,8 @@ def commands(folder, X):
 
 
 def cold(command, starts):
-    """Return seconds until something is printed, and until the end: medians."""
-    timed(command)  # files come into the system's memory
+    """Return median seconds until something is printed, and until the end."""
+    timed(command)  # loads files into the page cache
     times = zip(*(timed(command) for _ in range(starts)))
     return [f"{statistics.median(part):.2f}" for part in times]
 

@@ -1,7 +1,7 @@
 """Peak memory with 20, 200 and 1000 photographs of 512 pixels given as paths.
 
-Each measurement runs in a fresh process; the figure is its peak beyond what it holds
-once the network is loaded and one image is scored.
+Each measurement runs in a fresh process; the figure is its peak beyond its memory after
+loading the network and scoring one image.
 
     python benchmarks/speed/memory.py
 """

@@ -1,14 +1,15 @@
-"""What heat maps, regions, a report and pictures cost beyond the scores.
+"""Cost of heat maps, regions, a report and pictures in addition to scores.
 
-Each image is aligned, embedded and compared once, whatever is asked for. So
+Each image is aligned, embedded and compared once, whatever results are requested.
+Therefore
 
 - ``iter_results`` should take at most 1.05 times as long as ``score_samples`` plus the
   enlarging of heat maps;
 - ``skdinoad score`` with ``--report``, ``--maps`` and ``--regions`` at most 1.15 times
   as long as ``skdinoad score`` plus the writing of these files.
 
-All is measured in one process, in turns, and the median of the ratios is printed.
-Features are not kept.
+All runs alternate in one process, and the median of the ratios is printed. Features are
+not cached.
 
     python benchmarks/speed/one_pass.py                     # 100 rendered photographs
     python benchmarks/speed/one_pass.py --images 20 --repeats 1
@@ -92,7 +93,7 @@ def enlarged(detector, grids):
 
 
 def write(detector, paths, results, folder):
-    """Write what the command writes."""
+    """Write the files that the command writes."""
     limits = detector.map_limits_
     report = ScoringReport(threshold=detector.offset_, map_limits=limits)
     for path, result in zip(paths, results):

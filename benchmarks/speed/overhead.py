@@ -1,12 +1,12 @@
-"""What the detectors cost beyond the network itself.
+"""Cost of the detectors in addition to the network.
 
-(fit + score_samples + predict_map) / (raw forward of the same network on the same
-batches and pixels), all in this process, for 1 and for 50 photographs of 512 pixels at
-the default size of the network's input. "timm's" is the network as timm gives it,
-"ours" the same with skdinoad's products of matrices, which are faster where the
-processor is not Intel's.
-score_samples and predict_map see the same images, so their features come from the
-cache, as in use; the raw network sees each image once. Median of several runs.
+Measures (fit + score_samples + predict_map) / (raw forward of the same network on the
+same batches and pixels), all in this process, for 1 and for 50 photographs of 512
+pixels at the default input size. "timm's" is the network as provided by timm, "ours"
+the same with skdinoad's matrix products, which are faster on processors that are not
+Intel's. score_samples and predict_map receive the same images, so the second one uses
+cached features, as in practice; the raw network processes each image once. Medians of
+several runs are reported.
 
     python benchmarks/speed/overhead.py
 """
@@ -39,7 +39,7 @@ def clock(call):
 
 @torch.inference_mode()
 def raw(features, n, size, network):
-    """The bare network on n tensors in batches: no reading, resizing or cache."""
+    """Run the bare network on n tensors in batches: no reading, resizing or cache."""
     device = next(network.parameters()).device
     for start in range(0, n, features.images_at_once):
         x = torch.zeros(
@@ -56,7 +56,7 @@ def raw(features, n, size, network):
 
 
 def networks(features):
-    """Return the network as timm gives it, and as skdinoad runs it."""
+    """Return the network as timm provides it, and as skdinoad runs it."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     ours = get_backbone(features.model, "auto", device, torch.float32).network
     return timms(ours), ours
@@ -90,38 +90,38 @@ def main():
 
 
 def warmed_up(make, X):
-    """Return an estimator fitted on 20 images, all code and weights in memory."""
+    """Return an estimator fitted on 20 images, with code and weights in memory."""
     fitted = make().fit(X[:20])
     measure(make, fitted, X[:0], X[:1])
     return fitted
 
 
 def medians(make, fitted, train, test, repeats):
-    """Return what ``SUMMARY`` names."""
+    """Return the figures that ``SUMMARY`` names."""
     return summary([measure(make, fitted, train, test) for _ in range(repeats)])
 
 
 def measure(make, fitted, train, test):
-    """Return seconds of both bare networks and of all our work on the same images."""
+    """Return seconds of both bare networks and of the estimator on the same images."""
     features, size = seen(fitted, test)
     n = len(train) + len(test)
     bare = [clock(lambda b=b: raw(features, n, size, b)) for b in networks(features)]
     return *bare, clock(lambda: work(make, fitted, train, test))
 
 
-#: What a table says of the seconds that ``measure`` returns.
+#: Table columns computed from the seconds that ``measure`` returns.
 SUMMARY = ["timm's network ms", "our network ms", "all ms", "/ timm's", "/ ours"]
 
 
 def summary(times):
-    """Return the medians, and those of the ratios."""
+    """Return the medians of times and ratios."""
     medians = [f"{1000 * statistics.median(part):.0f}" for part in zip(*times)]
     ratios = [statistics.median(t[2] / t[k] for t in times) for k in (0, 1)]
     return *medians, *(f"{ratio:.2f}" for ratio in ratios)
 
 
 def seen(fitted, X):
-    """Return a detector's extractor, and the pixels that its network sees of images."""
+    """Return a detector's extractor, and the pixels that its network receives."""
     if isinstance(fitted, Pipeline):
         X, fitted = fitted[0].transform(X[:1]), fitted[-1]
     return fitted.features_, fitted.features_._plan(X.shape[1:3])[0]
@@ -148,7 +148,7 @@ def cases(X):
 
 
 def work(make, fitted, train, test):
-    """Fit on some images, score and map others; each passes the network once."""
+    """Fit on some images, score and map others; the network runs once per image."""
     clear_memory()
     estimator = make().fit(train) if len(train) else fitted
     estimator.score_samples(test)

@@ -1,14 +1,15 @@
-"""Reading for the network: what do features of JPEG files of 1024 pixels cost?
+"""Cost of computing features of JPEG files of 1024 pixels.
 
-Seconds of reading the files alone; of the bare network on pixels that are ready, as
-timm gives it and as skdinoad runs it; and of
-``DinoFeatures(cache=False).transform(paths)``. In turn in this process; the best of
-several rounds. The ratios are that to the larger of reading and each network.
+Measures the seconds of reading the files alone; of the bare network on prepared pixels,
+as timm provides it and as skdinoad runs it; and of
+``DinoFeatures(cache=False).transform(paths)``. All alternate in this process, and the
+best of several rounds is reported. The ratios divide the last time by the larger of
+reading and each network.
 
     python benchmarks/speed/overlap.py --root <folder of MVTec-style categories>
 
 ``--draft`` compares scores instead: libjpeg can decode at 1/2, 1/4 or 1/8 of the size,
-which is faster and averages pixels in blocks. By how much do scores change?
+which is faster and averages pixels in blocks. The output is the change of scores.
 """
 
 import sys
@@ -43,7 +44,7 @@ def main():
     print(environment() + "\n")
     with tempfile.TemporaryDirectory() as folder:
         X, n = photographs(options), options.images
-        if options.draft:  # known images score 0
+        if options.draft:  # no repeats: known images score 0
             drafted(written(Path(folder), X, min(n, len(X))))
         else:
             timed(written(Path(folder), X, n), options.repeats)
@@ -57,7 +58,7 @@ def photographs(options):
 
 
 def written(folder, X, n):
-    """Return n JPEG files of such images, enlarged; fewer than n repeat."""
+    """Return n JPEG files of enlarged images, repeating them if there are fewer."""
     images, paths = as_images(X), [str(folder / f"{i:05}.jpg") for i in range(n)]
     for i, path in enumerate(paths):
         image = Image.fromarray(images[i % len(images)][..., :3])
@@ -92,7 +93,7 @@ def read(images):
 
 
 def drafted(paths):
-    """Print how far scores of one half, by models of the other, move by draft."""
+    """Print how much draft decoding changes the scores of images not fitted on."""
     half, rows = len(paths) // 2, []
     known, new = paths[:half], paths[half:]
     for detector in (AnomalyDINO(), DinoPatch()):
@@ -106,7 +107,7 @@ def drafted(paths):
 
 
 def draft(path, edge):
-    """Return the pixels that libjpeg gives at an edge of about that length."""
+    """Return the pixels that libjpeg decodes at about that edge length."""
     with Image.open(path) as image:
         image.draft("RGB", (edge, edge))
         return np.asarray(image)

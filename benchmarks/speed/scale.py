@@ -1,12 +1,12 @@
-"""Many files on one machine: images per second of one process, of two, and of Dask's.
+"""Throughput of many files on one machine: one process, two processes, and Dask.
 
-``score_files`` on rendered screws of 512 pixels (JPEG), AnomalyDINO at default
-settings, scores and regions written as CSV. Each worker computes in one thread. The
+Runs ``score_files`` on rendered screws of 512 pixels (JPEG) with AnomalyDINO at default
+settings and writes scores and regions as CSV. Each worker computes in one thread. The
 first run is ``score_samples`` and ``predict_map`` in this process, also in one thread;
-"efficiency" is images per second and process beside that. Processes are up and have
-loaded the model when the clock starts. Parts are shared out whole: let their number be
-a multiple of two. The second table has the bytes of an image; it does not depend on the
-machine, and comes alone by --bytes.
+"efficiency" is the throughput per process relative to it. All processes have started
+and loaded the model before timing begins. Each part is scored by one process, so choose
+an even number of parts. The second table lists bytes per image; it does not depend on
+the machine, and --bytes prints only this table.
 
     python benchmarks/speed/scale.py
 """
@@ -83,7 +83,7 @@ def print_bytes(detector, model, paths, folder):
 
 
 def of_scores(kind, model, paths, folder):
-    """Return the bytes of all scores, as one part."""
+    """Return the bytes of all scores, written as one part."""
     out = folder / kind
     with joblib.parallel_config("loky", n_jobs=1, inner_max_num_threads=1):
         score_files(model, paths, out, part_size=len(paths), format=kind)
@@ -98,7 +98,7 @@ def write(folder, images):
 
 
 def plain(detector, paths):
-    """As a part is scored: a few files at a time, scores and then maps."""
+    """Score files as a part is scored: a few at a time, scores and then maps."""
     clear_memory()
     start = time.perf_counter()
     for k in range(0, len(paths), 16):
@@ -116,7 +116,7 @@ def on_dask(n, model, paths, folder, options):
     import dask
     from distributed import Client, LocalCluster
 
-    # As doc/scale.rst has it; before the first cluster of a process.
+    # As in doc/scale.rst; before the first cluster of a process.
     memory = "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_"
     dask.config.set({memory: None})
     cluster = LocalCluster(n_workers=n, threads_per_worker=1, dashboard_address=None)
@@ -125,7 +125,7 @@ def on_dask(n, model, paths, folder, options):
 
 
 def timed(model, paths, folder, options, **how):
-    """Return the seconds of all files, workers warm."""
+    """Return the seconds for all files with warm workers."""
     few = paths[: 2 * len(paths) // options.part_size or 1]
     score_files(model, few, folder / "warm", part_size=1, **how)
     clear_memory()

@@ -1,7 +1,7 @@
-"""A grid search computes each image's features once.
+"""Cost of a grid search, which computes the features of each image once.
 
-12 candidates x 3 folds that differ after the features: images that pass the network,
-and wall time against one bare extraction of the same images.
+For 12 candidates x 3 folds that differ only after the features, counts the images
+through the network, and compares the wall time with one extraction of the same images.
 
     python benchmarks/speed/search.py
 """
@@ -43,7 +43,7 @@ def main():
 def measure(n):
     """Return fits, images through the network, seconds of extraction and of search."""
     X, y = images(n)
-    DinoFeatures(cache=False).transform(X[:1])  # load the network outside the clock
+    DinoFeatures(cache=False).transform(X[:1])  # load the network before timing
 
     clear_memory()
     start = time.perf_counter()
@@ -62,7 +62,7 @@ def measure(n):
 
 
 def images(n):
-    """Three quarters good, one quarter with a scratch."""
+    """Return images, three quarters good, one quarter with a scratch."""
     good, _ = make_screws(n - n // 4, size=512, random_state=0)
     bad, _ = make_screws(n // 4, size=512, defect="scratch", random_state=1)
     y = np.array([1] * len(good) + [-1] * len(bad))
@@ -70,7 +70,7 @@ def images(n):
 
 
 def count_forwards():
-    """Return a list that grows by the images of each forward pass."""
+    """Return a list to which each forward pass appends its number of images."""
     counts, run = [], DinoFeatures._run
 
     def counted(self, images, *sizes):

@@ -1,15 +1,16 @@
-"""``skdinoad serve`` under load, beside ``score_samples`` of the same files.
+"""``skdinoad serve`` under load, compared with ``score_samples`` of the same files.
 
-Rendered screws as PNG files, and ``AnomalyDINO``. "model" is images per second of
-``score_samples`` (with regions: and of ``predict_map``, which finds its features kept)
-on all files in this process; "server" is that of the command in a process of its own,
-asked over the loopback by so many clients at a time; both in turn, the median of
-several runs. The aim is a ratio of 0.9 with many clients. Latency is what a client
-waits: where there are many, mostly for those before it. "client ms" is the time of a
-core that asking takes, per image: clients and server share the cores.
+Uses rendered screws as PNG files, and ``AnomalyDINO``. "model" is the throughput in
+images per second of ``score_samples`` (with regions also ``predict_map``, which uses
+cached features) on all files in this process; "server" is that of the command in a
+separate process, with concurrent clients over the loopback interface. Both alternate,
+and the median of several runs is reported. The aim is a ratio of 0.9 with many clients.
+Latency is the time that a client waits; with many clients it mostly waits for the
+others. "client ms" is the core time of a client per image, because clients and server
+share the cores.
 
     python benchmarks/speed/serve.py
-    python benchmarks/speed/serve.py --busy 2  # beside processes that leave no core
+    python benchmarks/speed/serve.py --busy 2  # next to processes that use all cores
 """
 
 import http.client
@@ -75,7 +76,7 @@ def write(images, folder):
 
 @contextmanager
 def server(model):
-    """Run the command; give the address at which it listens."""
+    """Run the command; yield the address at which it listens."""
     command = [sys.executable, "-m", "skdinoad", "serve", model, "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -111,7 +112,7 @@ def print_rows(model, paths, address, options):
 
 
 def _cases(model):
-    """Yield (name, path to ask, the same work without a server)."""
+    """Yield (name, path to request, the same work without a server)."""
 
     def both(paths):
         model.score_samples(paths)
@@ -122,7 +123,7 @@ def _cases(model):
 
 
 def clock(work, paths):
-    """Return the seconds of some work on files whose features are not known."""
+    """Return the seconds of some work on files without cached features."""
     clear_memory()
     start = time.perf_counter()
     work(paths)
@@ -130,11 +131,11 @@ def clock(work, paths):
 
 
 def load(address, query, contents, clients):
-    """Return all seconds, those of a core here, those of each image, and the scores."""
+    """Return total seconds, core seconds of clients, seconds per image, and scores."""
     own, opened = threading.local(), []
 
     def ask(content):
-        if not hasattr(own, "connection"):  # each client keeps its connection
+        if not hasattr(own, "connection"):  # each client reuses its connection
             own.connection = http.client.HTTPConnection(address)
             opened.append(own.connection)
         start = time.perf_counter()

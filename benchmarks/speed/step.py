@@ -1,9 +1,9 @@
-"""A training step of Dinomaly over the bare decoder's forward and backward pass.
+"""A training step of Dinomaly compared with the decoder's forward and backward pass.
 
-Ours gathers a batch, mines hard patches, clips gradients and takes the optimiser's
-step; the bare one has its batch ready and the plainest loss. Both run in turns in one
-process, trainings of a few steps, on the tokens of noise: time does not depend on what
-images show.
+Our step gathers a batch, mines hard patches, clips gradients and runs the optimiser;
+the bare step has a prepared batch and a plain loss. Both alternate in one process, in
+trainings of a few steps, on tokens of noise, because the time does not depend on the
+content of images.
 
     python benchmarks/speed/step.py
     python benchmarks/speed/step.py --steps 20 --threads 1
@@ -54,7 +54,7 @@ def measure(case, steps):
     detector = Dinomaly(depth=depth, training=training)
     detector._seed, detector.n_groups_, detector._n_prefix = 0, 2, 1
     detector._before = None, []
-    detector._check_network = lambda *_: None  # once in a training, not in each step
+    detector._check_network = lambda *_: None  # once per training, not per step
     noise = torch.randn(2 * batch, 2, tokens, channels)
     valid = torch.ones(1, tokens, dtype=torch.bool)
     data = gather(((x[None], valid, i) for i, x in enumerate(noise)), len(noise))
@@ -71,13 +71,13 @@ def measure(case, steps):
         "optimiser": lambda: [run.optimizer.step() for _ in range(steps)],
     }
     times = [[clock(call) / steps for call in calls.values()] for _ in range(4)]
-    theirs, own, optimiser = map(statistics.median, zip(*times[1:]))  # one warms up
+    theirs, own, optimiser = map(statistics.median, zip(*times[1:]))  # warm-up first
     cells = [f"{theirs:.3f}", f"{own:.3f}", own / theirs, f"{optimiser:.3f}"]
     return [*map(str, case), *cells]
 
 
 def bare(network, tokens, precision, steps):
-    """Pass forward and backward so many times."""
+    """Run the forward and backward pass the given number of times."""
     network.train()
     for _ in range(steps):
         network.zero_grad()

@@ -1,7 +1,7 @@
 """Photographs of 12 megapixels at full resolution, in tiles: seconds and memory.
 
-Rendered brushed metal of 4000 x 3000 pixels with a scratch of 24 x 4 in one, each
-detector in a process of its own. The peak is all that the process ever held: Python,
+Rendered brushed metal of 4000 x 3000 pixels, one image with a scratch of 24 x 4 pixels;
+each detector runs in a separate process. The peak is that of the whole process: Python,
 torch, network, the images of ``fit``, features and bank.
 
     python benchmarks/speed/tiling.py
@@ -42,7 +42,7 @@ def photograph(seed, *, scratched=False):
 
 
 def child(name, n):
-    """Print seconds of fit per image and of a map, peak MiB, distance in pixels."""
+    """Print seconds of fit per image and of a map, peak MiB, and error in pixels."""
     warnings.simplefilter("ignore")
     features = DinoFeatures(
         image_size=None, layers=[6], cache=False, tiles=Tiles(size=448)

@@ -103,7 +103,7 @@ def test_grid_of_one_cell():
 
 
 def test_hot_cell_lands_where_the_patch_was(rng):
-    """There and back: draw a dot in the source, find it in the output, return."""
+    """Draw a dot in the source, find it in the output, and map it back."""
     source = np.zeros((200, 300), np.uint8)
     cv2.circle(source, (210, 60), 6, 255, -1)
     affine = pose_affine((150, 100), angle=1.1, zoom=0.8, size=(224, 224))
@@ -117,7 +117,7 @@ def test_hot_cell_lands_where_the_patch_was(rng):
 def test_rotated_is_the_official_augmentation(rng):
     image = rng.integers(0, 255, (20, 30, 3), np.uint8)
     assert np.array_equal(rotated(image, 0), image)
-    # The pivot is half a pixel off: a half turn is the flip, shifted by one pixel.
+    # The pivot is half a pixel off, so a half turn is a flip shifted by one pixel.
     assert np.array_equal(rotated(image, 180)[1:, 1:], image[::-1, ::-1][:-1, :-1])
     square = image[:, :20]
     assert np.array_equal(rotated(square, 90)[1:], np.rot90(square)[:-1])
@@ -149,7 +149,7 @@ def test_fields_in_pixels():
 
 
 def slow_warp_back(grid, affine, size, margin):
-    """Pixel by pixel, in double precision."""
+    """Reference implementation: pixel by pixel, in double precision."""
     h, w = grid.shape
     to_grid, out = np.linalg.inv(affine), np.zeros(size)
     for row in range(size[0]):
@@ -185,7 +185,7 @@ def test_warp_back_equals_the_sum_pixel_by_pixel(rng, affine, margin, holes):
         grid[1, 2] = grid[3, 5] = np.nan
     maps = warp_back(grid, affine, (37, 53), margin=margin)
     expected = slow_warp_back(grid, affine, (37, 53), margin)
-    # Where exactly half of a pixel's surroundings is valid, rounding decides.
+    # If exactly half of a pixel's surroundings is valid, rounding decides.
     same = np.isclose(maps, expected, rtol=1e-5, atol=1e-5)
     assert same.mean() > (0.99 if holes else 0.999)
     assert maps.flags.c_contiguous
@@ -220,7 +220,7 @@ def test_opencv_and_torch_sample_the_same(rng, monkeypatch, affine, holes):
     assert maps.dtype == np.float32
     monkeypatch.setattr("skdinoad._arrays.geometry._opencv_is_exact", lambda: False)
     expected = warp_back(grid, affine, (90, 110))
-    # Where exactly half of a pixel's surroundings is valid, rounding decides.
+    # If exactly half of a pixel's surroundings is valid, rounding decides.
     same = np.isclose(maps, expected, rtol=1e-5, atol=1e-5)
     assert same.mean() > (0.999 if holes else 0.9999)
 

@@ -105,7 +105,7 @@ def test_top_fraction_of_the_whole_grid():
     grid[0, 0, :5] = [1, 2, 3, 4, 5]
     assert aggregate(grid)[0] == 5  # 1 % of five
     assert aggregate(grid, whole=True)[0] == 4  # the largest 3 of 300
-    assert aggregate(grid, 0.1, whole=True)[0] == 3  # all that there are
+    assert aggregate(grid, 0.1, whole=True)[0] == 3  # there are no more
 
 
 # -- the map of Dinomaly's image score ----------------------------------------------

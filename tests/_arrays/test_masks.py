@@ -15,7 +15,7 @@ from skdinoad._arrays.masks import (
 
 @pytest.fixture
 def scene(rng):
-    """Return features of an object on ground, (14, 16, 8), and where it is."""
+    """Return features of an object on a background, (14, 16, 8), and its mask."""
     where = np.zeros((14, 16), bool)
     where[4:10, 5:11] = True
     grid = rng.normal(0, 0.3, (14, 16, 8))

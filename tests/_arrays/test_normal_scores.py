@@ -6,7 +6,7 @@ from skdinoad._arrays.normal_scores import NormalScores, rate_interval
 
 
 def test_threshold_of_known_scores():
-    """Median 1, and a median absolute deviation of log 2: worked out by hand."""
+    """The median is 1 and the median absolute deviation log 2, computed by hand."""
     scores = np.exp(np.log(2) * np.array([-2.0, -1, 0, 1, 2]))
     spread = np.sqrt((4 * (np.log(2) * 1.482602) ** 2 + 0.2**2) / 5)
     spread *= np.sqrt(1 + 4 / 5)
@@ -42,7 +42,7 @@ def test_a_fifth_of_odd_images_moves_it_by_a_tenth(rng):
 @pytest.mark.parametrize("n", [3, 5, 10, 24, 200])
 @pytest.mark.parametrize("sigma", [0.1, 0.2, 0.3])
 def test_false_alarms_of_log_normal_scores_stay_near_the_rate(n, sigma):
-    """The rate is an estimate, for tails heavier than these: it may be too careful."""
+    """The estimate assumes heavier tails than these, so the rate may be lower."""
     rng = np.random.default_rng(0)
     draws = [rng.lognormal(sigma=sigma, size=n) for _ in range(300)]
     limits = np.array([NormalScores(draw).threshold(0.05) for draw in draws])

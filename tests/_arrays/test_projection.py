@@ -7,7 +7,7 @@ from skdinoad._arrays.projection import fit_projection, project
 
 @pytest.fixture
 def F(rng):
-    """Features that vary in three directions only."""
+    """Return features that vary in three directions only."""
     basis = rng.normal(size=(3, 10))
     return (rng.normal(size=(7, 4, 5, 3)) @ basis + 1).astype(np.float32)
 

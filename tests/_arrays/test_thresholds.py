@@ -27,7 +27,7 @@ def test_needed_normals_are_the_fewest_that_give_a_rank(rate):
 @pytest.mark.parametrize("n", [9, 19, 50])
 @pytest.mark.parametrize("rate", [0.1, 0.2, 0.5])
 def test_a_new_score_falls_below_as_rarely_as_promised(n, rate):
-    """All orders of n + 1 distinct scores are as likely: count them."""
+    """All orders of n + 1 distinct scores are equally likely, so count them."""
     k, held = conformal_rank(n, rate), np.arange(n + 1)
     below = [np.delete(held, i)[k - 1] > held[i] for i in range(n + 1)]
     assert np.mean(below) == pytest.approx(k / (n + 1))
@@ -48,7 +48,7 @@ MATRIX = ((-1, 7), (2, 0))
 
 
 def value(name, y, flagged):
-    """Each figure by scikit-learn, or from the confusion matrix."""
+    """Compute each figure by scikit-learn, or from the confusion matrix."""
     labels = np.where(flagged, -1, 1)
     counts = confusion_matrix(y, labels, labels=[-1, 1])
     if name == "recall":
@@ -112,7 +112,7 @@ def test_best_bin_is_the_best_of_all(name, rng):
 
 
 def test_controlled_share_is_as_promised_over_all_orders(rng):
-    """One of n + 1 maps is the new one: its mean share above is at most the rate."""
+    """Each of n + 1 maps can be the new one; its mean share is at most the rate."""
     shares = rng.random((12, 300)) ** 4
     shares /= shares.sum(1, keepdims=True)
     for rate in (0.1, 0.3):
@@ -122,11 +122,11 @@ def test_controlled_share_is_as_promised_over_all_orders(rng):
             new.append(shares[i, b + 1 :].sum())
         assert np.mean(new) <= rate
         assert np.mean(new) > 0
-    assert controlled_bin(shares.sum(0), 12, 1 / 13) == 299  # nothing may lie above
+    assert controlled_bin(shares.sum(0), 12, 1 / 13) == 299  # nothing may be above
 
 
 def test_nothing_is_flagged_where_that_is_best():
-    """Undetectable defects, and every bin full of good pixels."""
+    """Defects cannot be detected, and every bin contains many good pixels."""
     bad, good = np.array([0, 5, 0]), np.array([0, 50, 50])
     assert best_bin(bad, good, cost_objective([[0, 1], [10, 0]])) == 2
     assert best_bin(bad, good, recall_objective(0.01)) == 2

@@ -6,7 +6,7 @@ from skdinoad._compat.huggingface import download
 
 @pytest.fixture
 def pieces(monkeypatch):
-    """A hub that reports what it does, and the size of its pieces meanwhile."""
+    """Replace the download; it records the chunk size while it runs."""
     sizes = []
 
     def fetch(repository, file, tqdm_class):

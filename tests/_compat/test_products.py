@@ -1,4 +1,4 @@
-"""Products by oneDNN are torch's up to rounding, and only where they may be."""
+"""Products by oneDNN equal torch's up to rounding, and are used only where allowed."""
 
 import copy
 
@@ -18,7 +18,7 @@ needs_onednn = pytest.mark.skipif(
 
 @pytest.fixture
 def maker(monkeypatch):
-    """Let the processor be of a maker; forget it afterwards."""
+    """Return a function that sets the processor's vendor for one test."""
 
     def pretend(name):
         monkeypatch.setattr(products, "_processor", lambda: f"vendor_id : {name}")
@@ -30,7 +30,7 @@ def maker(monkeypatch):
 
 @pytest.fixture
 def onednn(monkeypatch):
-    """Count products that go to oneDNN."""
+    """Count the products computed by oneDNN."""
     calls, found = [], torch.ops.mkldnn._linear_pointwise
 
     def counted(*args):
@@ -90,7 +90,7 @@ def test_rows_do_not_depend_on_each_other(maker):
 
 @needs_onednn
 def test_what_onednn_gets_has_no_gaps(maker, onednn):
-    # For weights that have it goes a way that is far slower than torch's.
+    # For weights with gaps oneDNN is far slower than torch.
     maker("AuthenticAMD")
     linear(values(5, 3, 4)[:, 1], values(6, 3, 4)[:, 1])
     linear(values(5, 4), values(4, 6).T)
@@ -98,7 +98,7 @@ def test_what_onednn_gets_has_no_gaps(maker, onednn):
 
 
 def test_infinite_biases_stay(maker):
-    # A vector of a bank that must never be found has an infinite norm.
+    # Bank vectors that must never be a neighbour have an infinite norm.
     maker("AuthenticAMD")
     bias = torch.tensor([0.0, torch.inf])
     assert linear(values(3, 4), values(2, 4), bias)[:, 1].isinf().all()

@@ -11,7 +11,7 @@ def test_timm_is_there():
 
 
 def test_import_works_beside_a_torchvision_built_for_another_torch():
-    """Simulate it: the first import of timm fails as torchvision's would."""
+    """Simulate a broken torchvision: the first import of timm fails."""
     whole = subprocess.run([sys.executable, "-c", "import torchvision"], check=False)
     if whole.returncode == 0:
         pytest.skip("torchvision fits torch here, and defines its operators itself")

@@ -57,7 +57,7 @@ def test_resident_shares_memory_on_the_cpu(rng):
 
 def test_copies_elsewhere_live_as_long_as_the_array(rng):
     array = rng.random((3, 4), np.float32)
-    first = resident(array, "meta")  # stands for a GPU
+    first = resident(array, "meta")  # simulates a GPU
     assert resident(array, "meta") is first
     assert resident(array, "meta", keep=False) is not first
     assert len(_torch._RESIDENT) == 1
@@ -136,7 +136,7 @@ def test_threads_share_process_wide_settings_and_the_last_puts_them_back():
             other = threading.Thread(target=work)
             other.start()
             assert entered.wait(60)
-        assert torch.get_default_dtype() is torch.float32  # the other needs it yet
+        assert torch.get_default_dtype() is torch.float32  # the other still needs it
         leave.set()
         other.join()
         assert torch.get_default_dtype() is torch.float64
@@ -156,7 +156,7 @@ def test_steps_are_undisturbed_and_the_caller_between_them_too():
     with torch.no_grad():
         for number in isolated_torch_steps(steps()):
             assert not torch.is_grad_enabled()
-            assert len(seen) == number + 1  # none is made before it is asked for
+            assert len(seen) == number + 1  # tensors are created only when requested
     assert seen == [True, True]
 
 

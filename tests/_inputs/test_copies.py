@@ -143,7 +143,7 @@ def test_copies_in_a_batch_excuse_nothing(make_tiny):
     assert scores[0] < scores[1:6].min()
 
 
-@pytest.mark.filterwarnings("ignore:.*exact copies:UserWarning")  # of folds too
+@pytest.mark.filterwarnings("ignore:.*exact copies:UserWarning")  # in folds too
 def test_the_tuner_keeps_its_promise_with_copies(make_tiny):
     X = np.concatenate([make_images(10), make_images(10)])
     tuner = ThresholdTunerCV(DinoPatch(features=make_tiny()), target_fpr=0.1).fit(X)
@@ -157,7 +157,7 @@ def test_the_tuner_keeps_its_promise_with_copies(make_tiny):
 
 def test_splits_that_part_copies_do_not_learn_what_they_hold_out(make_tiny):
     X = np.concatenate([make_images(12), make_images(6)])
-    cv = [(np.arange(12), np.arange(12, 18))]  # the copies of six learned from
+    cv = [(np.arange(12), np.arange(12, 18))]  # copies of six training images
     tuner = ThresholdTunerCV(
         DinoPatch(features=make_tiny()), target_fpr=0.2, cv=cv, refit=False
     )
@@ -188,7 +188,7 @@ def test_deep_images_are_compared_with_all_their_bits():
     X = np.full((3, 8, 9), 1000, np.uint16)
     X[1, 0, 0], X[2, 0, 0] = 1001, 65535
     images = as_images(X).by_own_range()
-    assert np.array_equal(images[0], images[1])  # the range is that wide
+    assert np.array_equal(images[0], images[1])  # because the range is wide
     assert len({content(images, row) for row in range(3)}) == 3
     opaque = np.concatenate([np.dstack([X[0]] * 3), np.full((8, 9, 1), 65535)], axis=-1)
     again = as_images([X[0].astype(">u2"), opaque.astype(np.uint16)])
@@ -205,7 +205,7 @@ def test_order_goes_by_what_is_seen_and_grids_keep_theirs():
     deep = as_images(X.astype(np.uint16) << 4).by_own_range()
     shallow = as_images(np.stack([*deep]))
     assert np.array_equal(in_order(deep)[1], in_order(shallow)[1])
-    assert in_order(deep)[2] is None  # of content, which counts all bits
+    assert in_order(deep)[2] is None  # content uses all bits
     assert in_order(as_images(X[[1, 1, 1]]))[1].tolist() == [0, 1, 2]
     grids = X.astype(np.float32)
     kept, rows, _ = in_order(grids)

@@ -1,4 +1,4 @@
-"""How many images are read together; parts with parameters of their own."""
+"""Batch sizes of reading, and nested parameters of parts."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from skdinoad.testing import make_images
 
 
 class Foreign:
-    """An extractor that is not ours."""
+    """An extractor from outside the library."""
 
     def __init__(self):
         self.batch_size, self.seen = 3, []

@@ -17,7 +17,7 @@ from skdinoad._inputs.files import (
 
 
 def deep_to_bgr(image):
-    """Return red, green, blue(, alpha) in the order that OpenCV writes."""
+    """Return an RGB(A) array in the channel order of OpenCV."""
     return image if image.ndim == 2 else image[..., [2, 1, 0, 3][: image.shape[2]]]
 
 
@@ -28,7 +28,7 @@ def with_orientation(orientation):
 
 
 def turned(array, orientation):
-    """Return what a viewer shows of an array with an EXIF orientation."""
+    """Return an array as a viewer shows it with an EXIF orientation."""
     poses = {
         2: array[:, ::-1],
         3: np.rot90(array, 2),
@@ -97,7 +97,7 @@ def test_pipes_sockets_and_devices_are_not_opened(tmp_path):
 
 @pytest.mark.parametrize("limit", [19_000, 9_000])
 def test_too_large_file_is_named(tmp_path, monkeypatch, limit):
-    """Pillow warns above its limit, and raises above twice that."""
+    """Pillow warns above its limit, and raises above twice the limit."""
     path = tmp_path / "line.png"
     Image.new("L", (200, 100)).save(path)
     assert read_file(path, "X0").shape == (100, 200, 3)
@@ -141,7 +141,7 @@ def test_photograph_with_its_preview_is_one_image(tmp_path):
 @pytest.mark.parametrize("kind", ["png", "tif", "jpg", "webp"])
 @pytest.mark.parametrize("orientation", range(10))
 def test_photographs_are_turned_upright(tmp_path, kind, orientation):
-    """Size and pixels agree for each orientation; 0 and 9 turn nothing."""
+    """Size and pixels agree for each orientation; 0 and 9 do not rotate."""
     array = np.zeros((32, 48, 3), np.uint8)
     array[:16, :16], array[16:, :16] = (250, 0, 0), (0, 0, 250)
     path = tmp_path / f"a.{kind}"
@@ -176,14 +176,14 @@ def test_sixteen_bits_are_read_whole(tmp_path, rng, kind, channels):
     cv2.imwrite(path, deep_to_bgr(image))
     pixels = read_file(path, "X0")
     assert pixels.dtype == np.uint16
-    if kind == "jp2":  # loses a little of noise
+    if kind == "jp2":  # lossy for noise
         assert np.corrcoef(pixels.ravel(), image.ravel())[0, 1] > 0.5
         pixels, image = pixels.shape, image.shape
     assert np.array_equal(pixels, image)
 
 
 def test_a_camera_s_twelve_bits_keep_their_values(tmp_path, rng):
-    """Pillow stretches the values of such files to 16 bits, or cuts them to 8."""
+    """Pillow would scale the values of such files to 16 bits, or truncate them to 8."""
     for magic, shape in ((b"P5", (6, 9)), (b"P6", (6, 9, 3))):
         image, path = rng.integers(0, 4096, shape, np.uint16), tmp_path / "a.pnm"
         header = magic + b"\n9 6\n4095\n"
@@ -203,7 +203,7 @@ def test_ten_bit_avif_is_read_whole_or_refused(tmp_path, rng):
 @pytest.mark.parametrize("kind", ["jp2", "avif"])
 def test_eight_bits_stay_eight_in_formats_that_may_have_more(tmp_path, kind):
     if not cv2.haveImageWriter(f"a.{kind}"):
-        pytest.skip(f"this OpenCV does not know {kind}")  # then such files are refused
+        pytest.skip(f"this OpenCV does not know {kind}")  # these files raise an error
     Image.new("RGB", (64, 80), (250, 130, 10)).save(tmp_path / f"a.{kind}")
     pixels = read_file(tmp_path / f"a.{kind}", "X0")
     assert pixels.dtype == np.uint8

@@ -1,4 +1,4 @@
-"""What X may hold."""
+"""Valid and invalid inputs X."""
 
 import numpy as np
 import pytest
@@ -25,9 +25,9 @@ from skdinoad._inputs.images import as_images
         (["a.png"], True),
         ([np.zeros((9, 9, 3)), np.zeros((8, 9, 3))], True),
         ([np.zeros((9, 9, 6)), np.zeros((8, 9, 6))], False),
-        # Channels first: an error about images helps more than one about grids...
+        # Channels first: an error about images is more helpful than one about grids,
         (np.zeros((2, 3, 40, 40)), True),
-        # ... but no pixel is negative.
+        # but pixels are never negative.
         (np.full((2, 3, 40, 40), -1.0), False),
     ],
 )
@@ -46,7 +46,7 @@ def test_grids_must_be_finite_or_missing():
 
 
 def test_grids_that_float32_could_not_compare_are_refused():
-    """They were infinite there, which is invalid, which is left out in silence."""
+    """They became infinite in float32, hence invalid, and were ignored silently."""
     for odd in (1e60, -1e16, np.inf):
         F = np.zeros((2, 3, 4, 8))
         F[1, 2, 3, 4] = odd

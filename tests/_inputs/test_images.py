@@ -95,7 +95,7 @@ def test_file_that_changed_after_its_size_was_asked_is_refused(tmp_path):
     assert images[0].shape == (7, 8, 3)
     with pytest.raises(ValueError, match=r"X\[1\] .*\(6, 8\).*\(7, 8\).*changed"):
         images[1:][0]
-    assert images.size(0) == (7, 8)  # as it was read, with no second look
+    assert images.size(0) == (7, 8)  # recorded when the image was read
     Image.new("L", (8, 9)).save(path)
     assert images.size(0) == (7, 8)
     with pytest.raises(ValueError, match=r"X\[0\] .*\(7, 8\).*\(9, 8\).*changed"):
@@ -111,7 +111,7 @@ def test_any_kind_of_path_is_one(files):
         as_images(entries[0])
 
 
-# -- arrays and what looks like them ------------------------------------------------
+# -- arrays and similar inputs ------------------------------------------------------
 
 
 def test_masked_arrays_are_refused(rng):
@@ -231,7 +231,7 @@ def test_shown_images_keep_what_is_hidden_and_are_scaled_by_themselves():
     assert as_shown(deep)[0][0, :, 0].tolist() == [0, 204]
 
 
-# -- what is noted ------------------------------------------------------------------
+# -- notes --------------------------------------------------------------------------
 
 
 def test_images_know_what_was_hidden_and_where_alpha_was_missing(rng):

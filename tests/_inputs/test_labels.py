@@ -63,7 +63,7 @@ def test_masks_of_another_form_are_explained(y, words):
 
 @pytest.mark.parametrize("y", [[True, False], [0, 1], ["good", "bad"]])
 def test_the_error_does_not_guess_which_value_is_a_defect(y):
-    """Booleans may be is_good or is_defect: only who made them knows."""
+    """Booleans may mean is_good or is_defect; only their author knows."""
     with pytest.raises(ValueError, match="say which value means a defect") as seen:
         check_labels(y)
     assert "to_labels(is_good, defect=False)" in str(seen.value)
@@ -71,6 +71,6 @@ def test_the_error_does_not_guess_which_value_is_a_defect(y):
 
 @pytest.mark.parametrize("mask", [[[np.nan, 0.0]], [["a", "b"]], [[None, 1]]])
 def test_masks_hold_true_and_false(mask):
-    """NaN, a name and an object would all be true, hence a defect."""
+    """NaN, strings and objects would be true as booleans, hence defects."""
     with pytest.raises(ValueError, match=r"y\[1\] has dtype"):
         labels_of([None, mask], 2)

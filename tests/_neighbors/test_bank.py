@@ -66,7 +66,7 @@ def test_index_answers_but_never_when_an_image_is_left_out(bank):
 
 
 def test_merged_banks_have_the_order_of_one(bank):
-    """First all images as they were given, then all turned copies."""
+    """All original images come first, then all rotated copies."""
     half = bank.select(np.isin(bank.image, 1))
     half.image[:] = 0
     merged = PatchVectors.merge([bank, half], [0, 2], "float16")

@@ -6,7 +6,7 @@ from skdinoad._neighbors._coreset import random_subset
 
 
 def naive(X, n):
-    """The plain algorithm, in double precision: always the farthest row."""
+    """Reference: always choose the farthest row, in double precision."""
     X = X.astype(float)
     chosen = [((X - X.mean(0)) ** 2).sum(1).argmin()]
     gap = ((X - X[chosen[0]]) ** 2).sum(1)

@@ -5,7 +5,7 @@ from skdinoad._neighbors import _flat, nearest, squared_norms
 
 
 def naive(queries, bank, k, usable=None):
-    """The definition, in double precision, one query at a time."""
+    """Reference: the definition in double precision, one query at a time."""
     queries, bank = queries.astype(float), bank.astype(float)
     squared, index = [], []
     for query in queries:
@@ -75,7 +75,7 @@ def test_half_precision_storage_bounds_the_error(data):
     half = bank.astype(np.float16)
     exact, _ = nearest(queries, bank, squared_norms(bank))
     squared, _ = nearest(queries, half, squared_norms(half))
-    # A component of a unit vector moves by at most 2^-11 of itself, |b - b'| as much.
+    # A component of a unit vector changes by at most 2^-11 of itself, so does |b - b'|.
     assert abs(np.sqrt(squared) - np.sqrt(exact)).max() <= 2**-11
 
 

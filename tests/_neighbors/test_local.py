@@ -8,7 +8,7 @@ OWNER = np.broadcast_to(np.arange(4), (5, 11, 4))
 
 
 def naive(queries, bank, squares, radius, own):
-    """The definition, one patch and one bank vector at a time."""
+    """Reference: the definition, one patch and one bank vector at a time."""
     n, h, w, _ = queries.shape
     out = np.full((n, h, w), np.inf)
     for i, y, x in np.ndindex(n, h, w):
@@ -27,7 +27,7 @@ def naive(queries, bank, squares, radius, own):
 
 @pytest.fixture
 def data(rng):
-    """Return (queries, bank, squares) with holes; the bank's images are the queries."""
+    """Return (queries, bank, squares) with invalid vectors; queries are in the bank."""
     queries = rng.random((4, 5, 11, 3), np.float32)
     queries[1, 2, 3] = np.nan
     queries[:, 4, 10] = np.nan

@@ -1,4 +1,4 @@
-"""A bank for each location against loops."""
+"""Location-wise banks compared with plain loops."""
 
 import pickle
 
@@ -10,7 +10,7 @@ from skdinoad._neighbors import LocatedVectors
 
 @pytest.fixture
 def P(rng):
-    """Features of five images in two layers; one patch is invalid."""
+    """Return features of five images in two layers; one patch is invalid."""
     P = rng.normal(size=(5, 3, 4, 2, 6)).astype(np.float32)
     P[1, 2, 0] = np.nan
     return P

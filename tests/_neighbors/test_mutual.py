@@ -5,7 +5,7 @@ from skdinoad._neighbors import mutual_distances
 
 
 def naive(grids, scored, rule):
-    """The definition, one patch at a time."""
+    """Reference: the definition, one patch at a time."""
     if isinstance(rule, str):
         return naive_by_images(grids, scored, rule == "musc")
     out = []
@@ -59,7 +59,7 @@ def test_equals_the_definition(rule, rng):
 def test_twins_never_excuse_each_other(n, rng):
     grids = [rng.normal(0, 0.05, (8, 8, 6)).astype(np.float32) for _ in range(n)]
     for grid in grids[:2]:
-        grid[:] += 5  # odd all over, and alike
+        grid[:] += 5  # all patches are anomalous in the same way
     out = mutual_distances(grids, [np.ones((8, 8), bool)] * n, np.arange(n), "images")
     assert min(D.max() for D in out[:2]) > 10 * max(D.max() for D in out[2:])
 

@@ -41,7 +41,7 @@ def test_copies_follow_their_image_and_are_the_same_each_time(image, kind):
     assert isinstance(copies, Images)
     assert len(copies) == 24
     assert np.array_equal(copies[8], X[1])
-    again = Copies.of(X[1:], kind, seed=3)  # in another X, as in another fold
+    again = Copies.of(X[1:], kind, seed=3)  # in another X, as in a fold
     for k in range(16):
         assert np.array_equal(copies[k + 8], again[k])
         assert set(copies[k].ravel()) <= set(X[k // 8].ravel())

@@ -1,4 +1,4 @@
-"""The base of trained detectors, by the smallest detector there is: a learned mean."""
+"""The base class of trained detectors, tested with a detector that learns a mean."""
 
 import pickle
 import warnings
@@ -22,7 +22,7 @@ class Mean(torch.nn.Module):
 
 
 class MeanDetector(TrainedDetector):
-    """The score of a patch is its distance to a vector found by gradient descent."""
+    """Score patches by their distance to a vector found by gradient descent."""
 
     _presets = {
         "fast": {
@@ -181,7 +181,7 @@ def test_training_leaves_the_global_random_state(grids):
 
 
 def stop_in(detector, grids, name, call=1):
-    """Fit, and be stopped in the given call of a method of the detector."""
+    """Call fit and interrupt it in the given call of a method of the detector."""
     method, calls = getattr(detector, name), []
 
     def stopping(*args):
@@ -211,7 +211,7 @@ def stop_in(detector, grids, name, call=1):
     ],
 )
 def test_an_interrupted_fit_scores_nothing_and_is_resumed(grids, name, call, first):
-    """Also one that was to go on with an earlier one."""
+    """This includes a fit that continues an earlier one."""
     detector = mean_detector(training__warm_start=True)
     if first:
         detector.set_params(training__n_iter=first).fit(grids)
@@ -248,7 +248,7 @@ def test_a_warning_made_an_error_mixes_no_trainings(grids):
 
 
 class Listener:
-    """Notes the tasks that end; wants a network's training to end after some."""
+    """Record the tasks that end; stop a training after some of them."""
 
     def __init__(self, stop_after=None):
         self.ended, self.scored, self.open = [], None, 0

@@ -1,4 +1,4 @@
-"""The one training loop."""
+"""The training loop."""
 
 import math
 import time
@@ -87,7 +87,7 @@ def test_a_breakdown_stops_with_iteration_rate_and_remedy(what):
     def loss(i):
         if i < 3:
             return sound(i)
-        # The square root's slope at 0 is infinite, times 0: NaN, from a finite loss.
+        # The slope of sqrt at 0 is infinite; times 0 it is NaN, from a finite loss.
         zero = 0 * sum(p.sum() for p in run.network.parameters())
         return zero.sqrt() if what == "gradient" else zero + math.inf
 
@@ -194,13 +194,13 @@ def test_images_are_held_out_by_the_order_in_which_they_come(holdout):
 
 
 def interrupted(run, i, n_iter=20, **parameters):
-    """Train, and be stopped in the middle of iteration i."""
+    """Train and interrupt in the middle of iteration i."""
     sound = quadratic(run)
 
     def loss(j):
         value = sound(j)
         if j == i:
-            next(run.network.parameters()).data.add_(1)  # as half a step would
+            next(run.network.parameters()).data.add_(1)  # simulates half a step
             raise KeyboardInterrupt
         return value
 

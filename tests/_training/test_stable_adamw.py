@@ -1,4 +1,4 @@
-"""The optimiser against a literal loop over numbers."""
+"""The optimiser compared with a literal loop over numbers."""
 
 import numpy as np
 import pytest
@@ -30,8 +30,8 @@ def literal(w, gradients, lr, wd, amsgrad=True, eps=1e-8, b1=0.9, b2=0.999):
 @pytest.mark.parametrize("amsgrad", [True, False])
 def test_steps_equal_a_literal_loop(rng, amsgrad):
     start, gradients = rng.normal(size=6), rng.normal(size=(5, 6))
-    gradients[3] *= 50  # a surprise, which the update clipping must catch
-    gradients[4] *= 0.01  # where AMSGrad remembers the surprise
+    gradients[3] *= 50  # an outlier that update clipping must limit
+    gradients[4] *= 0.01  # AMSGrad still uses the outlier here
     lr = [0.0, 0.01, 0.02, 0.02, 0.01]
     w = torch.nn.Parameter(torch.tensor(start))
     optimizer = StableAdamW([w], weight_decay=0.1, amsgrad=amsgrad)
@@ -51,10 +51,10 @@ def test_clipping_is_per_tensor():
         calm.grad, wild.grad, plain.grad = (torch.full((3,), x) for x in (1.0, g, g))
         ours.step()
         adamw.step()
-        if g == 1:  # nothing to clip: the same as AdamW
+        if g == 1:  # no clipping: equal to AdamW
             torch.testing.assert_close(wild, plain)
     assert calm[0].item() == pytest.approx(-0.3, rel=1e-3)
-    # The last gradient is 100 / sqrt((2 + 100**2) / 3) = 1.73 of what is expected.
+    # The last gradient is 100 / sqrt((2 + 100**2) / 3) = 1.73 times the expected one.
     ratio = (wild[0].item() + 0.2) / (plain[0].item() + 0.2)
     assert ratio == pytest.approx(1 / 1.73, rel=1e-2)
 

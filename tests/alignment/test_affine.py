@@ -8,13 +8,13 @@ from skdinoad.alignment._affine import _VIEW, _step, _whole
 from skdinoad.datasets import make_screws
 from skdinoad.testing import make_images
 
-#: A tiny random network reads poses badly; what is asked of it here is something else.
+#: A tiny random network estimates poses badly; these tests do not check accuracy.
 pytestmark = pytest.mark.filterwarnings("ignore:The poses of the training images")
 
 
 @pytest.fixture(scope="module")
 def real_aligner(real_features):
-    """Return an aligner fitted on screws that lie in all directions."""
+    """Return an aligner fitted on screws in all orientations."""
     X, _ = make_screws(8, size=256, random_state=0)
     features = real_features(image_size=None, layers=7)
     aligner = AffineAligner(
@@ -28,7 +28,7 @@ def angle_of(affine):
 
 
 def moved(image, angle, shift, zoom):
-    """Return an image whose content was moved, and the frame (new -> old pixel)."""
+    """Return an image with moved content, and the frame (new -> old pixel)."""
     out, back = _whole(image), _step(np.deg2rad(angle), shift, np.log(zoom))
     affine = out @ back @ np.linalg.inv(out)
     return warp(image, affine, image.shape[:2]), affine
@@ -44,7 +44,7 @@ def test_a_moved_part_is_seen_as_before(real_aligner, angle, shift, zoom):
     other, affine = moved(image, angle, shift, zoom)
     _, (a, b), flags = real_aligner.align([image, other])
     assert not flags["uncertain"].any()
-    left = np.linalg.inv(a) @ affine @ b  # the identity, were the reading exact
+    left = np.linalg.inv(a) @ affine @ b  # the identity if the estimate is exact
     assert abs(angle_of(left)) < 12
     middle = (left @ [111.5, 111.5, 1])[:2] - 111.5
     assert np.hypot(*middle) < 0.06 * 224

@@ -38,7 +38,7 @@ class Colours:
 
 @pytest.fixture
 def scenes(rng):
-    """Return four pictures of a bright block on dark ground."""
+    """Return four pictures of a bright block on a dark background."""
     X = rng.integers(20, 30, (4, 96, 128, 3), dtype=np.uint8)
     X[:, 24:72, 32:96] = 220
     return X

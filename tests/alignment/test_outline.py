@@ -1,4 +1,4 @@
-"""Settings of the search for an outline."""
+"""Settings of outline detection."""
 
 import numpy as np
 import pytest

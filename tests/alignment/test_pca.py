@@ -13,7 +13,7 @@ HEAD, TIP = (60, 80), (372, 80)
 
 
 def screws(n=6, seed=0, **kwargs):
-    """Return screws and where their heads and tips are, (n, 2, 2) in pixels."""
+    """Return screws and the positions of heads and tips, (n, 2, 2) in pixels."""
     import skdinoad.datasets._screws as module
 
     poses, draw = [], module._random_pose
@@ -27,14 +27,14 @@ def screws(n=6, seed=0, **kwargs):
 
 
 def landmarks(affines, marks):
-    """Return where source points are in the aligned images, (n, points, 2)."""
+    """Return positions of source points in the aligned images, (n, points, 2)."""
     ones = np.ones((*marks.shape[:2], 1))
     points = np.concatenate([marks, ones], -1).transpose(0, 2, 1)
     return (np.linalg.inv(affines) @ points).transpose(0, 2, 1)[..., :2]
 
 
 def jitter(support, n=20):
-    """Return how far each screw's head or tip is from its usual place, in pixels."""
+    """Return the distance of each head or tip to its usual position, in pixels."""
     X, marks = screws(n)
     aligner = PCAAligner(support=support, output_size=256).fit(X)
     placed = landmarks(aligner.align(X)[1], marks)
@@ -46,12 +46,12 @@ def test_screws_come_to_one_pose():
     assert np.median(deviation) < 1
     assert deviation.max() < 3
     assert (placed[:, 0, 0] < 70).all()  # every head on the left
-    assert (abs(placed[:, :, 1] - 127.5) < 5).all()  # every axis level
+    assert (abs(placed[:, :, 1] - 127.5) < 5).all()  # every axis is horizontal
     assert ((placed >= -1) & (placed <= 256)).all()  # nothing leaves the output
 
 
 def test_hull_beats_contour_points():
-    """Threads come and go with rotation; they must not weigh in the moments."""
+    """Visible threads depend on the rotation and must not affect the moments."""
     assert jitter("hull")[1].mean() < 0.5 * jitter("edges")[1].mean()
 
 
@@ -151,7 +151,7 @@ def test_empty_image_is_flagged_and_left_out_of_training():
     assert (Z[2, ..., 3] == 0).all()
     Z, _, flags = aligner.align(X)
     assert flags["no_object"].tolist() == [False, False, True, False, False]
-    assert (Z[2, ..., 3] == 255).all()  # at test time it is scored, and looks odd
+    assert (Z[2, ..., 3] == 255).all()  # at test time it is scored, and is anomalous
 
 
 def test_textures_are_not_aligned(rng):
@@ -252,7 +252,7 @@ def test_polarity_by_features_needs_an_extractor():
 
 @pytest.mark.real
 def test_polarity_by_features_agrees_with_the_third_moment(real_features):
-    """Two independent ways to tell head from tip give one answer."""
+    """Two independent ways to distinguish head and tip agree."""
     X, marks = screws(5)
     aligner = PCAAligner(polarity="features", features=real_features(image_size=224))
     _, affines, flags = aligner.fit(X).align(X)

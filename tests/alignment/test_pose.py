@@ -35,7 +35,7 @@ def test_filled_ellipse_has_its_closed_form(support):
 
 
 def test_contour_points_weigh_the_ends_more():
-    """Of contour points, 4 sigma of an ellipse is 1.24 times its length or so."""
+    """With contour points, 4 sigma of an ellipse is about 1.24 times its length."""
     length = 4 * pose_of(ellipse(), support="edges").sigma
     assert 1.2 < length / 121 < 1.4
 
@@ -111,7 +111,7 @@ def test_full_frame_touches_the_borders():
 
 
 def test_outside_of_the_region_has_no_part_in_the_pose():
-    """Neither what lies there, nor the border of the region itself."""
+    """Neither the content outside nor the border of the region counts."""
     alpha = np.zeros((200, 240), np.uint8)
     alpha[20:180, 30:210] = 255
     image = np.dstack([ellipse(angle=20), alpha])

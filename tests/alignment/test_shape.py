@@ -9,7 +9,7 @@ from skdinoad.metrics import aupro_score
 
 
 def peg(length, angle, *, head=True, size=200, zoom=1.0):
-    """A shaft with a bright head at its left end, turned by degrees."""
+    """Draw a shaft with a bright head at its left end, rotated by degrees."""
     canvas = np.full((size, size, 3), 40, np.uint8)
     left, middle = 40, size // 2
     canvas[middle - 10 : middle + 10, left : left + length] = 150
@@ -26,7 +26,7 @@ def aligner():
 
 
 def ends(Z):
-    """First and last column where the part is."""
+    """Return the first and last column of the part."""
     columns = np.flatnonzero(Z[0, Z.shape[1] // 2, :, :3].mean(-1) > 90)
     return columns[0], columns[-1]
 

@@ -34,7 +34,7 @@ def test_photographs_keep_their_shape():
 
 
 def bars(n, length, width, rng):
-    """Return bars of some length in any pose, on dark ground."""
+    """Return bars of some length in any pose, on a dark background."""
     import cv2
 
     X = np.full((n, 200, 200, 3), 20, np.uint8)
@@ -53,7 +53,7 @@ def test_long_parts_get_a_strip_and_stay_inside(width, long, rng):
     assert (height < length) == long
     Z = aligner.transform(X)
     edges = [Z[:, 0], Z[:, -1], Z[:, :, 0], Z[:, :, -1]]
-    assert all(edge[..., :3].max() < 100 for edge in edges)  # ground, no part
+    assert all(edge[..., :3].max() < 100 for edge in edges)  # background, no part
 
 
 def test_features_keep_the_frame_without_a_parameter():

@@ -44,7 +44,7 @@ def test_a_broken_image_is_a_row_and_stops_nothing(run, photos, model):
     assert status == 2
     assert "1.png" in errors
     status, _, _ = run("score", model, photos / "new/1.png")
-    assert status == 2  # nothing at all could be scored
+    assert status == 2  # no image could be scored
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_the_gate_says_by_its_status_whether_all_are_good(
 
 
 def test_matplotlib_is_loaded_only_for_pictures(run, photos, model, monkeypatch):
-    monkeypatch.setattr("skdinoad.cli._batch", _batch)  # put back at the end
+    monkeypatch.setattr("skdinoad.cli._batch", _batch)  # restored after the test
     monkeypatch.delitem(sys.modules, "skdinoad.cli._batch")
     for name in ("plotting", "report"):
         monkeypatch.setitem(sys.modules, f"skdinoad.{name}", None)
@@ -125,7 +125,7 @@ def test_files_are_scored_as_they_arrive(run, photos, model):
     run("score", model, "--watch", watched, "--idle", 2, "--csv", out)
     text = out.read_text().splitlines()
     assert text[: len(rows) + 1] == [",".join(rows[0]), *text[1 : len(rows) + 1]]
-    assert len(text) == len(rows) + 2  # appended, under one header, nothing twice
+    assert len(text) == len(rows) + 2  # appended under one header, no duplicates
     assert sum(line.startswith("path,") for line in text) == 1
 
 
@@ -220,7 +220,7 @@ def test_a_folder_to_write_to_must_be_there(run, photos, model):
     assert "there is no folder" in errors
 
 
-# -- accept, look or reject -----------------------------------------------------------
+# -- accept, review or reject ---------------------------------------------------------
 
 
 def by_hand(photos, reviewed):
@@ -260,7 +260,7 @@ def test_the_gate_tells_a_look_from_a_defect_and_from_none(run, photos, reviewed
     again = ("--csv", out, "--resume", "--gate")
     assert (
         run("score", reviewed, at["good"], *again)[0] == 3
-    )  # one run with that before
+    )  # counts rows of earlier runs
     assert run("score", reviewed, at["defect"], *again)[0] == 1
     assert run("score", reviewed, "no.png", *again)[0] == 2
     assert run("score", reviewed, at["review"], "no.png")[0] == 0
@@ -306,7 +306,7 @@ def test_a_file_of_something_else_is_not_appended_to(run, photos, model):
 
 def test_features_are_not_kept_from_batch_to_batch(run, photos, model, monkeypatch):
     estimator = load_model(model)
-    estimator.features_.cache = None  # in memory: for searches, which look again
+    estimator.features_.cache = None  # in memory, for searches
     save(estimator, model)
     monkeypatch.setattr("skdinoad.cli._batch._CHUNK", 1)
     run("score", model, photos / "new")

@@ -10,7 +10,7 @@ from skdinoad.testing import make_images
 
 @pytest.fixture
 def kept(tmp_path):
-    """A folder of three images' features, and the files they are in."""
+    """Return a folder with the features of three images, and its files."""
     folder = tmp_path / "features"
     tiny_features(cache=folder).transform(make_images(3))
     return folder, sorted(folder.rglob("*.npy"))

@@ -10,7 +10,7 @@ testclient = pytest.importorskip("starlette.testclient")
 
 @pytest.fixture
 def served(monkeypatch):
-    """What ``run`` was given, in place of running."""
+    """Return the arguments of ``run``, which is replaced."""
     given = []
 
     def note(app, listening):

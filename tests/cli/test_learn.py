@@ -155,7 +155,7 @@ def test_a_folder_to_write_to_is_looked_for_first(run, photos):
     assert "there is no folder" in errors
 
 
-# -- accept, look or reject -----------------------------------------------------------
+# -- accept, review or reject ---------------------------------------------------------
 
 
 @pytest.mark.usefixtures("tiny_default")
@@ -181,7 +181,7 @@ def test_both_thresholds_are_those_of_the_tuner(run, photos, model):
     good, bad = (sorted(map(str, (photos / k).iterdir())) for k in ("good", "bad"))
     y = [1] * len(good) + [-1] * len(bad)
     frozen = FrozenEstimator(load_model(model))
-    halves = [(np.arange(9), np.arange(9))]  # all are held out: the model knows none
+    halves = [(np.arange(9), np.arange(9))]  # all are held out; the model has seen none
     for options, parameters in [
         (["--target-review-rate", 0.5], {"target_review_rate": 0.5}),
         (["--bad", photos / "bad", "--target-fnr", 0.3], {"target_fnr": 0.3}),

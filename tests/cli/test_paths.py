@@ -47,7 +47,7 @@ def test_files_folders_patterns_and_lists_name_images(folder, monkeypatch):
     assert images_of([f"@{root / 'list.txt'}"]) == [c, a]
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{b}\n"))
     assert images_of(["-"]) == [b]
-    assert images_of(["no.png"]) == ["no.png"]  # a row with its reason, later
+    assert images_of(["no.png"]) == ["no.png"]  # later a row with the reason
     with pytest.raises(FileNotFoundError, match="holds or matches no image"):
         images_of([str(root / "*.jpg")])
 
@@ -59,7 +59,7 @@ def test_files_that_are_no_models_are_refused(tmp_path):
     path.write_bytes(b"nothing")
     with pytest.raises(ValueError, match="not a model file of skdinoad"):
         load_model(path)
-    joblib.dump(DinoPatch(), path)  # could run code
+    joblib.dump(DinoPatch(), path)  # could execute code
     with pytest.raises(ValueError, match=r"joblib\.load"):
         load_model(path)
     save({"a": 1}, path)

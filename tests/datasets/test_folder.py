@@ -83,7 +83,7 @@ def test_good_may_be_spelled_otherwise(category, name):
     assert shown_by(data) == {"a.jpg": "good", "b.png": "dent", "c.png": "dent"}
     assert data.y.tolist().count(1) == 1
     save_image(category / "train/Normal/more.png")
-    save_image(category / "test/good/more.png")  # beside the other folder
+    save_image(category / "test/good/more.png")  # next to the other folder
     data = load_folder(category)
     assert shown_by(data)["more.png"] == "good"
     assert len(data.train) == 2
@@ -116,7 +116,7 @@ def test_a_mask_of_two_images_is_refused(category):
         load_folder(category)
     save_image(category / "test/dent/c.jpg")
     (category / "test/dent/b.jpg").unlink()
-    assert len(load_folder(category).test) == 4  # without a mask nothing is unclear
+    assert len(load_folder(category).test) == 4  # without masks there is no ambiguity
 
 
 def test_masks_in_any_format(category):
@@ -201,7 +201,7 @@ def test_linked_folders_are_read(category, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     (category / "test").rename(elsewhere / "test")
     os.symlink(elsewhere / "test", category / "test")
-    os.symlink(category, elsewhere / "test/dent/round")  # a circle
+    os.symlink(category, elsewhere / "test/dent/round")  # a cycle
     assert len(load_folder(category).test) == 3
 
 

@@ -12,7 +12,7 @@ from skdinoad.testing import make_images
 
 @pytest.fixture
 def masks(tmp_path):
-    """One good image, one with two regions in two files, one without a mask."""
+    """Return a good image, one with two regions in two files, one without a mask."""
     paths = [str(tmp_path / f"{i}.png") for i in range(3)]
     for path in paths:
         Image.new("RGB", (6, 4)).save(path)
@@ -47,14 +47,14 @@ def test_parts_are_lazy_too(masks):
 def test_they_are_labels_as_well(masks):
     assert normal_rows(masks[masks.known], 2).tolist() == [0]
     with pytest.raises(ValueError, match="no mask"):
-        normal_rows(masks, 3)  # not taken for a good one
+        normal_rows(masks, 3)  # not treated as a good one
 
 
 def test_an_anomalous_image_with_an_empty_mask_is_never_a_good_one(masks, tmp_path):
     Image.new("L", (6, 4)).save(tmp_path / "mask0.png")
     Image.new("L", (6, 4)).save(tmp_path / "mask1.png")
     paths, files = masks._images, masks._files
-    assert not LazyMasks(paths, files)[1].any()  # nothing says that it is anomalous
+    assert not LazyMasks(paths, files)[1].any()  # not known to be anomalous
     told = LazyMasks(paths, files, [False, True, True])
     words = r"1\.png' is anomalous, but nothing is marked in .*mask0\.png"
     for look in (

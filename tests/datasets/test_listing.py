@@ -52,7 +52,7 @@ def test_files_left_out_are_counted_by_suffix(tmp_path):
     touch(tmp_path, "a/0.png", "a/1.heic", "a/2.HEIC", "a/3", "b/x.png")
     with pytest.warns(UserWarning, match=r"2 \.heic, 1 without a suffix \(a/1\.heic"):
         assert names(tmp_path) == ["a/0.png", "b/x.png"]
-    assert names(tmp_path, "b") == ["b/x.png"]  # nothing is said of other folders
+    assert names(tmp_path, "b") == ["b/x.png"]  # other folders are not reported
 
 
 def test_notes_beside_images_are_nothing_special(tmp_path):
@@ -62,7 +62,7 @@ def test_notes_beside_images_are_nothing_special(tmp_path):
 
 def test_folders_without_images_are_told(tmp_path):
     touch(tmp_path, "test/good/0.png", "test/crack/notes.txt")
-    (tmp_path / "ground_truth/good").mkdir(parents=True)  # mostly so on purpose
+    (tmp_path / "ground_truth/good").mkdir(parents=True)  # usually intentional
     with pytest.warns(UserWarning, match="hold no image: test/crack"):
         names(tmp_path)
 
@@ -116,4 +116,4 @@ def test_names_count_without_case_and_spaces():
     assert [is_good(x) for x in ("GOOD ", "Ok", "normal", "goods")] == [1, 1, 1, 0]
     paths = [Path("Ground Truth/a/0.png"), Path("groundtruth/1.png"), Path("GOOD/2")]
     assert [p.as_posix() for p in below(paths, TRUTH).values()] == ["a/0.png", "1.png"]
-    assert not below([Path("good")], "good")  # a file, and no folder
+    assert not below([Path("good")], "good")  # a file, not a folder

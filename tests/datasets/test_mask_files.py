@@ -14,7 +14,7 @@ BLACK, WHITE, RED = (0, 0, 0), (255, 255, 255), (255, 0, 0)
 
 
 def box(dtype, value, background=None):
-    """Return a picture in which the box has one value, and the rest another."""
+    """Return a picture with one value inside the box and another outside."""
     value = np.array(value, dtype)
     background = np.zeros_like(value) if background is None else background
     inside = BOX[(..., *[None] * value.ndim)]
@@ -104,7 +104,7 @@ def test_lossy_formats_have_no_fringe(tmp_path, suffix, colour):
     Image.fromarray(large).save(path, quality=75, **how)
     got, right = read_mask(path), np.kron(BOX, np.ones((6, 6), bool))
     assert (got != right).sum() <= 0.1 * right.sum()
-    with Image.open(path) as image:  # there was something to lose
+    with Image.open(path) as image:  # the file has information to lose
         assert (np.asarray(image).any(axis=-1) != right).sum() > 0.1 * right.sum()
 
 

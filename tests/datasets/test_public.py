@@ -1,4 +1,4 @@
-"""Each loader on a small folder in its data set's layout."""
+"""Each loader, on a small folder in the layout of its data set."""
 
 import json
 
@@ -87,7 +87,7 @@ def visa(tmp_path):
 
 def test_visa_follows_the_authors_list(visa):
     data = datasets.load_visa(visa, "candle")
-    assert len(data.train) == 1  # the anomalous one is left out
+    assert len(data.train) == 1  # without the anomalous one
     assert data.kinds.tolist() == ["good", "anomaly"]
     assert regions(data) == [0, 5]
     with pytest.raises(FileNotFoundError, match=r"2cls_fewshot\.csv is missing"):
@@ -148,7 +148,7 @@ def test_no_image_of_kolektor(tmp_path):
 
 
 def test_every_loader_takes_names_as_people_write_them(tmp_path):
-    """Hidden folders, GOOD in capitals, masks in sub folders: as for load_folder."""
+    """Hidden folders, GOOD in capitals, masks in subfolders, as in load_folder."""
     for name in ("train/GOOD/0", "test/GOOD/0", "test/.x/0", "test/ko/a/0"):
         image(tmp_path / f"one/{name}.png")
     image(tmp_path / "one/Ground_Truth/ko/a/0.png", bad=3)  # BTAD

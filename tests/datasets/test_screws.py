@@ -12,7 +12,7 @@ def test_seed_decides():
 
 @pytest.mark.parametrize("defect", SCREW_DEFECTS)
 def test_mask_covers_what_differs_from_a_good_part(defect):
-    """Drawn with the same poses: outside the mask the two agree, up to noise."""
+    """With the same poses, the two agree outside the mask up to noise."""
     good, nothing = make_screws(1, random_state=3)
     bad, mask = make_screws(1, defect=defect, random_state=3)
     assert not nothing.any()

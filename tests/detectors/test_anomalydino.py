@@ -1,4 +1,4 @@
-"""AnomalyDINO; the parity tests number the points of the method's test list."""
+"""AnomalyDINO. "Point n" numbers the aspects compared with the official code."""
 
 import pickle
 
@@ -28,7 +28,7 @@ from skdinoad.testing import make_images
 
 @pytest.fixture
 def grids(rng):
-    """Features of five normal images, (5, 4, 6, 8)."""
+    """Return features of five normal images, (5, 4, 6, 8)."""
     return rng.normal(size=(5, 4, 6, 8)).astype(np.float32)
 
 
@@ -40,7 +40,7 @@ def plain(**parameters):
 
 
 def official(references, image, size, *, masked):
-    """The official procedure, step by step, in other words than ours."""
+    """Reference: the official procedure, step by step, implemented independently."""
     backbone = load_backbone("test_vit", "random:0")
     patch = backbone.patch_size
 
@@ -48,7 +48,7 @@ def official(references, image, size, *, masked):
         height, width = picture.shape[:2]
         scale = size / min(height, width)
         resized = (int(height * scale + 1e-6), int(width * scale + 1e-6))
-        # Equal to Pillow's resize but for one level of rounding: test_preprocess.
+        # Equals Pillow's resize up to one grey level of rounding: test_preprocess.
         x = torch.tensor(picture).permute(2, 0, 1)[None]
         x = torch.nn.functional.interpolate(x, resized, mode="bicubic", antialias=True)
         gh, gw = x.shape[2] // patch, x.shape[3] // patch
@@ -98,7 +98,7 @@ def pictures(rng):
 
 @pytest.mark.parametrize(("size", "masked"), [(96, 0), (96, 0.5), (208, 0), (208, 0.5)])
 def test_from_paper_equals_the_official_procedure(pictures, size, masked):
-    """Image scores on equal weights: points 1, 2, 3 and 4 together."""
+    """Image scores with equal weights: points 1, 2, 3 and 4 together."""
     masks = None
     if masked:
         how = {"threshold": masked, "morphology": "raster"}
@@ -145,7 +145,7 @@ def test_final_norm_and_prefix_tokens_as_in_forward_features():
     ("shape", "count"), [((9, 11), 1), ((10, 10), 1), ((20, 10), 2), ((32, 32), 10)]
 )
 def test_floor_rule(shape, count, rng):
-    """Point 2: the largest below 100 patches, else floor(n / 100) of them."""
+    """Point 2: the largest if there are fewer than 100 patches, else floor(n / 100)."""
     D = rng.random((1, *shape)).astype(np.float32)
     expected = np.sort(D.ravel())[-count:].mean()
     assert plain()._aggregate(D[:, None])[0] == pytest.approx(expected)
@@ -154,7 +154,7 @@ def test_floor_rule(shape, count, rng):
 def test_masked_patches_count_for_the_floor_rule_but_not_in_the_mean():
     D = np.full((1, 20, 20), np.nan, np.float32)
     D[0, 0, :2] = [3, 5]
-    # The top 4 of 400, of which 2 are left.
+    # The top 4 of 400, of which 2 are valid.
     assert plain()._aggregate(D[:, None])[0] == 4
     masks = ObjectMasks("official")
     masks.used = True
@@ -163,7 +163,7 @@ def test_masked_patches_count_for_the_floor_rule_but_not_in_the_mean():
 
 @pytest.mark.parametrize("k", [1, 3])
 def test_distance_is_one_minus_cosine(grids, k):
-    """Point 3, against a loop."""
+    """Point 3, compared with a loop."""
     detector = plain(bank__n_neighbors=k).fit(grids[:3])
     D = detector.score_grids(grids[3:4, :, :, None])[0, 0]
     for y, x in np.ndindex(4, 6):
@@ -228,7 +228,7 @@ def test_map_of_a_size_that_is_no_multiple_of_a_patch(cropping):
     """Point 9: 1000 x 1562 at 448 is 448 x 699, 32 x 49 patches."""
     image = np.zeros((1, 1000, 1562, 3), np.uint8)
     features = DinoFeatures(image_size=448, cropping=cropping)
-    features.patch_size_ = 14  # geometry only: no network needed
+    features.patch_size_ = 14  # only geometry, no network needed
     resized, grid = features._plan(image.shape[1:3])
     assert grid == ((32, 49) if cropping else (32, 50))
     affine = features._affine(image.shape[1:3])
@@ -245,7 +245,7 @@ def test_map_of_a_size_that_is_no_multiple_of_a_patch(cropping):
         half = 7 * 1000 / 448
         assert abs(peak - true).max() < half + 13 * 1000 / 448 * (x == 48)
     edge = detector._map(np.ones((2, *grid), np.float32), affine, (1000, 1562))
-    assert edge.min() > 0.99  # what the crop left out takes the edge's value
+    assert edge.min() > 0.99  # cropped pixels get the value of the edge
 
 
 @pytest.mark.parametrize("bank_dtype", ["float32", "float16"])
@@ -467,7 +467,7 @@ def test_masked_ground_stays_zero_in_the_map(pictures, tiny):
     assert not heat[:, :60].any()
     sharp = detector.set_params(map_smoothing=0).predict_map(clear[3:])[0]
     edge = np.flatnonzero(sharp[48] > 0)[0]
-    assert heat[48, edge] > 0.7 * sharp[48, edge : edge + 5].mean()  # nothing leaks out
+    assert heat[48, edge] > 0.7 * sharp[48, edge : edge + 5].mean()  # no leakage
 
 
 def test_refit_forgets(grids, tiny):
@@ -511,7 +511,7 @@ def test_one_good_photograph_is_enough(real_features):
 
 
 def test_a_partial_fit_interrupted_late_leaves_held_out_scores(grids, monkeypatch):
-    """All images of before were held out again by then."""
+    """At this time all earlier images have new held-out scores."""
     detector = plain().fit(grids[:4])
     before = pickle.dumps(detector)
     monkeypatch.setattr(AnomalyDINO, "_set_offset", lambda self: 1 / 0)

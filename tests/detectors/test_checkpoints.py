@@ -22,7 +22,7 @@ SECOND = {"neck": "0.0", "inner": "1.0", "outer": "1.3"}
 
 
 def official_names(weights):
-    """Return a decoder's weights as the official code would name them."""
+    """Return a decoder's weights under the names of the official code."""
     out = {"encoder.cls_token": torch.zeros(1, 1, 8)}
     for name, value in weights.items():
         part, *rest = name.split(".")
@@ -55,8 +55,8 @@ def test_dinomaly_scores_as_the_model_that_wrote_the_file(fitted, tmp_path):
     assert loaded.n_iter_ == 0
     assert (loaded.preset == "dinomaly2") == (fitted.preset == "dinomaly2")
     assert len(loaded.official_digest_) == 64
-    # Nothing was trained, so every good image counts for the threshold.
-    # (Tokens to learn from are kept as float16.)
+    # There was no training, so all good images determine the threshold.
+    # (Training tokens are stored as float16.)
     assert np.allclose(loaded.holdout_scores_, loaded.score_samples(X[:4]), rtol=1e-3)
     again = pickle.loads(pickle.dumps(loaded))
     assert np.array_equal(again.predict(X), loaded.predict(X))

@@ -1,4 +1,4 @@
-"""Low patch scores, and specks of high ones, become 0."""
+"""ScoreCleaning sets low patch scores and small specks to 0."""
 
 import numpy as np
 import pytest

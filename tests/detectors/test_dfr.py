@@ -1,4 +1,4 @@
-"""DFR: from features to rows, through the code, to scores and thresholds."""
+"""DFR: rows of features, training, scores and thresholds."""
 
 import cv2
 import joblib
@@ -20,12 +20,12 @@ from skdinoad.features._backbones import load_backbone
 from skdinoad.metrics import pixel_auroc_score
 from skdinoad.testing import make_images
 
-#: A few iterations are enough to see how things go; where it matters, it is asked for.
+#: Few iterations are enough for most tests; the others set their own number.
 pytestmark = pytest.mark.filterwarnings("ignore:Under-trained")
 
 
 def quick(**parameters):
-    """Return a detector that learns from grids in a moment."""
+    """Return a detector that trains quickly on grids."""
     parameters = {
         "latent_dim": 3,
         "training__n_iter": 60,
@@ -38,14 +38,14 @@ def quick(**parameters):
 
 
 def linear(**parameters):
-    """Return the linear form, likewise."""
+    """Return the linear detector for grids."""
     how = {"latent_dim": 3, "holdout": None, "score_smoothing": 0}
     return LinearDFR(**{**how, **parameters})
 
 
 @pytest.fixture
 def grids(rng):
-    """Features of eight good images, (8, 5, 6, 12), spread along three directions."""
+    """Return features of eight good images, (8, 5, 6, 12), with three directions."""
     F = rng.normal(size=(8, 5, 6, 3)) @ rng.normal(size=(3, 12))
     return (F + rng.normal(size=F.shape, scale=0.05)).astype(np.float32)
 
@@ -54,7 +54,7 @@ def grids(rng):
 
 
 def test_the_papers_features_are_vggs_first_twelve_relus():
-    """3456 channels on 64 x 64 places, nearest resizing, mirrored edges, no scaling."""
+    """3456 channels at 64 x 64 positions, nearest resizing, mirrored edges."""
     if not hasattr(timm.create_model("vgg11"), "forward_intermediates"):
         pytest.skip("this timm gives no levels of VGG; CNNFeatures refuses it")
     features = DFR(preset="paper").default_features()
@@ -117,7 +117,7 @@ def test_rows_are_taken_from_all_images_alike(grids):
 
 @pytest.mark.parametrize("cos_weight", [0, 0.5])
 def test_the_autoencoder_beats_the_projection_it_starts_from(rng, cos_weight):
-    """Features on a bent curve: one number tells them, no straight line does."""
+    """Features on a curve are described by one number, but not by a straight line."""
     t = rng.uniform(-2, 2, size=(10, 6, 6, 1))
     F = np.cos(t * np.linspace(0.2, 1.5, 24) + rng.uniform(0, 6, size=24))
     detector = quick(
@@ -133,13 +133,13 @@ def test_under_training_is_said(grids):
 
 
 def test_training_sees_the_whole_set_and_is_what_is_documented(grids):
-    """Adam on the mean squared error over rows of any images, step by step."""
+    """Training is Adam on the mean squared error over rows of all images."""
     from skdinoad._compat.torch import seeded
     from skdinoad._training.loop import batch_rows
     from skdinoad.networks import RowAutoencoder
 
     settings = {
-        "preset": "paper",  # its learning rate is constant
+        "preset": "paper",  # has a constant learning rate
         "training__learning_rate": 1e-3,
         "training__precision": "float32",
     }
@@ -159,7 +159,7 @@ def test_training_sees_the_whole_set_and_is_what_is_documented(grids):
 
 
 def test_batch_norm_scores_with_the_statistics_of_all_rows(grids):
-    """After few steps running means lag behind; they are taken anew at the end."""
+    """Running means lag behind after few steps; they are recomputed at the end."""
     detector = quick(training__n_iter=5, training__precision="float32").fit(grids)
     network = detector._network()
     z = network.standardised(torch.from_numpy(grids.reshape(-1, 12)))
@@ -205,7 +205,7 @@ def test_invalid_places_are_neither_learned_nor_scored(grids):
 
 
 def test_score_is_the_maximum_of_the_map_enlarged_and_smoothed():
-    """Oracle: a patch alone, made 256 pixels large, then smoothed by 4 of them."""
+    """Reference: a single patch, enlarged to 256 pixels, then smoothed by 4 pixels."""
     detector, grid = DFR(preset="vit"), np.zeros((1, 16, 16), np.float32)
     grid[0, 7, 8] = 1
     found = detector._aggregate(grid)[0]
@@ -217,7 +217,7 @@ def test_score_is_the_maximum_of_the_map_enlarged_and_smoothed():
 
 
 def test_papers_numbers():
-    """90 % of the variance, and the highest value of the map."""
+    """They are 90 % of the variance, and the maximum of the map."""
     assert (DFR().variance, DFR().aggregate) == (0.9, "max")
 
 
@@ -227,7 +227,7 @@ def test_a_single_channel_leaves_no_code(rng):
 
 
 class OneChannel(BaseEstimator):
-    """An extractor of grey values."""
+    """An extractor that returns grey values."""
 
     def fit(self, X, y=None):
         return self

@@ -1,4 +1,4 @@
-"""Dinomaly: from images to features, through training, to scores and maps."""
+"""Dinomaly: features, training, scores and maps."""
 
 import io
 import pickle
@@ -28,7 +28,7 @@ from skdinoad.testing import make_images
 
 
 def quick(**parameters):
-    """Return a detector that learns enough in a second."""
+    """Return a detector that trains in a second."""
     parameters = {
         "features": tiny_features(layers="middle", groups=2),
         "depth": 2,
@@ -41,7 +41,7 @@ def quick(**parameters):
 
 @pytest.fixture
 def grids(rng):
-    """Features of six normal images, (6, 4, 5, 32)."""
+    """Return features of six normal images, (6, 4, 5, 32)."""
     pattern = rng.normal(size=(4, 5, 32))
     return (pattern + rng.normal(size=(6, 4, 5, 32), scale=0.2)).astype(np.float32)
 
@@ -110,9 +110,9 @@ def test_preset_decides_on_features_also_when_set_together():
 
 
 class Stub:
-    """An extractor whose tokens are pixels; some of the first row precede the patches.
+    """An extractor whose tokens are pixels; some of the first row are prefix tokens.
 
-    No pixel is in both, so that each kind can be changed alone.
+    No pixel is used for both, so that each kind can be changed separately.
     """
 
     n_groups_ = 2
@@ -160,7 +160,7 @@ def test_without_recentering_plain_grids_do(grids):
 
 @pytest.mark.parametrize("model", ["test_vit2", "xcit_nano_12_p8_224"])
 def test_network_without_a_class_token(model):
-    """A register is none: to subtract it would be something else."""
+    """A register is not a class token, so it must not be subtracted."""
     features = tiny_features(layers=[1, 2], groups=2).set_params(model=model)
     X = make_images(size=(64, 64))
     assert quick(features=features).fit(X).predict_map(X).shape == (len(X), 64, 64)
@@ -231,12 +231,12 @@ def test_learning_beats_the_best_constant(grids):
 
 
 def official_training(X, detector, n_iter, warm_up, ramp, second=False):
-    """The official training step by step, in other words than ours: losses, weights.
+    """Reference: the official training, implemented independently; losses, weights.
 
-    With hooks on the decoder's outputs, a learning rate from a list, and the optimiser
-    written out. Dropout is off; features, first weights and batches are ours.
-    ``second``: Dinomaly2's, with a neck, recentred targets, no AMSGrad and a learning
-    rate that stays up.
+    It uses hooks on the decoder's outputs, a list of learning rates, and an explicit
+    optimiser. Dropout is off; features, initial weights and batches are ours.
+    ``second`` selects Dinomaly2, with a neck, recentred targets, no AMSGrad and a
+    constant learning rate after the warm-up.
     """
     grids, prefix, _ = detector.features_.transform_tokens(X)
     tokens = np.concatenate([prefix, np.stack(grids).reshape(len(X), 16, -1)], axis=1)
@@ -457,7 +457,7 @@ def test_depth_must_divide_into_groups():
 
 
 def test_low_precision_moves_loss_and_gradient_little():
-    # One step of a trained network: over many steps any two runs drift apart.
+    # One step of a trained network; over many steps any two runs diverge.
     detector = quick(training__n_iter=40, dropout=0.0, training__warm_start=True).fit(
         make_images()
     )
@@ -528,7 +528,7 @@ def test_copies_are_held_out_with_their_image():
 
 def test_folds_are_scored_by_networks_that_have_not_seen_them(grids):
     detector = quick(features=None, holdout=6).fit(grids)
-    # Leave-one-out, each network with its own seed: refitting the first by hand.
+    # Leave-one-out, each network with its own seed; the first is refitted by hand.
     seed = detector._seed
     order = [
         held[0] for _, held in KFold(6, shuffle=True, random_state=seed).split(grids)
@@ -544,7 +544,7 @@ def test_a_share_held_out_is_never_learned(grids):
     assert detector.holdout_scores_.shape == (2,)
     scores = detector.score_samples(grids)
     matches = np.isclose(scores[:, None], detector.holdout_scores_, rtol=1e-4)
-    assert matches.any(0).all()  # the same network judged them
+    assert matches.any(0).all()  # the same network scored them
 
 
 def test_no_holdout_no_threshold_no_warning(grids):
@@ -748,7 +748,7 @@ def test_planted_defects_are_found_on_textures(real_features):
     }
     detector = Dinomaly(features=features).set_params(**parameters)
     detector.fit(X)
-    assert detector.loss_curve_[-1] < 0.3  # the best constant of an image gives 0.3
+    assert detector.loss_curve_[-1] < 0.3  # the best constant per image gives 0.3
     y, test = np.repeat([1, -1], 4), np.concatenate([normal, bad])
     assert roc_auc_score(y, detector.score_samples(test)) == 1
     assert pixel_auroc_score(masks, detector.predict_map(bad)) > 0.9

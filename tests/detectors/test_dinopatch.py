@@ -11,12 +11,12 @@ from skdinoad.testing import make_images
 
 @pytest.fixture
 def grids(rng):
-    """Features of six normal images, (6, 5, 6, 8)."""
+    """Return features of six normal images, (6, 5, 6, 8)."""
     return rng.normal(size=(6, 5, 6, 8)).astype(np.float32)
 
 
 def leave_one_out(F, **parameters):
-    """Scores of each image by a detector fitted on the others, the slow way."""
+    """Reference: score each image with a detector fitted on the others."""
     scores = []
     for i in range(len(F)):
         detector = DinoPatch().set_params(**parameters).fit(np.delete(F, i, axis=0))
@@ -25,7 +25,7 @@ def leave_one_out(F, **parameters):
 
 
 def test_known_answer():
-    """The nearest of (0, 0) and (1, 0) to (3, 4) ... at the right location only."""
+    """The nearest of (0, 0) and (1, 0) to (3, 4), searched at its location only."""
     F = np.zeros((2, 2, 2, 8), np.float32)
     F[1, 0, 0, 0] = 1
     query = np.zeros((1, 2, 2, 8), np.float32)
@@ -176,7 +176,7 @@ def test_swapping_samples_swaps_scores(grids):
 
 
 def test_pinned_scores():
-    """Regenerate: print these values, on a day when the maths is meant to change."""
+    """Regenerate the values only after an intended change of the scores."""
     F = np.sin(np.arange(4 * 3 * 3 * 8, dtype=np.float32)).reshape(4, 3, 3, 8)
     detector = DinoPatch(bank=LocalBank(neighborhood=1)).fit(F)
     found = [*detector.holdout_scores_, *detector.score_samples(F[:2] * 1.5)]
@@ -229,13 +229,13 @@ def test_planted_defect_is_the_maximum_also_through_the_aligner(real_features):
 
 @pytest.mark.real
 def test_orderings_of_the_toy_table(real_features):
-    """Alignment decides; a bank without locations hardly sees misplaced parts."""
+    """Alignment is decisive; banks without locations hardly detect misplaced parts."""
     train, _ = make_screws(8, random_state=0)
     good, _ = make_screws(4, random_state=1)
     bad = {d: make_screws(3, defect=d, random_state=2)[0] for d in SCREW_DEFECTS}
 
     def scores(support, radius):
-        closing = 7 if support == "hull" else 0  # the recipe to the letter
+        closing = 7 if support == "hull" else 0  # exactly the recipe
         pipe = Pipeline(
             [
                 PCAAligner(
@@ -257,12 +257,12 @@ def test_orderings_of_the_toy_table(real_features):
             y = [0] * 4 + [1] * 3
             both = np.concatenate([found["good"], found[defect]])
             assert roc_auc_score(y, both) == 1.0, defect
-    # (a) the hull steadies the pose: good parts score far lower than with edges
+    # (a) the hull stabilises the pose: good parts score far lower than with edges
     assert hull[0]["good"].mean() < 0.6 * edges[0]["good"].mean()
-    # (b) a neighbourhood forgives what is left of the jitter
+    # (b) a neighbourhood tolerates the remaining jitter
     assert hull[1]["good"].mean() < hull[0]["good"].mean()
     assert edges[1]["good"].mean() < 0.7 * edges[0]["good"].mean()
-    # (c) the wider the search, the fainter a second washer, normal stuff elsewhere
+    # (c) wider search weakens a second washer, which is normal at another location
     margins = [hull[r]["second_washer"].mean() for r in (0, 1, 18)]
     assert margins == sorted(margins, reverse=True)
     assert margins[-1] < 0.5 * margins[0]
@@ -272,7 +272,7 @@ def test_orderings_of_the_toy_table(real_features):
 
 
 def held_out(grids, **parameters):
-    """Held-out scores with a radius of 0 and other parameters."""
+    """Return held-out scores with a radius of 0 and other parameters."""
     detector = DinoPatch(aggregate="mean", bank=LocalBank(neighborhood=0))
     return detector.set_params(**parameters).fit(grids).holdout_scores_
 
@@ -409,7 +409,7 @@ def test_half_precision_bank_moves_scores_little(grids, neighborhood):
     whole = DinoPatch().set_params(**parameters).fit(grids)
     assert half.bank_.vectors.dtype == np.float16
     new = grids[::-1] + 0.5
-    # Each component moves by at most 2^-11 of itself.
+    # Each component changes by at most 2^-11 of itself.
     bound = 2**-11 * np.linalg.norm(grids, axis=-1).max()
     assert abs(half.score_samples(new) - whole.score_samples(new)).max() <= bound
 
@@ -443,11 +443,11 @@ def test_every_new_parameter_can_be_searched(grids):
 
 @pytest.mark.parametrize("neighborhood", [0, 1])
 def test_held_out_scores_know_of_alpha(make_tiny, neighborhood):
-    """Oracle: fitted on the others, asked about the one; behind masks as well."""
+    """Reference: fit on the others and score the remaining one, also behind masks."""
     X = make_images(6, size=(64, 64))
     alpha = np.full((6, 64, 64, 1), 255, np.uint8)
     for i in range(0, 6, 2):
-        alpha[i, : 16 + 4 * i, :24] = 0  # as the corners behind an aligner
+        alpha[i, : 16 + 4 * i, :24] = 0  # like the corners behind an aligner
     X = np.concatenate([X, alpha], axis=-1)
     detector = DinoPatch(
         features=make_tiny(), bank=LocalBank(neighborhood=neighborhood)

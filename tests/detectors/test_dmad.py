@@ -1,4 +1,4 @@
-"""DMAD: moved images, rebuilt levels, two-part scores; its baseline too."""
+"""DMAD: deformation, reconstruction, scores of two parts; also its baseline."""
 
 import pickle
 
@@ -24,7 +24,7 @@ BASELINE = {"scales": (), "n_codes": 0}
 
 
 def quick(**parameters):
-    """Return a detector that learns a little in a second."""
+    """Return a detector that trains a little in a second."""
     parameters = {
         "features": tiny_cnn(standardize=False, image_size=(64, 64)),
         "training__n_iter": 8,
@@ -96,7 +96,7 @@ def test_the_teacher_never_changes(X, variant):
 
 
 def test_offsets_learn_through_the_teacher(X):
-    """The gradient of what is rebuilt reaches the fields only by moved pixels."""
+    """Gradients of the reconstruction reach the fields only through moved pixels."""
     detector = quick(training__n_iter=1)
     detector._reset()
     detector.features_ = detector.features.fit()
@@ -115,7 +115,7 @@ def test_offsets_learn_through_the_teacher(X):
 
 
 def still(detector):
-    """Make all fields of a fitted detector 0."""
+    """Set all fields of a fitted detector to 0."""
     for name, value in detector.student_.items():
         if name.startswith("deformer.") and ("forth" in name or "back" in name):
             value[...] = 0
@@ -138,7 +138,7 @@ def test_without_offsets_it_is_reverse_distillation(X, variant):
 
 
 def test_maps_go_back_to_where_the_image_was(X):
-    """Known answer: forward fields move by (6, -4) pixels, inverse ones back."""
+    """Known answer: forward fields shift by (6, -4) pixels, inverse ones shift back."""
     detector = quick(scales=((0.25, 8),), score_smoothing=0, n_codes=0).fit(X)
     field = torch.tensor([2 * 6 / 63, -2 * 4 / 63])[None, :, None, None]
     field = field.expand(1, 2, 64, 64)
@@ -148,11 +148,11 @@ def test_maps_go_back_to_where_the_image_was(X):
     spot[..., 20, 30] = 1
     seen = moved(spot, [field])[0, 0]
     assert np.argwhere(seen.numpy() > 0.9).tolist() == [[24, 24]]
-    # What the student gets wrong in the moved image ...
+    # An error of the student in the moved image
     detector._levels_at_image_size = lambda *_: moved(spot, [field])
     x = torch.zeros(1, 3, 64, 64)
     parts = detector._part_maps(network, x, torch.ones(1, 64, 64, dtype=torch.bool))
-    # ... is reported where it was in the image itself.
+    # is reported at its position in the original image.
     assert np.unravel_index(parts[0, 0].argmax(), (64, 64)) == (20, 30)
     length = float(magnitude(field)[0, 0, 0, 0])
     np.testing.assert_allclose(parts[0, 1], length, rtol=1e-4)
@@ -216,18 +216,18 @@ def test_score_is_the_weighted_sum_of_the_highest_of_both_maps(X):
 
 
 def test_scores_are_the_highest_values_of_both_maps(X):
-    """Of smoothed maps, and never their mean; by hand from the grids."""
+    """Of smoothed maps, not their mean; computed by hand from the grids."""
     detector = quick(alpha=0.3).fit(X)
     grids = [grid for D, _ in detector._iter_score_grids(X) for grid in D]
     expected = [[grid.max() for grid in pair] for pair in grids]
     np.testing.assert_allclose(detector.score_parts(X), expected, rtol=1e-5)
     weight = detector.deformation_weight_
-    heat = detector.predict_map(X)[0]  # 64 pixels: a place is a pixel
+    heat = detector.predict_map(X)[0]  # 64 pixels: a position is a pixel
     np.testing.assert_allclose(heat, grids[0][0] + weight * grids[0][1], rtol=1e-4)
 
 
 def known_errors(detector, monkeypatch, *levels):
-    """Give a detector that stands still these errors at the levels of its student."""
+    """Make a detector without deformation return these errors at its levels."""
     name = "skdinoad.networks._student.level_distances"
     monkeypatch.setattr(name, lambda *_: list(levels))
     return still(detector)
@@ -252,7 +252,7 @@ def test_maps_are_smoothed_by_a_share_of_the_height(X, monkeypatch):
 
 
 def test_alpha_counts_from_fit_on(X):
-    """A new weight beside an old threshold would flag good images in silence."""
+    """A new weight with an old threshold would flag good images without an error."""
     detector = quick(holdout=2).fit(X)
     before = detector.decision_function(X)
     detector.set_params(alpha=5.0)
@@ -260,7 +260,7 @@ def test_alpha_counts_from_fit_on(X):
 
 
 def test_scores_know_nothing_of_other_images(X):
-    """No scaling over the test set: a single image can be scored, and scores stay."""
+    """Scores are not scaled over the test set, so a single image can be scored."""
     detector = quick().fit(X)
     bad = X[:1].copy()
     bad[0, 10:40, 10:50] = [255, 0, 255]
@@ -295,7 +295,7 @@ def test_invalid_pixels_are_not_seen_not_scored_and_have_no_say(X):
 
 
 def test_masked_places_never_raise_a_score(X, monkeypatch):
-    """Errors of 1 where nothing is valid, 0 elsewhere: nothing is odd."""
+    """Errors are 1 at invalid positions and 0 elsewhere, so all scores are low."""
     alpha = np.full_like(X[..., :1], 255)
     alpha[:, :, 36:] = 0
     masked = np.concatenate([X, alpha], axis=-1)
@@ -317,7 +317,7 @@ def test_a_mask_changes_little_where_nothing_is_odd(X, variant):
     )
     grids = [grid[0] for D, _ in detector._iter_score_grids(masked) for grid in D]
     columns = np.mean(grids, axis=(0, 1))
-    assert columns[30:36].mean() < 3 * columns[4:30].mean()  # was nine times
+    assert columns[30:36].mean() < 3 * columns[4:30].mean()  # used to be nine times
 
 
 def test_hidden_colours_have_no_say_where_images_are_resized():
@@ -369,10 +369,10 @@ def test_features_that_cannot_teach_are_refused(X):
 def test_codes_in_use_are_counted(X):
     detector = quick().fit(X)
     assert detector.code_usage_.shape == (8,)
-    assert detector.code_usage_.sum() == 6 * 4 * 4  # level of stride 16
+    assert detector.code_usage_.sum() == 6 * 4 * 4  # the level with stride 16
     assert quick(**BASELINE).fit(X).code_usage_.shape == (0,)
     few = quick(n_codes=200).fit(X)
-    assert len(few.code_usage_) == 24  # a quarter of the places
+    assert len(few.code_usage_) == 24  # a quarter of the positions
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Banks by layer, through the two detectors that have them."""
+"""Banks per layer, tested through the two detectors that use them."""
 
 import pickle
 
@@ -24,12 +24,12 @@ every_detector = pytest.mark.parametrize("make", DETECTORS.values(), ids=DETECTO
 
 @pytest.fixture
 def F(rng):
-    """Grids of six images in two layers of different size, (6, 4, 5, 2, 8)."""
+    """Return grids of six images in two layers of different scale, (6, 4, 5, 2, 8)."""
     return (rng.normal(size=(6, 4, 5, 2, 8)) * [[1], [30]]).astype(np.float32)
 
 
 def of_layer(make, F, j):
-    """Return raw distances of new and of held-out images in one layer, (n, h, w)."""
+    """Return distances (n, h, w) of new and held-out images in one layer, unscaled."""
     one = make().fit(F[:5, :, :, j])
     held = [g[0] for g in one.holdout_grids()]
     return one.predict_map(F[5:, :, :, j]), np.stack(held)
@@ -86,7 +86,7 @@ def test_maps_of_unknown_layers_are_refused(make, make_tiny, F):
 
 @every_detector
 def test_layers_of_a_single_image_are_comparable(make, F):
-    """Nothing is held out; how far its own patches lie apart must do."""
+    """No image is held out, so the scale is the spread of the patches of the image."""
     with pytest.warns(UserWarning, match="no threshold"):
         detector = make().fit(F[:1])
     assert (
@@ -128,7 +128,7 @@ def test_components_of_each_layer(rng):
         ).fit(F[:6])
         assert reduced.bank_.vectors.shape == (2, 4, 5, 6, 4)
         a, b = whole.score_samples(F[6:]), reduced.score_samples(F[6:])
-        np.testing.assert_allclose(a, b, rtol=0.05)  # held out by other bases
+        np.testing.assert_allclose(a, b, rtol=0.05)  # held out with other bases
 
 
 @every_detector
@@ -153,7 +153,7 @@ def test_score_and_map_follow_the_weights(real_features):
     features = DinoFeatures(image_size=56)
     detector = DinoPatch(features=features).fit(make_images(4))
     assert detector.features_.layers_[-1] > detector.features_.map_layers_[-1]
-    # The texture, and the middle one of the three blocks.
+    # The texture layer, and the middle one of the three blocks.
     assert detector._fusion.rows == [0, 2]
     plain = DinoPatch(features=features, texture=None).fit(make_images(4))
     assert plain._fusion.rows == [1]

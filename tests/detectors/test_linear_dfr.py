@@ -1,4 +1,4 @@
-"""LinearDFR: the projection on principal components, and what is left."""
+"""LinearDFR: the projection on principal components, and its residual."""
 
 import numpy as np
 import pytest
@@ -12,20 +12,20 @@ from skdinoad._arrays.normal_scores import NormalScores
 
 
 def linear(**parameters):
-    """Return the linear form, likewise."""
+    """Return the linear detector for grids."""
     how = {"latent_dim": 3, "holdout": None, "score_smoothing": 0}
     return LinearDFR(**{**how, **parameters})
 
 
 @pytest.fixture
 def grids(rng):
-    """Features of eight good images, (8, 5, 6, 12), spread along three directions."""
+    """Return features of eight good images, (8, 5, 6, 12), with three directions."""
     F = rng.normal(size=(8, 5, 6, 3)) @ rng.normal(size=(3, 12))
     return (F + rng.normal(size=F.shape, scale=0.05)).astype(np.float32)
 
 
 def test_linear_is_pca(grids):
-    """Known answer: the squared error of scikit-learn's PCA, channels standardised."""
+    """Known answer: squared error of scikit-learn's PCA on standardised channels."""
     detector = linear().fit(grids[:6])
     rows = grids[:6].reshape(-1, 12).astype(float)
     mean, scale = rows.mean(0), rows.std(0)
@@ -51,9 +51,9 @@ def test_linear_without_scaling_is_pca_too(grids):
 
 
 def test_code_width_counts_every_image(rng):
-    """The last image alone has directions of its own; others estimate on ten, or one.
+    """Only the last image has additional directions; the official code uses ten images.
 
-    Public re-implementations take the last batch, and a line of one channel.
+    Public re-implementations use the last batch, and one channel.
     """
     F = np.zeros((15, 4, 4, 20), np.float32)
     F[:, ..., :2] = rng.normal(size=(15, 4, 4, 2))

@@ -1,4 +1,4 @@
-"""The bank of all places: what is kept, thinned, and looked at."""
+"""The memory bank of AnomalyDINO: records, coresets, nearest images."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from skdinoad import AnomalyDINO
 
 @pytest.fixture
 def grids(rng):
-    """Features of five normal images, (5, 4, 6, 8)."""
+    """Return features of five normal images, (5, 4, 6, 8)."""
     return rng.normal(size=(5, 4, 6, 8)).astype(np.float32)
 
 
@@ -44,7 +44,7 @@ def test_approximate_search_is_near_the_exact_one(rng):
 
 @pytest.fixture
 def products(rng):
-    """Features of 3 products, 4 good images of each one after the other."""
+    """Return features of 4 good images of each of 3 products, product by product."""
     looks = 3 * rng.normal(size=(3, 1, 1, 8))
     grids = looks[:, None] + rng.normal(size=(3, 4, 4, 6, 8))
     return grids.reshape(12, 4, 6, 8).astype(np.float32)
@@ -83,7 +83,7 @@ def test_nearest_images_holds_out_as_a_fit_without_the_image(products):
 
 
 def test_a_defect_of_another_product_is_no_excuse(products):
-    """A patch that is usual on one product is odd on another."""
+    """A patch that is normal on one product is anomalous on another."""
     odd = products[:1].copy()
     odd[0, 1, 1] = products[8, 1, 1]
     assert plain(bank__size=None).fit(products).score_samples(odd) > -1e-5

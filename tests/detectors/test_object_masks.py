@@ -8,7 +8,7 @@ from skdinoad.detectors._object_masks import ObjectMasks
 
 @pytest.fixture
 def grid(rng):
-    """Features (h, w, l, c) of an object of 5 x 5 patches."""
+    """Return features (h, w, l, c) of an object of 5 x 5 patches."""
     grid = rng.normal(size=(10, 12, 1, 8)).astype(np.float32)
     grid[3:8, 4:9, 0, 0] += 40
     return grid
@@ -52,7 +52,7 @@ def test_only_the_official_masks_score_the_ground(grid):
     D = np.full((1, 2, 2), np.nan, np.float32)
     D[0, 0, 0] = 3
     official, ours = ObjectMasks("official"), ObjectMasks(ForegroundMask(masking=True))
-    assert np.array_equal(official.filled(D), D, equal_nan=True)  # not decided yet
+    assert np.array_equal(official.filled(D), D, equal_nan=True)  # no decision yet
     official.used = ours.used = True
     assert official.filled(D).sum() == 3
     assert np.array_equal(ours.filled(D), D, equal_nan=True)

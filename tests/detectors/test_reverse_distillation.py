@@ -1,4 +1,4 @@
-"""Reverse distillation: a defect is what the student cannot rebuild."""
+"""Reverse distillation: the student cannot reconstruct defects."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from skdinoad.testing import make_images
 
 
 def test_it_is_dmad_without_deformation_and_prototypes():
-    """Known answer: the baseline of the other class, on equal seeds."""
+    """Known answer: the baseline of DMAD with the same seed."""
     X = make_images(6, size=(64, 64))
     plain = build(ReverseDistillation).set_params(holdout=None)
     settings = plain.get_params(deep=False)

@@ -1,4 +1,4 @@
-"""Rows of features: from every image alike, and rebuilt each by itself."""
+"""Rows of features: the same number per image, reconstructed one by one."""
 
 import numpy as np
 import pytest

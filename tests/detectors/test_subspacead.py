@@ -13,14 +13,14 @@ from skdinoad.testing import make_images
 
 @pytest.fixture
 def grids(rng):
-    """Features of six normal images, (6, 4, 5, 8), near a space of three directions."""
+    """Return features of six normal images, (6, 4, 5, 8), near a 3-d subspace."""
     basis = rng.normal(size=(3, 8))
     F = rng.normal(size=(6, 4, 5, 3)) @ basis + 0.05 * rng.normal(size=(6, 4, 5, 8))
     return F.astype(np.float32)
 
 
 def official(train, test, share):
-    """The arithmetic of the paper: PCA, residual, mean of the top 1 %."""
+    """Reference: the formula of the paper: PCA, residual, mean of the top 1 %."""
     pca = PCA(share, svd_solver="full").fit(train.reshape(-1, train.shape[-1]))
     scores, maps = [], []
     for grid in test:

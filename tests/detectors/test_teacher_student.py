@@ -1,4 +1,4 @@
-"""What DMAD and reverse distillation share."""
+"""The common base of DMAD and reverse distillation."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Images scored against each other, through AnomalyDINO."""
+"""Images compared with each other by ``AnomalyDINO.score_batch``."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def test_batch_without_references_finds_the_odd_ones(rng):
         rest = np.delete(F, [3, 7], axis=0)
         clean = plain().score_batch(rest, neighbors=rule)
         others = np.delete(scores, [3, 7])
-        np.testing.assert_allclose(others, clean, rtol=0.2)  # not poisoned
+        np.testing.assert_allclose(others, clean, rtol=0.2)  # not affected
 
 
 @pytest.mark.parametrize("rule", [0, -1, 1.5, np.nan, "a", None])
@@ -73,7 +73,7 @@ def test_copies_of_one_image_are_refused(grids):
 
 
 def musc(F, tokens, windows, n):
-    """Mutual scoring of unit patches (n, h, w, c), loop by loop."""
+    """Reference: mutual scoring of unit patches (n, h, w, c) with plain loops."""
     count, h, w, _ = F.shape
     total = np.zeros((count, h, w))
     for r in windows:

@@ -91,7 +91,7 @@ def test_file_for_another_model_is_refused(tmp_path):
 
 @pytest.mark.parametrize("lost", ["norm.weight", "blocks.1."])
 def test_file_that_lacks_a_part_is_refused(tmp_path, lost):
-    """timm would leave that part random and say nothing."""
+    """timm would leave this part random without an error."""
     state = load_backbone("test_vit", "random:0").network.state_dict()
     path = tmp_path / "part.safetensors"
     kept = {k: v for k, v in state.items() if not k.startswith(lost)}
@@ -178,7 +178,7 @@ def test_kind_of_network(model, kind):
     ("model", "pixels"), [("xcit_nano_12_p8_224", 8), ("vit_tiny_r_s16_p8_224", 32)]
 )
 def test_patch_size_is_in_pixels_of_the_image(model, pixels):
-    """Behind a CNN a patch is some of its cells."""
+    """Behind a CNN a patch consists of several cells."""
     assert load_backbone(model, "random:0").patch_size == pixels
 
 

@@ -19,11 +19,11 @@ def network(model):
     ("model", "n", "classes"),
     [
         ("test_vit", 1, True),
-        ("test_vit2", 1, False),  # a register alone
+        ("test_vit2", 1, False),  # only a register
         ("deit_tiny_distilled_patch16_224", 2, True),
         ("vit_tiny_patch16_dinov3_qkvb", 5, True),
         ("test_vit_relpos", 0, False),
-        ("xcit_nano_12_p8_224", 0, False),  # comes behind the blocks
+        ("xcit_nano_12_p8_224", 0, False),  # added after the blocks
         ("convit_tiny", 0, False),
     ],
 )

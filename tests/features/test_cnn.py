@@ -14,7 +14,7 @@ from skdinoad.testing import make_images
 
 
 def test_equals_timm_on_one_level(make_tiny_cnn):
-    """One level on its own grid is timm's map of the resized image."""
+    """One level on its own grid equals timm's map of the resized image."""
     X = make_images(1, size=(64, 96))
     backbone = load_backbone("test_efficientnet", "random:0")
     mean, std = backbone.mean_std[:, :, None, None]
@@ -112,7 +112,7 @@ def test_a_search_over_detectors_sees_each_image_once(make_tiny_cnn, monkeypatch
 
 
 def test_nothing_has_the_size_of_the_image(make_tiny_cnn, monkeypatch):
-    """Levels meet on the grid, whatever the resolution of the finest."""
+    """Levels are resampled to the grid, whatever the resolution of the finest."""
     sizes, on_grid, largest = [], _cnn.on_grid, []
 
     class Watch(TorchFunctionMode):
@@ -131,7 +131,7 @@ def test_nothing_has_the_size_of_the_image(make_tiny_cnn, monkeypatch):
     monkeypatch.setattr(_cnn, "on_grid", spy)
     features = make_tiny_cnn(layers=(0, 4), image_size=128, standardize=False)
     features.transform(make_images(2, size=(128, 128)))
-    assert sizes == [[(64, 64), (4, 4), (2, 16, 16, 80)]]  # levels come as they are
+    assert sizes == [[(64, 64), (4, 4), (2, 16, 16, 80)]]  # levels are not resampled
     channels = 16  # of the finest level
     assert max(largest) <= max(2 * channels * 64 * 64, 2 * 80 * 16 * 16)
 
@@ -158,7 +158,7 @@ def test_a_vit_is_refused():
 
 
 def heat_centre(heat):
-    """Return the (row, column) of the middle of the hottest fiftieth."""
+    """Return the mean (row, column) of the highest 2 % of pixels."""
     hot = heat * (heat > np.quantile(heat, 0.98))
     rows, columns = np.indices(hot.shape)
     return np.array([(hot * rows).sum(), (hot * columns).sum()]) / hot.sum()
@@ -166,7 +166,7 @@ def heat_centre(heat):
 
 @pytest.mark.parametrize("model", ["test_convnext", "test_efficientnet", "test_resnet"])
 def test_heat_lies_on_planted_defects(rng, model):
-    """Whatever the padding; were shifts taken for 0, two of the three would fail."""
+    """For every padding; without measured shifts, two of the three would fail."""
     X = rng.integers(90, 110, (20, 128, 128, 3), dtype=np.uint8)
     corners = rng.integers(30, 90, (12, 2))
     for image, (row, column) in zip(X, corners):
@@ -195,7 +195,7 @@ def test_real_cnn_finds_a_second_washer_through_the_aligner(real_cnn):
 
 
 def test_look_alike_networks_never_share_features():
-    """The same random weights under another padding and normalisation."""
+    """They have the same random weights but another padding and normalisation."""
     X = make_images(2, size=(64, 64))
     models = ("tf_efficientnet_lite0.in1k", "efficientnet_lite0.ra_in1k")
     one, other = (

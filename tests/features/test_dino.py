@@ -9,7 +9,7 @@ from skdinoad.testing import make_images
 
 
 def raw(image, size, layers, norm):
-    """The features of one image by timm's own calls, resized beforehand."""
+    """Return the features of one image, resized before, by timm's own functions."""
     backbone = load_backbone("test_vit", "random:0")
     x = torch.tensor(image).permute(2, 0, 1)[None]
     x = torch.nn.functional.interpolate(x, size, mode="bicubic", antialias=True)
@@ -31,7 +31,7 @@ def test_equals_timm_for_one_layer(make_tiny):
 
 
 def test_last_layer_has_the_final_norm():
-    """norm=True equals the patch tokens of forward_features."""
+    """norm=True gives the patch tokens of forward_features."""
     backbone = load_backbone("test_vit", "random:0")
     X = make_images(1, size=(64, 64))
     x = torch.tensor(X).permute(0, 3, 1, 2)
@@ -177,7 +177,7 @@ def test_low_precision_stays_close(make_tiny):
 
 @pytest.mark.real
 def test_real_backbone_tells_a_cat_from_gravel(real_features):
-    """Patches of one photograph are nearer to each other than to another's."""
+    """Patches of one photograph are more similar to each other than to another's."""
     data = pytest.importorskip("skimage.data")
     X = [data.chelsea(), np.stack([data.gravel()] * 3, -1)]
     F = [
@@ -211,7 +211,7 @@ def test_crop_and_stretch_agree_where_nothing_is_left_over(make_tiny):
 
 
 def test_alpha_follows_the_crop(make_tiny):
-    """The right 31 of 95 columns are left out, what is transparent there too."""
+    """The right 31 of 95 columns are cropped, including transparent ones."""
     X = make_images(1, size=(64, 95))
     clear = np.concatenate([X, np.full_like(X[..., :1], 255)], axis=-1)
     clear[..., 80:, 3] = 0
@@ -320,7 +320,7 @@ def test_groups_are_means_of_raw_block_outputs(make_tiny):
 
 # -- kinds of Vision Transformers -----------------------------------------------------
 
-#: By model: tokens before the patches, pixels of a patch, whether one is a class token.
+#: By model: number of prefix tokens, patch size, whether there is a class token.
 ANY_SIZE = {
     "test_vit": (1, 16, True),
     "test_vit2": (1, 16, False),
@@ -343,7 +343,7 @@ ANY_SIZE = {
 @pytest.mark.parametrize("model", ANY_SIZE)
 @pytest.mark.usefixtures("_in_this_timm")
 def test_every_kind_gives_its_patches_and_the_tokens_before_them(model):
-    """A patch that is changed is the one whose features change most."""
+    """Changing a patch changes the features of this patch most."""
     p, pixels, has_class = ANY_SIZE[model]
     parameters = {"image_size": None, "layers": [1, 0], "groups": 1, "cache": False}
     features = DinoFeatures(model=model, weights="random:0", **parameters).fit()

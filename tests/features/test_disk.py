@@ -13,7 +13,7 @@ VALUE = np.arange(100, dtype=np.float32)
 
 
 def key(i):
-    """Return a key as long as those of images."""
+    """Return a key of the same length as those of images."""
     return f"{i % 7:02x}{i:038x}"
 
 
@@ -22,7 +22,7 @@ def size(folder):
 
 
 def fill(store, n):
-    """Keep n entries, each used a second after the one before, long ago."""
+    """Store n entries with old times of use, one second apart."""
     for i in range(n):
         store.put(key(i), VALUE + i)
         os.utime(store._path(key(i)), (1e9 + i, 1e9 + i))
@@ -34,7 +34,7 @@ def kept(store, n):
 
 @pytest.fixture
 def one(tmp_path):
-    """The bytes of one entry."""
+    """Return the number of bytes of one entry."""
     DiskStore(tmp_path / "one").put(key(0), VALUE)
     return size(tmp_path / "one")
 
@@ -63,7 +63,7 @@ def test_a_folder_never_passes_its_limit(tmp_path, one):
 
 
 def test_a_folder_of_many_small_files_never_passes_its_limit(tmp_path, one):
-    """Here the folder is not looked at for each: an oracle counts."""
+    """The folder is not listed for each file; the test counts exactly."""
     store, looks = DiskStore(tmp_path, 300 * one), []
     evict = store._evict
     store._evict = lambda n: looks.append(n) or evict(n)
@@ -82,13 +82,13 @@ def test_a_process_looks_before_it_writes_for_the_first_time(tmp_path, one):
 
 def test_what_was_longest_unused_goes_first(tmp_path, one):
     fill(DiskStore(tmp_path), 8)
-    DiskStore(tmp_path).get(key(1))  # used now
+    DiskStore(tmp_path).get(key(1))  # updates its time of use
     DiskStore(tmp_path, 6 * one).put(key(8), VALUE)
     assert kept(DiskStore(tmp_path), 9) == [1, 5, 6, 7, 8]
 
 
 def test_other_files_stay(tmp_path, one):
-    """Whatever their names: nothing but what was kept goes, links never."""
+    """Whatever their names; only entries are deleted, never links."""
     store = DiskStore(tmp_path, 10 * one)
     fill(store, 3)
     outside = tmp_path / "outside"
@@ -125,7 +125,7 @@ def test_what_killed_processes_left_counts_and_goes(tmp_path, one):
         path.write_bytes(bytes(one))
     os.utime(old, (1e9 - 1, 1e9 - 1))
     store.put(key(2), VALUE)
-    assert (old.exists(), young.exists()) == (False, True)  # a writer may be at it
+    assert (old.exists(), young.exists()) == (False, True)  # may still be being written
     assert kept(store, 3) == [2]
     os.utime(young, (time.time() - 25 * 3600,) * 2)
     assert store.clear() == 2
@@ -166,7 +166,7 @@ def test_what_cannot_be_marked_as_used_is_read(tmp_path, monkeypatch):
 
 
 def test_a_file_that_vanishes_while_one_looks_is_no_error(tmp_path, one, monkeypatch):
-    """Another process makes room at the same time."""
+    """Another process may delete files at the same time."""
     store = DiskStore(tmp_path, 3 * one)
     fill(store, 2)
     files = store._files()
@@ -188,7 +188,7 @@ def test_processes_that_write_and_read_at_once_keep_the_limit(tmp_path, one):
 
 
 def _work(folder, limit, seed):
-    """Return how often another array was read than was written, or no array."""
+    """Return how often a read array was missing or differed from the written one."""
     store, rng, wrong = DiskStore(folder, limit), np.random.default_rng(seed), 0
     for i in rng.integers(0, 60, 300).tolist():
         found = store.get(key(i))

@@ -13,7 +13,7 @@ from skdinoad.testing import make_images
 
 EXACT, INT8 = ("onnxruntime", "openvino"), "onnxruntime-int8"
 
-# -- the engines themselves, where they are installed: one network, exported once -----
+# -- installed engines: one network, exported once ------------------------------------
 
 
 @pytest.mark.parametrize("engine", [*EXACT, INT8])
@@ -26,13 +26,13 @@ def test_engine_says_what_torch_says(make_tiny, engine):
     features = make_tiny(engine=engine, **layers).fit(X)
     found = features.transform(X)
     assert features.engine_ == engine
-    assert not np.array_equal(found, expected)  # torch did not compute it
+    assert not np.array_equal(found, expected)  # not computed by torch
     tokens = [F.reshape(-1, 2, 64) for F in (found, expected)]
     assert difference(*tokens) < (0.03 if engine == INT8 else 1e-5)
 
 
 def test_position_embeddings_are_resized_before_the_export():
-    """By torch: OpenVINO would do it without antialiasing."""
+    """torch resizes them; OpenVINO would do so without antialiasing."""
     network = load_backbone("test_vit", "random:0").network
     before = network.pos_embed.clone()
     x = torch.rand(2, 3, 64, 80, generator=torch.Generator().manual_seed(0))
@@ -45,12 +45,12 @@ def test_position_embeddings_are_resized_before_the_export():
     assert torch.equal(network.pos_embed, before)
 
 
-# -- what surrounds them, with engines made here ---------------------------------------
+# -- selection and checks, with simulated engines -------------------------------------
 
 
 @pytest.fixture
 def bare(monkeypatch):
-    """Let no package of any engine be installed."""
+    """Simulate that no package of any engine is installed."""
     clear_engines()
     for name in (*EXACT, INT8):
         extra = _engines._NEEDS[name][0]
@@ -61,7 +61,7 @@ def bare(monkeypatch):
 
 @pytest.fixture
 def fake(monkeypatch, bare):
-    """Return a function that puts torch, and a change of tokens, behind a name."""
+    """Return a function that defines an engine: torch with changed tokens."""
     compiled = []
 
     def put(change=lambda tokens: tokens, name="onnxruntime"):
@@ -80,7 +80,7 @@ def fake(monkeypatch, bare):
 
 
 def moved(by):
-    """Return a change of tokens: one patch goes by a share of the usual distance."""
+    """Return a change of tokens: one patch moves by a share of the usual distance."""
 
     def change(tokens):
         rms = (tokens - tokens.mean((0, 1))).square().sum(-1).mean((0, 1)).sqrt()
@@ -121,7 +121,7 @@ def test_engine_that_disagrees_is_refused(make_tiny, fake, engine, by, figure, t
 
 
 def test_fit_compares_on_images_of_its_own(make_tiny, fake):
-    """An engine that agreed once, in this process, is compared again."""
+    """An engine that agreed before in this process is compared again."""
     wrong = []
     fake(lambda tokens: moved(0.1)(tokens) if wrong else tokens)
     features = make_tiny(engine="onnxruntime").fit(make_images(3))
@@ -151,7 +151,7 @@ def test_engine_is_compiled_once_per_size_and_process(make_tiny, fake):
 
 
 def test_compile_hands_the_network_to_torch(make_tiny, fake, monkeypatch):
-    """Without the compiler, which takes long."""
+    """The slow compiler itself is replaced."""
     seen = []
     monkeypatch.setattr(
         torch, "compile", lambda module: (seen.append(module), module)[1]
@@ -208,7 +208,7 @@ def test_detectors_of_different_engines_do_not_merge(make_tiny, fake):
 
 @pytest.fixture
 def speed(monkeypatch):
-    """Return the seconds, to be set, that each engine in turn is said to take."""
+    """Return a list that sets the simulated seconds of the engines, in order."""
     seconds = []
     monkeypatch.setattr(_engines, "_seconds", lambda call: (call(), seconds.pop(0))[1])
     return seconds
@@ -226,7 +226,7 @@ def test_auto_takes_the_fastest(make_tiny, fake, speed, times, engine):
     features = make_tiny(engine="auto", cache=False).fit(X)
     assert features.engine_ == engine
     assert ("engine_" in vars(features)) == (engine != "torch")
-    again = make_tiny(engine="auto").fit(X[::-1])  # nothing is timed again
+    again = make_tiny(engine="auto").fit(X[::-1])  # no new timing
     assert (again.engine_, speed) == (engine, [])
 
 

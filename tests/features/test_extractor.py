@@ -69,7 +69,7 @@ def test_other_weights_than_at_fit_name_both_digests(extractor):
 
 
 def test_prepared_images_are_what_the_network_takes(extractor):
-    """Resized, normalised, NaN where transparent; the teacher's maps are the same."""
+    """Resized, normalised, NaN if transparent; the teacher's maps are the same."""
     X = make_images(2, size=(64, 64))
     x, affines = extractor.fit().prepared(X)
     assert x.shape == (2, 64, 64, 3)
@@ -102,7 +102,7 @@ def test_covered_edges():
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_features_that_are_no_numbers_are_an_error(make_tiny, monkeypatch, value):
-    """NaN means an invalid patch; it must not come from the network."""
+    """NaN means an invalid patch, so the network must not return it."""
     extractor = make_tiny()
     run = extractor._run
 

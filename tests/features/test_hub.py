@@ -25,7 +25,7 @@ def weights():
 
 
 class Handler(BaseHTTPRequestHandler):
-    """A hub of one file, which it delivers as ``server.send`` says."""
+    """A hub with one file, which it sends by ``server.send``."""
 
     def do_HEAD(self):
         self.server.head(self)
@@ -99,7 +99,7 @@ def flipped(request):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """Start a hub on this machine, with an empty cache of its own."""
+    """Start a local hub with an empty cache."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads, server.block_on_close = True, False
     server.head, server.send = Handler.headers_of_file, whole
@@ -127,7 +127,7 @@ def hub(tmp_path, monkeypatch):
 
 
 def kept(hub):
-    """Return the files of the hub's cache that could be taken for weights."""
+    """Return the files of the hub's cache that could be used as weights."""
     files = [p for p in hub.cache.rglob("*") if "blobs" in p.parts or p.is_symlink()]
     return [p for p in files if not p.is_dir() and p.suffix != ".incomplete"]
 
@@ -143,7 +143,7 @@ def test_download_is_kept_and_its_source_told(hub):
 
 
 def test_slow_line_is_waited_for(hub):
-    hub.send = slow  # longer altogether than any pause may be
+    hub.send = slow  # takes longer in total than the allowed pause
     assert 0.15 * len(hub.content) / 2**17 > _hub.HUB_TIMEOUT
     assert from_hub(MODEL).source.startswith("hub download")
 
@@ -198,7 +198,7 @@ def test_what_comes_after_giving_up_is_not_kept(hub, monkeypatch):
 @pytest.mark.parametrize(
     ("damage", "etag"),
     [
-        ("flipped", None),  # without its sha256 as a name a single bit cannot be seen
+        ("flipped", None),  # a flipped bit is detected only by the sha256 in the name
         ("truncated", None),
         ("truncated", "abc"),
         ("swapped", None),
@@ -249,8 +249,8 @@ def test_model_that_is_not_on_the_hub():
     assert from_hub("test_vit") is None
 
 
-#: A life of a model in a process of its own, in which whoever asks the network is
-#: counted and refused.
+#: Runs a model from fit to scores in a new process that counts and rejects network
+#: connections.
 OFFLINE = """
 import json, os, socket, sys
 from contextlib import redirect_stdout
@@ -298,7 +298,7 @@ print(json.dumps({**said, "online": [error(), asked]}))
 
 
 def test_offline_nothing_connects_from_import_to_command_line(hub, tmp_path):
-    from_hub(MODEL)  # into the cache; the other model is nowhere
+    from_hub(MODEL)  # fills the cache; the other model is not cached
     command = [sys.executable, "-c", OFFLINE, MODEL]
     env = {**os.environ, "SKDINOAD_OFFLINE": "1", "HF_HUB_CACHE": str(hub.cache)}
     out = subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path)
@@ -312,4 +312,4 @@ def test_offline_nothing_connects_from_import_to_command_line(hub, tmp_path):
     assert "\n" not in error
     reason, asked = said["online"]
     assert "the model hub failed" in reason
-    assert asked  # so this counts
+    assert asked  # so the counter works

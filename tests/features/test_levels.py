@@ -18,7 +18,7 @@ def network(model):
 
 @pytest.fixture(scope="module")
 def vgg():
-    """A VGG11 with a sixteenth of the channels."""
+    """Return a VGG11 with a sixteenth of the channels."""
     from timm.models.vgg import VGG
 
     torch.manual_seed(0)
@@ -56,11 +56,11 @@ def test_vgg_gives_every_relu(vgg):
     assert [m.shape[1] for m in maps] == [4, 8, 16, 16, 32, 32, 32, 32]
     assert [32 // m.shape[-1] for m in maps] == list(level_strides(vgg))
     assert all((m >= 0).all() for m in maps)  # in-place ReLUs overwrote nothing
-    # By hand: the second stage's only ReLU, behind the first pooling.
+    # By hand: the only ReLU of the second stage, after the first pooling.
     first, second = vgg.features[0], vgg.features[3]
     y = torch.nn.functional.max_pool2d(first(x).relu(), 2)
     torch.testing.assert_close(maps[1], second(y).relu())
-    # What timm itself can give, the last ReLU of a stage, is the same.
+    # timm returns only the last ReLU of a stage, which is equal.
     torch.testing.assert_close(
         maps[3], vgg.forward_intermediates(x, intermediates_only=True)[2]
     )
@@ -86,7 +86,7 @@ def test_gradients_pass():
 
 
 class Strided(torch.nn.Module):
-    """One convolution of stride 4 that sees one pixel of each 4 x 4."""
+    """One convolution of stride 4 that uses one pixel of each 4 x 4."""
 
     def __init__(self, row):
         super().__init__()
@@ -118,7 +118,7 @@ def test_vgg_is_centred_by_construction(vgg):
 
 
 def slow_resample(values, wanted, shift):
-    """Average linear interpolations at thirty thousand points of each new cell."""
+    """Reference: average linear interpolation at 30 000 points of each new cell."""
     n, points = len(values), 3 * 10_000
     at = (np.arange(wanted * points) + 0.5) * n / (wanted * points) - 0.5
     fine = np.interp(at - shift, np.arange(n), values)

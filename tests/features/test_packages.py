@@ -32,7 +32,7 @@ def _own_cache_folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
-    """Return the digest of a tiny network whose weights come from a package."""
+    """Return the digest of a tiny network with weights from a package."""
     tensors = load_backbone("test_vit", "random:0").network.state_dict()
     content = safetensors.torch.save(tensors)
     (tmp_path / "tiny").mkdir()
@@ -53,7 +53,7 @@ def tiny(tmp_path, monkeypatch):
 
 
 def load():
-    """Return a new load's digest and source, and the warnings it gave."""
+    """Load again; return the digest, the source and the warnings."""
     load_backbone.cache_clear()
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
@@ -83,7 +83,7 @@ def flip(content, at):
     "damage",
     [
         lambda content: b"",
-        lambda content: content[: len(content) // 2],  # a killed copy
+        lambda content: content[: len(content) // 2],  # an interrupted copy
         lambda content: content[:-1],
         lambda content: flip(content, 0),  # the header's length
         lambda content: flip(content, 12),  # a name
@@ -138,7 +138,7 @@ def test_damaged_file_that_cannot_be_replaced_is_not_used(tiny, monkeypatch):
     assert digest == tiny
     assert "damaged" in warning
     assert "Read-only" in warning
-    assert converted().read_bytes() == b"damaged"  # and no part of another file
+    assert converted().read_bytes() == b"damaged"  # not a part of another file
 
 
 def test_user_without_home_folder(tiny, monkeypatch):
@@ -195,7 +195,7 @@ def test_package_without_its_reader_names_it(monkeypatch):
 
 
 def test_look_alike_gets_no_weights():
-    """It would take the tensors and compute something else."""
+    """It could load the tensors but would compute other features."""
     assert from_package("efficientnet_lite0") is None
     with pytest.raises(WeightsNotFoundError, match="weights='package'"):
         CNNFeatures(model="efficientnet_lite0", weights="package").fit()
@@ -218,7 +218,7 @@ def test_real_package_is_known_and_repaired(model):
 
 @pytest.mark.real
 def test_lite0_knows_a_screw_and_a_cat(rng):
-    """The network as a whole, classifier included, is right: so are its features."""
+    """If the whole network with its classifier is correct, so are its features."""
     data = pytest.importorskip("skimage.data")
     pytest.importorskip(PACKAGES[LITE0].module)
     from skdinoad._compat.timm import timm

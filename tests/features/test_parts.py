@@ -1,4 +1,4 @@
-"""Settings of extractors: forward pass, tiles, folder."""
+"""Parts of extractors: Runtime, Tiles, DiskCache."""
 
 import numpy as np
 import pytest

@@ -6,7 +6,7 @@ from skdinoad.features._preprocess import invalidate, resize, valid_share
 
 
 def test_resize_equals_pillow(rng):
-    """DINOv2 was trained with Pillow's bicubic; a level of rounding may differ."""
+    """DINOv2 was trained with Pillow's bicubic; rounding may differ by one level."""
     image = cv2.GaussianBlur(rng.integers(0, 255, (60, 90, 3), np.uint8), (5, 5), 0)
     for size in [(28, 42), (112, 126)]:
         expected = np.asarray(Image.fromarray(image).resize(size[::-1], Image.BICUBIC))

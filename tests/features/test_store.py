@@ -95,7 +95,7 @@ def test_damaged_file_is_computed_again(tmp_path, make_tiny, forwards):
     assert len(caught) == 2
     assert sum(forwards) == 4
     assert np.array_equal(make_tiny(cache=tmp_path).transform(X), expected)
-    assert sum(forwards) == 4  # mended
+    assert sum(forwards) == 4  # repaired
 
 
 @pytest.mark.filterwarnings("ignore:The cached features")
@@ -206,13 +206,13 @@ def test_alpha_is_applied_to_what_is_kept(make_tiny, forwards):
     X = make_images(2)
     clear = np.concatenate([X, np.full_like(X[..., :1], 255)], axis=-1)
     clear[:, :, :32, 3] = 0
-    X[:, :, :32] = X[:, :, 32:33]  # as hidden pixels are read
+    X[:, :, :32] = X[:, :, 32:33]  # as hidden pixels are filled
     whole, masked = make_tiny().transform(X), make_tiny().transform(clear)
     assert sum(forwards) == 2
     invalid = np.isnan(masked).all(-1)
     assert invalid.any()
     assert np.array_equal(masked[~invalid], whole[~invalid])
-    assert np.isfinite(make_tiny().transform(X)).all()  # the kept ones stay whole
+    assert np.isfinite(make_tiny().transform(X)).all()  # cached features are unchanged
 
 
 def test_a_limited_folder_keeps_what_was_used_last(tmp_path, make_tiny, forwards):

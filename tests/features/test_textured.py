@@ -32,7 +32,7 @@ def groups_of(both, X):
 
 def test_groups_are_what_each_extractor_gives():
     X = make_images(2)
-    # Patches of both lie alike: nothing is interpolated.
+    # Both have the same patch grid, so nothing is interpolated.
     both = TexturedFeatures(dino(), cnn(stride=16)).fit(X)
     F = groups_of(both, X)
     texture = cnn(stride=16).fit(X).transform(X)
@@ -40,13 +40,13 @@ def test_groups_are_what_each_extractor_gives():
     assert both.layers_ == ("texture", 1, 2)
     np.testing.assert_allclose(F[..., 0, : texture.shape[-1]], texture, atol=1e-6)
     np.testing.assert_array_equal(F[..., 1:, : known.shape[-1]], known)
-    # What fills up is 0.
+    # Padding is 0.
     assert not F[..., 0, texture.shape[-1] :].any()
     assert not F[..., 1:, known.shape[-1] :].any()
 
 
 def test_texture_is_interpolated_at_the_patches():
-    """A picture of straight ramps keeps its values where patches look."""
+    """Features of a linear ramp keep their values at the centres of patches."""
     X = make_images(1)
     fine, affines = cnn(stride=4).fit(X).transform_affines(X)
     ramp = TexturedFeatures(dino(), cnn(stride=4)).fit(X)
@@ -120,7 +120,7 @@ def test_a_saved_model_scores_the_same(cls, tmp_path):
 def test_the_texture_follows_the_settings_of_its_features():
     features = dino(runtime=Runtime(batch_size=3), cache=False, image_size=80).fit()
     assert texture_for(features) is None
-    features.texture_ = True  # as the registry says of other weights
+    features.texture_ = True  # as the registry has it for other weights
     texture = texture_for(features)
     assert (texture.cache, texture.image_size) == (False, 80)
     assert texture.runtime.batch_size == 3

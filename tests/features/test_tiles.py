@@ -1,4 +1,4 @@
-"""Tiles: their places, and features joined from them against plain loops."""
+"""Tiles: their positions, and joined features compared with plain loops."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ from skdinoad.testing import make_images
 
 
 def native(**parameters):
-    """Return an extractor of patches of 16 pixels, images at their own size."""
+    """Return an extractor with patches of 16 pixels and original image size."""
     parameters = {"image_size": None, "cache": False, "layers": [1, 3], **parameters}
     return tiny_features(**parameters)
 
@@ -127,7 +127,7 @@ def test_known_sum_of_two_tiles():
     def tokens_of(tiles):
         return tiles[:, :1].flatten(2).mT.numpy() + np.float32(len(tiles))
 
-    # Tiles 0..2 and 1..3, weighed 1 2 1: patch 1 is 2 in one, 1 in the other.
+    # Tiles 0..2 and 1..3 with weights 1 2 1: patch 1 has 2 in one, 1 in the other.
     found = tiled_tokens(tokens_of, x, 1, 3, 0.5, batch_size=1)
     np.testing.assert_allclose(found[0, :, 0], np.arange(4) + 1)
 

@@ -36,7 +36,7 @@ def broken(model):
 
 @pytest.fixture
 def places(monkeypatch):
-    """Return the function that sets what the hub and the package answer."""
+    """Return a function that sets the answers of hub and package."""
 
     def answer(hub, package):
         monkeypatch.setattr(_weights, "from_hub", hub)
@@ -79,7 +79,7 @@ def test_the_package_alone_does_not_ask_the_hub(places):
 
 def test_nothing_found_names_all_remedies(places):
     places(nothing, nothing)
-    load_backbone.cache_clear()  # another test may have found them
+    load_backbone.cache_clear()  # another test may have loaded them
     with pytest.raises(WeightsNotFoundError) as error:
         DinoFeatures().fit()
     for remedy in ("huggingface.co", "safetensors", "skdinoad[offline]", "OFFLINE"):
