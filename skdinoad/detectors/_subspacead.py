@@ -68,12 +68,12 @@ class SubspaceAD(BaseDetector):
     normalize : bool, default=True
         Whether patch features are scaled to unit length first, so that scores lie in
         0..1 and loud patches do not govern the subspace.
-    rotations : {"auto", "none", "agnostic", "paper"} or sequence of float, \
-            default="auto"
+    rotations : str or sequence of float, default="auto"
         Angles in degrees at which rotated copies of the training images are learned,
-        too. "auto" rotates up to 8 images by multiples of 45 degrees, "agnostic" any
-        number. "paper" rotates each image by 30 random angles from 0 to 345 degrees,
-        with black corners, as the official code does.
+        too, or one of "auto", "agnostic", "paper", "none". "auto" rotates up to 8
+        images by multiples of 45 degrees, "agnostic" any number. "paper" rotates each
+        image by 30 random angles from 0 to 345 degrees, with black corners, as the
+        official code does.
     map_smoothing : float, default=0.006
         Standard deviation of a Gaussian over the heat map, as a share of the image's
         height. Image scores do not depend on it. Maps of feature grids are not
