@@ -5,7 +5,8 @@ from scipy import stats
 
 __all__ = ["NormalScores", "rate_interval"]
 
-#: The four constants were chosen by ``benchmarks/accuracy/choices.py``.
+# ``benchmarks/accuracy/choices.py`` compares values of the next three constants.
+
 #: Degrees of freedom of Student's t: the tails of real scores are heavier than a
 #: normal distribution's.
 _TAILS = 4
@@ -17,7 +18,8 @@ _PRIOR_SPREAD = 0.2
 #: median and spread are uncertain.
 _FEW = 4
 
-#: A score is suspect if a smaller share of good images would reach it.
+#: A score is suspect if a smaller share of good images would reach it. No benchmark
+#: compares values of this constant.
 _SUSPECT = 0.005
 
 #: The largest logarithm of a threshold.

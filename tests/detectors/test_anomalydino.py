@@ -197,7 +197,9 @@ def test_empty_mask_falls_back_to_the_whole_image(grids):
         grids
     )
     new = grids[::-1] + 1
-    with pytest.warns(UserWarning, match=r"5 of 5 .* scored without a mask: X\[0\]") as caught:
+    with pytest.warns(
+        UserWarning, match=r"5 of 5 .* scored without a mask: X\[0\]"
+    ) as caught:
         scores = detector.score_samples(new)
     assert len(caught) == 1
     assert np.array_equal(scores, plain().fit(grids).score_samples(new))
